@@ -1,0 +1,80 @@
+/* What Swift's Glibc overlay cannot express: macros (CMSG_*), variadic system calls, and calls that older C libraries do not
+ * wrap. Nothing here decides anything; every function returns what the kernel returned, with errno left as it was. */
+#ifndef SHADOW_VIRT_CLINUX_H
+#define SHADOW_VIRT_CLINUX_H
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* SCM_RIGHTS needs the CMSG macros. Sends `length` bytes and, when fd >= 0, that descriptor with them. */
+static inline ssize_t clinux_send_with_fd(int socket, const void *bytes, size_t length, int fd, int flags)
+{
+    struct iovec iov = { .iov_base = (void *)bytes, .iov_len = length };
+    union { struct cmsghdr align; char space[CMSG_SPACE(sizeof(int))]; } control;
+    struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1 };
+    if (fd >= 0) {
+        memset(&control, 0, sizeof control);
+        message.msg_control = control.space;
+        message.msg_controllen = sizeof control.space;
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    }
+    return sendmsg(socket, &message, flags);
+}
+
+/* Receives into `bytes`; *fd is the first descriptor that came along or -1, *truncated tells a message longer than `length`. */
+static inline ssize_t clinux_receive_with_fd(int socket, void *bytes, size_t length, int *fd, int *truncated, int flags)
+{
+    struct iovec iov = { .iov_base = bytes, .iov_len = length };
+    union { struct cmsghdr align; char space[CMSG_SPACE(4 * sizeof(int))]; } control;
+    struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.space,
+                              .msg_controllen = sizeof control.space };
+    *fd = -1;
+    *truncated = 0;
+    ssize_t received = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
+    if (received < 0)
+        return received;
+    *truncated = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
+    for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+            continue;
+        size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        for (size_t i = 0; i < count; i++) {
+            int received_fd;
+            memcpy(&received_fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
+            if (*fd < 0) *fd = received_fd; else close(received_fd);
+        }
+    }
+    return received;
+}
+
+/* glibc 2.36 wraps it, older ones do not. */
+static inline int clinux_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
+
+/* prctl and fcntl are variadic. */
+static inline int clinux_die_with_parent(int signal_number) { return prctl(PR_SET_PDEATHSIG, signal_number); }
+static inline int clinux_set_name(const char *name) { return prctl(PR_SET_NAME, name); }
+static inline int clinux_set_nonblocking(int fd, int on)
+{
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0) return flags;
+    return fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK);
+}
+static inline int clinux_set_cloexec(int fd, int on) { return fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0); }
+static inline int clinux_punch_hole(int fd, off_t offset, off_t length)
+{
+    return fallocate(fd, 0x02 | 0x01 /* PUNCH_HOLE | KEEP_SIZE */, offset, length);
+}
+#endif

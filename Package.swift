@@ -1,0 +1,33 @@
+// swift-tools-version:6.0
+import PackageDescription
+
+// No package dependencies: Foundation, Dispatch and the C libraries below Modulemaps/ only.
+let package = Package(
+    name: "shadow-virt",
+    products: [
+        .executable(name: "shadow-virt", targets: ["shadow-virt"]),
+        .library(name: "Libvirt", targets: ["Libvirt"]),
+        .library(name: "MigrationStream", targets: ["MigrationStream"]),
+    ],
+    targets: [
+        .systemLibrary(name: "CLibvirt", path: "Modulemaps/CLibvirt"),
+        .systemLibrary(name: "CXXHash", path: "Modulemaps/CXXHash"),
+        .systemLibrary(name: "CGnuTLS", path: "Modulemaps/CGnuTLS"),
+        .systemLibrary(name: "CLinux", path: "Modulemaps/CLinux"),
+
+        .target(name: "Platform", dependencies: ["CLinux"]),
+        .target(name: "Libvirt", dependencies: ["CLibvirt"]),
+        .target(name: "MigrationStream", dependencies: ["Platform"]),
+        .target(name: "Transport", dependencies: ["Platform", "CGnuTLS"]),
+        .target(name: "Replication", dependencies: ["Platform", "MigrationStream", "Transport", "CXXHash"]),
+        .target(name: "Configuration", dependencies: ["Platform"]),
+        .target(name: "ControlProtocol", dependencies: ["Platform"]),
+        .target(name: "Orchestration",
+                dependencies: ["Platform", "Libvirt", "Replication", "Transport", "Configuration", "ControlProtocol"]),
+        .target(name: "Service",
+                dependencies: ["Platform", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol"]),
+        .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol", "Service", "Replication"]),
+        .executableTarget(name: "shadow-virt", dependencies: ["Commands"]),
+    ],
+    swiftLanguageModes: [.v6]
+)

@@ -1,0 +1,280 @@
+/// What crosses the control socket, and what `--format json` prints. Keys are stable; units stand in the key.
+/// A change that removes or renames a key raises `ControlProtocolVersion.schema`.
+public enum ControlProtocolVersion {
+    public static let schema = 1
+}
+
+/// The side of a protected domain that this host holds.
+public enum Role: String, Codable, Sendable {
+    case primary, shadow
+}
+
+/// Where a protection stands, as `status` shows it.
+public enum ProtectionState: String, Codable, Sendable {
+    /// The first copy is under way; a failure now loses the guest.
+    case syncing
+    /// The shadow holds a committed epoch and follows.
+    case `protected`
+    /// The guest runs, but the shadow does not follow at the moment; the reason says why.
+    case degraded
+    /// The user suspended the guest; the shadow holds its last epoch.
+    case suspended
+    /// A swap is under way: the guest stands still between the two sides.
+    case swapping
+    /// A swap was cut off after the point of no return: neither side runs until they can talk again.
+    case inDoubt = "in_doubt"
+    /// The guest went over to the other side (swap or failover).
+    case failedOver = "failed_over"
+}
+
+/// One protected domain as one host sees it.
+public struct DomainStatus: Codable, Sendable {
+    public var domain: String
+    public var uuid: String
+    public var role: Role
+    public var peer: String
+    public var engine: String
+    public var state: ProtectionState
+    /// Why the state is what it is, for a person; empty when there is nothing to say.
+    public var reason: String
+    /// ISO 8601 UTC: since when the state holds.
+    public var since: String
+    /// The last epoch captured (primary) or committed (shadow).
+    public var epoch: UInt64
+    public var committedEpoch: UInt64
+    /// As configured by `protect --interval`.
+    public var configuredIntervalMs: Double
+    /// As used at the moment; larger while the peer lags behind.
+    public var intervalMs: Double
+    public var epochsPerSecond: Double
+    public var pauseMsMedian: Double
+    public var pauseMsP99: Double
+    public var lagEpochs: UInt64
+    public var lagBytes: UInt64
+    /// Milliseconds since the last commit; absent before the first.
+    public var lastCommitAgeMs: Double?
+    /// What would be lost if the primary's host failed now: age of the last committed epoch's capture. Absent before the first.
+    public var rpoMs: Double?
+    /// Bytes of pages QEMU reported as dirty, and bytes that went over the wire, since protection began.
+    public var bytesDirtied: UInt64
+    public var bytesSent: UInt64
+    /// The first copy's progress, while syncing.
+    public var syncBytesDone: UInt64?
+    public var syncBytesTotal: UInt64?
+
+    enum CodingKeys: String, CodingKey {
+        case domain, uuid, role, peer, engine, state, reason, since, epoch
+        case committedEpoch = "committed_epoch"
+        case configuredIntervalMs = "configured_interval_ms"
+        case intervalMs = "interval_ms"
+        case epochsPerSecond = "epochs_per_second"
+        case pauseMsMedian = "pause_ms_median"
+        case pauseMsP99 = "pause_ms_p99"
+        case lagEpochs = "lag_epochs"
+        case lagBytes = "lag_bytes"
+        case lastCommitAgeMs = "last_commit_age_ms"
+        case rpoMs = "rpo_ms"
+        case bytesDirtied = "bytes_dirtied"
+        case bytesSent = "bytes_sent"
+        case syncBytesDone = "sync_bytes_done"
+        case syncBytesTotal = "sync_bytes_total"
+    }
+
+    public init(domain: String, uuid: String, role: Role, peer: String, engine: String, state: ProtectionState, reason: String,
+                since: String, configuredIntervalMs: Double) {
+        self.domain = domain
+        self.uuid = uuid
+        self.role = role
+        self.peer = peer
+        self.engine = engine
+        self.state = state
+        self.reason = reason
+        self.since = since
+        self.configuredIntervalMs = configuredIntervalMs
+        intervalMs = configuredIntervalMs
+        epoch = 0
+        committedEpoch = 0
+        epochsPerSecond = 0
+        pauseMsMedian = 0
+        pauseMsP99 = 0
+        lagEpochs = 0
+        lagBytes = 0
+        bytesDirtied = 0
+        bytesSent = 0
+    }
+}
+
+/// The answer to `status`.
+public struct StatusReport: Codable, Sendable {
+    public var schema = ControlProtocolVersion.schema
+    public var host: String
+    public var version: String
+    /// ISO 8601 UTC.
+    public var time: String
+    public var domains: [DomainStatus]
+
+    public init(host: String, version: String, time: String, domains: [DomainStatus]) {
+        self.host = host
+        self.version = version
+        self.time = time
+        self.domains = domains
+    }
+}
+
+/// The answer to `swap` and `failover`.
+public struct HandoverReport: Codable, Sendable {
+    public var schema = ControlProtocolVersion.schema
+    public var domain: String
+    public var from: String
+    public var to: String
+    /// The epoch that the guest went on from.
+    public var epoch: UInt64
+    /// Captured epochs that did not survive: 0 after a swap.
+    public var epochsLost: UInt64
+    /// From the start of loading the device state to the guest running at the target, milliseconds.
+    public var activationMs: Double
+    /// From the guest's last instant here to running there, as the services saw it, milliseconds.
+    public var outageMs: Double
+
+    enum CodingKeys: String, CodingKey {
+        case schema, domain, from, to, epoch
+        case epochsLost = "epochs_lost"
+        case activationMs = "activation_ms"
+        case outageMs = "outage_ms"
+    }
+
+    public init(domain: String, from: String, to: String, epoch: UInt64, epochsLost: UInt64, activationMs: Double, outageMs: Double) {
+        self.domain = domain
+        self.from = from
+        self.to = to
+        self.epoch = epoch
+        self.epochsLost = epochsLost
+        self.activationMs = activationMs
+        self.outageMs = outageMs
+    }
+}
+
+/// One line of `doctor`.
+public struct Finding: Codable, Sendable {
+    public enum Verdict: String, Codable, Sendable {
+        case ok, warning, failed
+    }
+    /// Short stable name of the check: `kvm`, `x-colo`, `machine-type`.
+    public var check: String
+    public var verdict: Verdict
+    /// What was found.
+    public var detail: String
+    /// What to do about it; empty when nothing.
+    public var advice: String
+
+    public init(_ check: String, _ verdict: Verdict, _ detail: String, advice: String = "") {
+        self.check = check
+        self.verdict = verdict
+        self.detail = detail
+        self.advice = advice
+    }
+}
+
+/// The answer to `doctor`.
+public struct DoctorReport: Codable, Sendable {
+    public var schema = ControlProtocolVersion.schema
+    public var host: String
+    public var domain: String?
+    public var findings: [Finding]
+
+    public init(host: String, domain: String?, findings: [Finding]) {
+        self.host = host
+        self.domain = domain
+        self.findings = findings
+    }
+}
+
+/// A request: one JSON object on one line.
+public struct ControlRequest: Codable, Sendable {
+    public enum Verb: String, Codable, Sendable {
+        case status, protect, unprotect, swap, failover, doctor, ping
+    }
+    public var verb: Verb
+    public var domain: String?
+    /// `protect`, `doctor`: the peer's name in the configuration.
+    public var to: String?
+    public var intervalMs: Double?
+    public var withoutDisks: Bool?
+    /// `failover`: go ahead though the primary cannot be proved dead.
+    public var force: Bool?
+    /// `protect`: answer when protected (true) or as soon as the first copy has begun (false).
+    public var wait: Bool?
+
+    enum CodingKeys: String, CodingKey {
+        case verb, domain, to, force, wait
+        case intervalMs = "interval_ms"
+        case withoutDisks = "without_disks"
+    }
+
+    public init(_ verb: Verb, domain: String? = nil, to: String? = nil, intervalMs: Double? = nil, withoutDisks: Bool? = nil,
+                force: Bool? = nil, wait: Bool? = nil) {
+        self.verb = verb
+        self.domain = domain
+        self.to = to
+        self.intervalMs = intervalMs
+        self.withoutDisks = withoutDisks
+        self.force = force
+        self.wait = wait
+    }
+}
+
+/// An error as the service tells it: what is wrong and what to do about it.
+public struct ControlFailure: Codable, Error, Sendable, CustomStringConvertible {
+    public var message: String
+    /// The way out; empty when the message says it all.
+    public var advice: String
+
+    public init(_ message: String, advice: String = "") {
+        self.message = message
+        self.advice = advice
+    }
+
+    public var description: String { advice.isEmpty ? message : "\(message). \(advice)" }
+}
+
+/// An answer: zero or more `progress` lines, then exactly one other; each one JSON object on one line.
+public struct ControlResponse: Codable, Sendable {
+    public var progress: Progress?
+    public var failure: ControlFailure?
+    public var status: StatusReport?
+    public var handover: HandoverReport?
+    public var doctor: DoctorReport?
+    /// A plain success, said in words.
+    public var done: String?
+
+    public struct Progress: Codable, Sendable {
+        public var message: String
+        public var bytesDone: UInt64?
+        public var bytesTotal: UInt64?
+
+        enum CodingKeys: String, CodingKey {
+            case message
+            case bytesDone = "bytes_done"
+            case bytesTotal = "bytes_total"
+        }
+
+        public init(_ message: String, bytesDone: UInt64? = nil, bytesTotal: UInt64? = nil) {
+            self.message = message
+            self.bytesDone = bytesDone
+            self.bytesTotal = bytesTotal
+        }
+    }
+
+    public init(progress: Progress? = nil, failure: ControlFailure? = nil, status: StatusReport? = nil,
+                handover: HandoverReport? = nil, doctor: DoctorReport? = nil, done: String? = nil) {
+        self.progress = progress
+        self.failure = failure
+        self.status = status
+        self.handover = handover
+        self.doctor = doctor
+        self.done = done
+    }
+
+    /// True for the last line of an answer.
+    public var isFinal: Bool { progress == nil }
+}

@@ -1,0 +1,68 @@
+import Foundation
+
+/// Messages to stderr, one line each, by audience: error = an administrator must act; warning = something degraded;
+/// info = life-cycle, once; debug = for developers. Under systemd the lines carry `<N>` priorities that journald reads.
+public enum Log {
+    public enum Level: Int, Comparable, Sendable {
+        case error = 3, warning = 4, info = 6, debug = 7
+        public static func < (a: Level, b: Level) -> Bool { a.rawValue < b.rawValue }
+        var name: String {
+            switch self {
+            case .error: "error"
+            case .warning: "warning"
+            case .info: "info"
+            case .debug: "debug"
+            }
+        }
+    }
+
+    /// The most talkative level that is printed; from `SHADOW_VIRT_LOG` (error, warning, info, debug), else info.
+    public static let threshold: Level = {
+        switch ProcessInfo.processInfo.environment["SHADOW_VIRT_LOG"] {
+        case "error": .error
+        case "warning": .warning
+        case "debug": .debug
+        default: .info
+        }
+    }()
+
+    private static let underJournal = ProcessInfo.processInfo.environment["JOURNAL_STREAM"] != nil
+
+    public static func error(_ message: @autoclosure () -> String) { write(.error, message) }
+    public static func warning(_ message: @autoclosure () -> String) { write(.warning, message) }
+    public static func info(_ message: @autoclosure () -> String) { write(.info, message) }
+    public static func debug(_ message: @autoclosure () -> String) { write(.debug, message) }
+
+    private static func write(_ level: Level, _ message: () -> String) {
+        guard level <= threshold else { return }
+        // One write a line, so that lines of several processes on one stderr never mix; newlines would forge lines.
+        let text = message().replacingOccurrences(of: "\n", with: "\\n")
+        let line = underJournal
+            ? "<\(level.rawValue)>\(text)\n"
+            : "\(Timestamp.now) \(level.name): \(text)\n"
+        _ = Array(line.utf8).withUnsafeBytes { bytes in
+            retryingInterrupts { Glibc.write(2, bytes.baseAddress, bytes.count) }
+        }
+    }
+}
+
+/// Wall-clock times as users see them: ISO 8601, UTC, milliseconds.
+public enum Timestamp {
+    public static var now: String {
+        var time = timespec()
+        clock_gettime(CLOCK_REALTIME, &time)
+        return format(seconds: Int(time.tv_sec), milliseconds: Int(time.tv_nsec) / 1_000_000)
+    }
+
+    public static func format(seconds: Int, milliseconds: Int) -> String {
+        var clock = time_t(seconds)
+        var parts = tm()
+        gmtime_r(&clock, &parts)
+        func pad(_ value: Int32, _ width: Int = 2) -> String {
+            let digits = String(value)
+            return String(repeating: "0", count: max(0, width - digits.count)) + digits
+        }
+        return "\(pad(parts.tm_year + 1900, 4))-\(pad(parts.tm_mon + 1))-\(pad(parts.tm_mday))T"
+            + "\(pad(parts.tm_hour)):\(pad(parts.tm_min)):\(pad(parts.tm_sec)).\(pad(Int32(milliseconds), 3))Z"
+    }
+}
