@@ -2,11 +2,15 @@
  * wrap. Nothing here decides anything; every function returns what the kernel returned, with errno left as it was. */
 #ifndef SHADOW_VIRT_CLINUX_H
 #define SHADOW_VIRT_CLINUX_H
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -61,7 +65,23 @@ static inline ssize_t clinux_receive_with_fd(int socket, void *bytes, size_t len
 }
 
 /* glibc 2.36 wraps it, older ones do not. */
+static inline int clinux_pidfd_signal(int pidfd, int signal_number)
+{
+    return (int)syscall(SYS_pidfd_send_signal, pidfd, signal_number, NULL, 0);
+}
+static inline int clinux_close_range(unsigned int first, unsigned int last)
+{
+    return (int)syscall(SYS_close_range, first, last, 0);
+}
 static inline int clinux_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
+
+/* Declared only under _GNU_SOURCE, which Swift's importer does not set. */
+static inline int clinux_accept(int listener)
+{
+    return (int)syscall(SYS_accept4, listener, NULL, NULL, SOCK_CLOEXEC);
+}
+static inline int clinux_memfd(const char *name) { return (int)syscall(SYS_memfd_create, name, 1U /* MFD_CLOEXEC */); }
+static inline int clinux_eventfd(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
 
 /* prctl and fcntl are variadic. */
 static inline int clinux_die_with_parent(int signal_number) { return prctl(PR_SET_PDEATHSIG, signal_number); }
@@ -75,6 +95,6 @@ static inline int clinux_set_nonblocking(int fd, int on)
 static inline int clinux_set_cloexec(int fd, int on) { return fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0); }
 static inline int clinux_punch_hole(int fd, off_t offset, off_t length)
 {
-    return fallocate(fd, 0x02 | 0x01 /* PUNCH_HOLE | KEEP_SIZE */, offset, length);
+    return (int)syscall(SYS_fallocate, fd, 0x02 | 0x01 /* PUNCH_HOLE | KEEP_SIZE */, offset, length);
 }
 #endif

@@ -1,0 +1,79 @@
+import CLinux
+import Glibc
+
+/// A child process of ours, known by its pid and a pidfd so that nothing else is ever signalled in its place.
+public final class Subprocess: @unchecked Sendable {
+    public let pid: pid_t
+    private let pidfd: Descriptor
+    /// Readable once the process has ended.
+    public var endedDescriptor: Int32 { pidfd.raw }
+
+    private init(pid: pid_t, pidfd: consuming Descriptor) {
+        self.pid = pid
+        self.pidfd = pidfd
+    }
+
+    /// Starts `path` with standard input from /dev/null, standard error shared, and `descriptors` as 3, 4, … .
+    public static func spawn(_ path: String, arguments: [String], descriptors: [Int32]) throws(SystemError) -> Subprocess {
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+        posix_spawn_file_actions_adddup2(&actions, 2, 1)
+        // Two steps, through numbers far above, so that a source which happens to be 3, 4, … is not overwritten before its turn.
+        let high: Int32 = 512
+        for (index, fd) in descriptors.enumerated() { posix_spawn_file_actions_adddup2(&actions, fd, high + Int32(index)) }
+        for index in descriptors.indices { posix_spawn_file_actions_adddup2(&actions, high + Int32(index), 3 + Int32(index)) }
+
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        // A group of its own: Ctrl-C at the service's terminal is the service's to handle, a worker ends its epoch first.
+        var everything = sigset_t()
+        sigemptyset(&everything)
+        posix_spawnattr_setsigmask(&attributes, &everything)
+        posix_spawnattr_setpgroup(&attributes, 0)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETPGROUP) | Int16(POSIX_SPAWN_SETSIGMASK))
+
+        var argv: [UnsafeMutablePointer<CChar>?] = ([path] + arguments).map { strdup($0) }
+        argv.append(nil)
+        defer { argv.forEach { free($0) } }
+        var pid: pid_t = 0
+        let status = posix_spawn(&pid, path, &actions, &attributes, argv, Glibc.environ)
+        guard status == 0 else { throw SystemError("posix_spawn", path, code: status) }
+        let pidfd = clinux_pidfd_open(pid)
+        guard pidfd >= 0 else {
+            let error = SystemError("pidfd_open", path)
+            kill(pid, SIGKILL)
+            waitpid(pid, nil, 0)
+            throw error
+        }
+        return Subprocess(pid: pid, pidfd: Descriptor(owning: pidfd))
+    }
+
+    /// Sends a signal; nothing happens when the process has ended.
+    public func signal(_ number: Int32) {
+        // The child stays a zombie, and its pid ours, until `wait` reaps it; after that the pidfd says so.
+        _ = clinux_pidfd_signal(pidfd.raw, number)
+    }
+
+    /// Waits until it ends or the deadline passes; returns its status as text ("exit 1", "signal 9"), nil when it still runs.
+    public func wait(until deadline: MonotonicTime) -> String? {
+        guard let ready = try? Platform.wait(pidfd.raw, for: .readable, until: deadline), !ready.isEmpty else { return nil }
+        var status: Int32 = 0
+        guard waitpid(pid, &status, 0) == pid else { return "ended" }
+        let signal = status & 0x7f
+        return signal == 0 ? "exit \((status >> 8) & 0xff)" : "signal \(signal)"
+    }
+}
+
+/// Closes every descriptor from `first` on: what a library opened without O_CLOEXEC before it started us.
+public func closeDescriptors(from first: Int32) {
+    _ = clinux_close_range(UInt32(first), UInt32.max)
+}
+
+/// Watches a process that is not our child (QEMU is libvirt's). Readable once it has ended; nil when it is gone already.
+public func processDescriptor(_ pid: pid_t) -> Descriptor? {
+    let fd = clinux_pidfd_open(pid)
+    return fd >= 0 ? Descriptor(owning: fd) : nil
+}
