@@ -2,9 +2,6 @@
  * wrap. Nothing here decides anything; every function returns what the kernel returned, with errno left as it was. */
 #ifndef SHADOW_VIRT_CLINUX_H
 #define SHADOW_VIRT_CLINUX_H
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE 1
-#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>

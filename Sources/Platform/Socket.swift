@@ -214,3 +214,24 @@ public final class WakeUp: Sendable {
         _ = read(descriptor.raw, &count, 8)
     }
 }
+
+/// The same for an array.
+public func writeFully(_ fd: Int32, _ bytes: [UInt8], wake: Int32 = -1, deadline: MonotonicTime?, during what: String) throws(ChannelError) {
+    let result: Result<Void, ChannelError> = bytes.withUnsafeBytes { buffer in
+        Result { () throws(ChannelError) in try writeFully(fd, bytes: buffer, wake: wake, deadline: deadline, during: what) }
+    }
+    try result.get()
+}
+
+/// Reads exactly `count` bytes into a new array; the caller has checked `count` against a ceiling.
+public func readFully(_ fd: Int32, count: Int, wake: Int32 = -1, deadline: MonotonicTime?, during what: String) throws(ChannelError) -> [UInt8] {
+    var bytes = [UInt8](repeating: 0, count: count)
+    let result: Result<Void, ChannelError> = bytes.withUnsafeMutableBytes { buffer in
+        guard let base = buffer.baseAddress else { return .success(()) }
+        return Result { () throws(ChannelError) in
+            try readFully(fd, into: base, count: count, wake: wake, deadline: deadline, during: what)
+        }
+    }
+    try result.get()
+    return bytes
+}

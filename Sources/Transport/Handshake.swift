@@ -1,0 +1,132 @@
+import Foundation
+import Platform
+
+/// What a peer connection is for.
+public enum ConnectionPurpose: UInt8, Sendable {
+    /// Requests and answers between services.
+    case control = 1
+    /// The epochs of one session.
+    case data = 2
+}
+
+/// Why two services did not come to terms.
+public enum HandshakeError: Error, CustomStringConvertible, Sendable {
+    case notShadowVirt(String)
+    case version(ours: UInt16, theirs: UInt16)
+    case wrongSecret(peer: String)
+    case refused(String)
+    case channel(ChannelError)
+
+    public var description: String {
+        switch self {
+        case .notShadowVirt(let peer): "\(peer) does not speak shadow-virt's protocol"
+        case .version(let ours, let theirs): "The peer speaks protocol version \(theirs), this host \(ours): install the same release on both"
+        case .wrongSecret(let peer): "\(peer) holds another secret: copy the same secret_file to both hosts"
+        case .refused(let reason): "The peer refused the connection: \(reason)"
+        case .channel(let error): error.description
+        }
+    }
+}
+
+/// The opening of every connection between two hosts, all numbers little-endian:
+///
+///     initiator -> acceptor   "SVP1" | u16 version | u8 purpose | 16 session | 32 nonce | u8 length | name
+///     acceptor -> initiator   "SVP1" | u16 version | 32 nonce | 32 HMAC("acceptor", both hellos)
+///     initiator -> acceptor   32 HMAC("initiator", both hellos)
+///     acceptor -> initiator   u8 1
+///
+/// Both prove that they know the secret over nonces of both, so that a recorded exchange proves nothing later; the labels keep
+/// one side's proof from being reflected as the other's.
+public enum Handshake {
+    public static let version: UInt16 = 1
+    static let magic = Array("SVP1".utf8)
+    static let nonceBytes = 32
+    static let longestName = 64
+
+    /// Who connected, and what for.
+    public struct Peer: Sendable {
+        public let name: String
+        public let purpose: ConnectionPurpose
+        public let session: UUID
+    }
+
+    public static func initiate(_ fd: Int32, secret: SharedSecret, name: String, peer: String, purpose: ConnectionPurpose,
+                                session: UUID, deadline: MonotonicTime) throws(HandshakeError) {
+        let nameBytes = Array(name.utf8.prefix(longestName))
+        let hello = magic + littleEndian(version) + [purpose.rawValue] + bytes(of: session) + randomBytes(nonceBytes)
+            + [UInt8(nameBytes.count)] + nameBytes
+        do {
+            try send(fd, hello, deadline)
+            let answer = try receive(fd, 4 + 2, deadline)
+            guard Array(answer[0..<4]) == magic else { throw HandshakeError.notShadowVirt(peer) }
+            let theirs = UInt16(answer[4]) | UInt16(answer[5]) << 8
+            guard theirs == version else { throw HandshakeError.version(ours: version, theirs: theirs) }
+            let nonce = try receive(fd, nonceBytes, deadline)
+            let proof = try receive(fd, 32, deadline)
+            let transcript = [hello, answer + nonce]
+            guard equal(proof, secret.authenticate([Array("acceptor".utf8)] + transcript)) else {
+                throw HandshakeError.wrongSecret(peer: peer)
+            }
+            try send(fd, secret.authenticate([Array("initiator".utf8)] + transcript), deadline)
+            guard try receive(fd, 1, deadline) == [1] else { throw HandshakeError.refused("our proof of the secret") }
+        } catch let error as HandshakeError {
+            throw error
+        } catch {
+            throw .channel(error as? ChannelError ?? .interrupted)
+        }
+    }
+
+    public static func accept(_ fd: Int32, secret: SharedSecret, deadline: MonotonicTime) throws(HandshakeError) -> Peer {
+        let from = TCP.peerName(fd)
+        do {
+            var hello = try receive(fd, 4, deadline)
+            guard hello == magic else { throw HandshakeError.notShadowVirt(from) }
+            hello += try receive(fd, 2 + 1 + 16 + nonceBytes + 1, deadline)
+            let theirs = UInt16(hello[4]) | UInt16(hello[5]) << 8
+            let length = Int(hello[hello.count - 1])
+            guard length <= longestName, let purpose = ConnectionPurpose(rawValue: hello[6]) else {
+                throw HandshakeError.notShadowVirt(from)
+            }
+            let nameBytes = try receive(fd, length, deadline)
+            let session = uuid(Array(hello[7..<23]))
+            hello += nameBytes
+            let answer = magic + littleEndian(version) + randomBytes(nonceBytes)
+            let transcript = [hello, answer]
+            try send(fd, answer + secret.authenticate([Array("acceptor".utf8)] + transcript), deadline)
+            guard theirs == version else { throw HandshakeError.version(ours: version, theirs: theirs) }
+            let proof = try receive(fd, 32, deadline)
+            guard equal(proof, secret.authenticate([Array("initiator".utf8)] + transcript)) else {
+                throw HandshakeError.wrongSecret(peer: from)
+            }
+            try send(fd, [1], deadline)
+            return Peer(name: String(decoding: nameBytes, as: UTF8.self), purpose: purpose, session: session)
+        } catch let error as HandshakeError {
+            throw error
+        } catch {
+            throw .channel(error as? ChannelError ?? .interrupted)
+        }
+    }
+
+    /// Compares without telling by its duration where the first difference lies.
+    static func equal(_ a: [UInt8], _ b: [UInt8]) -> Bool {
+        a.count == b.count && zip(a, b).reduce(0) { $0 | ($1.0 ^ $1.1) } == 0
+    }
+
+    private static func littleEndian(_ value: UInt16) -> [UInt8] { [UInt8(value & 0xff), UInt8(value >> 8)] }
+
+    private static func bytes(of uuid: UUID) -> [UInt8] { withUnsafeBytes(of: uuid.uuid) { Array($0) } }
+
+    private static func uuid(_ bytes: [UInt8]) -> UUID {
+        var raw = UUID().uuid
+        withUnsafeMutableBytes(of: &raw) { $0.copyBytes(from: bytes.prefix(16)) }
+        return UUID(uuid: raw)
+    }
+
+    private static func send(_ fd: Int32, _ bytes: [UInt8], _ deadline: MonotonicTime) throws(ChannelError) {
+        try writeFully(fd, bytes, deadline: deadline, during: "the handshake")
+    }
+
+    private static func receive(_ fd: Int32, _ count: Int, _ deadline: MonotonicTime) throws(ChannelError) -> [UInt8] {
+        try readFully(fd, count: count, deadline: deadline, during: "the handshake")
+    }
+}
