@@ -15,6 +15,8 @@ public enum HandshakeError: Error, CustomStringConvertible, Sendable {
     case version(ours: UInt16, theirs: UInt16)
     case wrongSecret(peer: String)
     case refused(String)
+    /// The peer does not know the session that a data connection was for: it restarted, or gave it up.
+    case unknownSession(String)
     case channel(ChannelError)
 
     public var description: String {
@@ -23,6 +25,7 @@ public enum HandshakeError: Error, CustomStringConvertible, Sendable {
         case .version(let ours, let theirs): "The peer speaks protocol version \(theirs), this host \(ours): install the same release on both"
         case .wrongSecret(let peer): "\(peer) holds another secret: copy the same secret_file to both hosts"
         case .refused(let reason): "The peer refused the connection: \(reason)"
+        case .unknownSession(let reason): reason
         case .channel(let error): error.description
         }
     }
@@ -33,7 +36,7 @@ public enum HandshakeError: Error, CustomStringConvertible, Sendable {
 ///     initiator -> acceptor   "SVP1" | u16 version | u8 purpose | 16 session | 32 nonce | u8 length | name
 ///     acceptor -> initiator   "SVP1" | u16 version | 32 nonce | 32 HMAC("acceptor", both hellos)
 ///     initiator -> acceptor   32 HMAC("initiator", both hellos)
-///     acceptor -> initiator   u8 1
+///     acceptor -> initiator   u8 verdict | u16 length | reason      1 welcome, 0 refused, 2 unknown session
 ///
 /// Both prove that they know the secret over nonces of both, so that a recorded exchange proves nothing later; the labels keep
 /// one side's proof from being reflected as the other's.
@@ -68,7 +71,13 @@ public enum Handshake {
                 throw HandshakeError.wrongSecret(peer: peer)
             }
             try send(fd, secret.authenticate([Array("initiator".utf8)] + transcript), deadline)
-            guard try receive(fd, 1, deadline) == [1] else { throw HandshakeError.refused("our proof of the secret") }
+            let verdict = try receive(fd, 3, deadline)
+            let reason = String(decoding: try receive(fd, Int(verdict[1]) | Int(verdict[2]) << 8, deadline), as: UTF8.self)
+            switch verdict[0] {
+            case 1: break
+            case 2: throw HandshakeError.unknownSession(reason)
+            default: throw HandshakeError.refused(reason)
+            }
         } catch let error as HandshakeError {
             throw error
         } catch {
@@ -76,6 +85,29 @@ public enum Handshake {
         }
     }
 
+    /// The acceptor's last word, once it knows who is there and for what.
+    public enum Verdict: Sendable {
+        case welcome
+        case refused(String)
+        case unknownSession(String)
+    }
+
+    /// Tells the initiator whether it may go on. Exactly once after `accept`.
+    public static func conclude(_ fd: Int32, _ verdict: Verdict, deadline: MonotonicTime) throws(HandshakeError) {
+        let (code, reason): (UInt8, String) = switch verdict {
+        case .welcome: (1, "")
+        case .refused(let reason): (0, reason)
+        case .unknownSession(let reason): (2, reason)
+        }
+        let text = Array(reason.utf8.prefix(1000))
+        do {
+            try send(fd, [code] + littleEndian(UInt16(text.count)) + text, deadline)
+        } catch {
+            throw .channel(error)
+        }
+    }
+
+    /// Checks who is there. The initiator waits for `conclude` afterwards.
     public static func accept(_ fd: Int32, secret: SharedSecret, deadline: MonotonicTime) throws(HandshakeError) -> Peer {
         let from = TCP.peerName(fd)
         do {
@@ -98,7 +130,6 @@ public enum Handshake {
             guard equal(proof, secret.authenticate([Array("initiator".utf8)] + transcript)) else {
                 throw HandshakeError.wrongSecret(peer: from)
             }
-            try send(fd, [1], deadline)
             return Peer(name: String(decoding: nameBytes, as: UTF8.self), purpose: purpose, session: session)
         } catch let error as HandshakeError {
             throw error

@@ -1,0 +1,97 @@
+import Foundation
+import MigrationStream
+import Platform
+
+/// The epochs between capture and commit. The stream thread appends, the shipper takes, commits release.
+///
+///     append -> unsent -> (shipper) -> unacknowledged -> (commit) -> gone
+///                 ^------- reconnect ------'
+final class Backlog: @unchecked Sendable {
+    private let condition = NSCondition()
+    private var unsent: [CapturedEpoch] = []
+    private var unacknowledged: [CapturedEpoch] = []
+    private var committed: UInt64 = 0
+    private var lastAppended: UInt64 = 0
+    private var ended = false
+    private var stopped = false
+
+    func append(_ epoch: CapturedEpoch) {
+        condition.withLock {
+            unsent.append(epoch)
+            lastAppended = max(lastAppended, epoch.number)
+            condition.broadcast()
+        }
+    }
+
+    /// The next epoch to send; nil at the time limit, so that the shipper can send a heartbeat, or when stopped.
+    func next(milliseconds: Double) -> CapturedEpoch? {
+        condition.withLock {
+            let limit = Date(timeIntervalSinceNow: milliseconds / 1000)
+            while unsent.isEmpty, !stopped {
+                if !condition.wait(until: limit) { break }
+            }
+            guard !stopped, !unsent.isEmpty else { return nil }
+            return unsent.removeFirst()
+        }
+    }
+
+    /// A sent epoch waits for its commit; pieces of the first copy are done with.
+    func sent(_ epoch: CapturedEpoch) {
+        condition.withLock {
+            if epoch.number > committed { unacknowledged.append(epoch) }
+            condition.broadcast()
+        }
+    }
+
+    /// A send that failed: the epoch is the next to send again.
+    func putBack(_ epoch: CapturedEpoch) {
+        condition.withLock { unsent.insert(epoch, at: 0) }
+    }
+
+    /// The shadow has everything up to `epoch`. Returns the newest of the released epochs.
+    func commit(_ epoch: UInt64) -> CapturedEpoch? {
+        // Their memory goes back to the pool outside the lock.
+        var released: [CapturedEpoch] = []
+        condition.withLock {
+            guard epoch > committed, epoch <= lastAppended else { return }
+            committed = epoch
+            released = unacknowledged.filter { $0.number <= epoch }
+            unacknowledged.removeAll { $0.number <= epoch }
+            condition.broadcast()
+        }
+        return released.last
+    }
+
+    /// After a reconnect: everything the shadow has not committed goes out again, in order.
+    func rewind() {
+        condition.withLock {
+            unsent = unacknowledged + unsent
+            unacknowledged = []
+        }
+    }
+
+    var counts: (unsent: Int, committed: UInt64, lastAppended: UInt64) {
+        condition.withLock { (unsent.count + unacknowledged.count, committed, lastAppended) }
+    }
+
+    /// Waits until all that was appended is committed; false at the deadline or when stopped.
+    func waitUntilCommitted(_ epoch: UInt64, until deadline: MonotonicTime?) -> Bool {
+        condition.withLock {
+            while committed < epoch, !stopped {
+                let left = deadline.map { Double($0.pollTimeout) / 1000 } ?? 3600
+                if left <= 0 { return false }
+                _ = condition.wait(until: Date(timeIntervalSinceNow: left))
+            }
+            return committed >= epoch
+        }
+    }
+
+    func stop() {
+        condition.withLock {
+            stopped = true
+            condition.broadcast()
+        }
+    }
+
+    var isStopped: Bool { condition.withLock { stopped } }
+}

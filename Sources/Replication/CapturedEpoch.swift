@@ -1,0 +1,49 @@
+import Foundation
+import MigrationStream
+import Platform
+
+/// One captured epoch: where its pages lie, in receive buffers that it holds until the shadow has committed it.
+final class CapturedEpoch: @unchecked Sendable {
+    /// 0 for a piece of the first copy.
+    let number: UInt64
+    private(set) var records: UnsafeMutableBufferPointer<PageRecord>
+    private(set) var count = 0
+    private(set) var device = UnsafeRawBufferPointer(start: nil, count: 0)
+    private var chunks: [Chunk] = []
+    private let pool: ChunkPool
+    /// When the guest was stopped for it.
+    var capturedAt = MonotonicTime.now
+    /// Set by the shipper once hashes stand in the records; a second shipment after a reconnect skips that.
+    var isFiltered = false
+
+    init(number: UInt64, pool: ChunkPool, capacity: Int = 1024) {
+        self.number = number
+        self.pool = pool
+        records = .allocate(capacity: capacity)
+    }
+
+    deinit {
+        records.deallocate()
+        for chunk in chunks { pool.give(chunk) }
+    }
+
+    @inline(__always)
+    func append(_ location: PageLocation, bytes: UnsafeRawPointer, fill: UInt8 = 0) {
+        if count == records.count { grow() }
+        records.initializeElement(at: count, to: PageRecord(location: location, bytes: bytes, hashLow: UInt64(fill), hashHigh: 0))
+        count += 1
+    }
+
+    private func grow() {
+        let larger = UnsafeMutableBufferPointer<PageRecord>.allocate(capacity: records.count * 2)
+        _ = larger.moveInitialize(fromContentsOf: records)
+        records.deallocate()
+        records = larger
+    }
+
+    var filledRecords: UnsafeMutableBufferPointer<PageRecord> { UnsafeMutableBufferPointer(rebasing: records[..<count]) }
+
+    func hold(_ more: [Chunk]) { chunks.append(contentsOf: more) }
+
+    func setDevice(_ bytes: UnsafeRawBufferPointer) { device = bytes }
+}

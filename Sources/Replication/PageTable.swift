@@ -1,0 +1,69 @@
+import MigrationStream
+import Platform
+
+/// What the shadow holds of every page, by hash: 16 bytes a page, in memory that costs nothing before it is touched.
+///
+/// An entry of 0 means a page of zeros: that is what a fresh shadow holds, so pages the guest never used cost neither wire nor memory.
+final class PageTable {
+    private struct Block {
+        let memory: MappedMemory
+        let pages: UInt64
+    }
+    private let blocks: [Block]
+
+    init(_ ram: [RAMBlock]) throws(SystemError) {
+        var blocks: [Block] = []
+        for block in ram {
+            let pages = (block.length + 4095) / 4096
+            blocks.append(Block(memory: try MappedMemory.anonymous(max(16, Int(pages) * 16)), pages: pages))
+        }
+        self.blocks = blocks
+    }
+
+    /// Stores what the shadow is about to hold; false when it holds that already.
+    @inline(__always)
+    func update(_ location: PageLocation, low: UInt64, high: UInt64) -> Bool {
+        let block = blocks[location.block]
+        let entry = (block.memory.base + Int(location.page) * 16).assumingMemoryBound(to: UInt64.self)
+        if entry[0] == low, entry[1] == high { return false }
+        entry[0] = low
+        entry[1] = high
+        return true
+    }
+
+    /// Decides for each record whether the shadow needs it, and completes its hash. Returns the bytes that have to be sent.
+    func filter(_ records: UnsafeMutableBufferPointer<PageRecord>, _ hash: PageHash) -> Int {
+        hash.withHasher { hasher in
+            var bytes = 0
+            for index in records.indices {
+                let location = records[index].location
+                if location.isFill {
+                    let byte = records[index].hashLow
+                    // Other fill bytes than 0 never compare equal to a page's hash: no page has a hash of (byte, all ones) by design.
+                    let high = byte == 0 ? 0 : UInt64.max
+                    if update(location, low: byte, high: high) { bytes += PageFrame.entryBytes } else { drop(&records[index]) }
+                    continue
+                }
+                let (low, high) = hasher.hash128(records[index].bytes, PageLocation.pageBytes)
+                if hasher.isZeroPage(low, high) {
+                    records[index].location.word |= PageLocation.fillBit
+                    records[index].hashLow = 0
+                    records[index].hashHigh = 0
+                    if update(location, low: 0, high: 0) { bytes += PageFrame.entryBytes } else { drop(&records[index]) }
+                } else {
+                    records[index].hashLow = low
+                    records[index].hashHigh = high
+                    if update(location, low: low, high: high) {
+                        bytes += PageFrame.entryBytes + PageLocation.pageBytes
+                    } else {
+                        drop(&records[index])
+                    }
+                }
+            }
+            return bytes
+        }
+    }
+
+    @inline(__always)
+    private func drop(_ record: inout PageRecord) { record.location.word |= PageLocation.droppedBit }
+}

@@ -1,0 +1,88 @@
+import Glibc
+import Platform
+
+/// Counters that a worker writes and its parent reads, in one shared page range: no message crosses for a look at them.
+///
+/// Every field is one aligned 64-bit word with a single writer, so a reader sees old or new, never half.
+public final class SharedStatistics: @unchecked Sendable {
+    public enum Field: Int, CaseIterable, Sendable {
+        case epoch, committedEpoch, pagesDirtied, bytesSent, bytesResent, unsentEpochs, heldBytes
+        /// Microseconds.
+        case intervalMicroseconds
+        /// CLOCK_MONOTONIC, nanoseconds: when the last committed epoch was captured, and when its commit was known.
+        case lastCommitCaptured, lastCommitAt
+        /// Epochs since the session began, and pages that did not need to cross.
+        case epochsTotal, pagesDropped
+        case pauseCount, windowCount
+        /// 1: the data connection stands. 1: epochs are withheld because the user suspended the guest.
+        case linkUp, suspended
+        case syncBytes, syncBytesTotal
+    }
+
+    /// Ring sizes: half a minute of pauses at 20 ms; the windows of the last seconds at 5 ms.
+    public static let pauses = 1536
+    public static let windows = 512
+    private static let pausesAt = 1024
+    private static let windowsAt = pausesAt + pauses * 4
+    public static let bytes = 1 << 14
+
+    private let memory: MappedMemory
+
+    public init(_ fd: Int32) throws(SystemError) {
+        memory = try MappedMemory.shared(fd, length: Self.bytes, what: "worker statistics")
+    }
+
+    public subscript(field: Field) -> UInt64 {
+        get { memory.base.load(fromByteOffset: field.rawValue * 8, as: UInt64.self) }
+        set { memory.base.storeBytes(of: newValue, toByteOffset: field.rawValue * 8, as: UInt64.self) }
+    }
+
+    /// Remembers one epoch's window on the realtime clock (as QEMU's events carry it) and the guest's pause in it.
+    func record(windowStart: UInt64, windowEnd: UInt64, pauseMicroseconds: UInt32) {
+        let window = self[.windowCount]
+        let at = Self.windowsAt + Int(window % UInt64(Self.windows)) * 16
+        memory.base.storeBytes(of: windowStart, toByteOffset: at, as: UInt64.self)
+        memory.base.storeBytes(of: windowEnd, toByteOffset: at + 8, as: UInt64.self)
+        self[.windowCount] = window + 1
+        let pause = self[.pauseCount]
+        memory.base.storeBytes(of: pauseMicroseconds, toByteOffset: Self.pausesAt + Int(pause % UInt64(Self.pauses)) * 4, as: UInt32.self)
+        self[.pauseCount] = pause + 1
+    }
+
+    /// Opens a window whose end is not known yet.
+    func openWindow(start: UInt64) {
+        let at = Self.windowsAt + Int(self[.windowCount] % UInt64(Self.windows)) * 16
+        memory.base.storeBytes(of: start, toByteOffset: at, as: UInt64.self)
+        memory.base.storeBytes(of: UInt64.max, toByteOffset: at + 8, as: UInt64.self)
+    }
+
+    /// Whether the moment (nanoseconds, realtime clock) lies inside an epoch's window, ours, not somebody else's doing.
+    /// `tolerance` covers that QEMU's events carry microseconds.
+    public func isInsideWindow(_ moment: UInt64, tolerance: UInt64 = 2_000) -> Bool {
+        let count = self[.windowCount]
+        // One more than the finished ones: the window that is open now.
+        for back in 0..<UInt64(Self.windows - 1) where back <= count {
+            let at = Self.windowsAt + Int((count - back) % UInt64(Self.windows)) * 16
+            let start = memory.base.load(fromByteOffset: at, as: UInt64.self)
+            let end = memory.base.load(fromByteOffset: at + 8, as: UInt64.self)
+            if start == 0 { continue }
+            if moment &+ tolerance >= start, end == .max || moment <= end &+ tolerance { return true }
+        }
+        return false
+    }
+
+    /// Median and 99th percentile of the last pauses, milliseconds; 0 when there are none.
+    public func pauseQuantiles() -> (median: Double, p99: Double) {
+        let count = Int(min(self[.pauseCount], UInt64(Self.pauses)))
+        guard count > 0 else { return (0, 0) }
+        let sorted = (0..<count).map { memory.base.load(fromByteOffset: Self.pausesAt + $0 * 4, as: UInt32.self) }.sorted()
+        func at(_ quantile: Double) -> Double { Double(sorted[min(count - 1, Int(Double(count) * quantile))]) / 1000 }
+        return (at(0.5), at(0.99))
+    }
+
+    static var realtimeNanoseconds: UInt64 {
+        var time = timespec()
+        clock_gettime(CLOCK_REALTIME, &time)
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+    }
+}

@@ -1,0 +1,195 @@
+import CLinux
+import Foundation
+import Glibc
+import Platform
+
+/// What a source worker is told at its start.
+public struct SourceWorkerOptions: Codable, Sendable {
+    public var session: UUID
+    public var domain: String
+    /// This host's name, as the peer knows it.
+    public var host: String
+    public var peer: String
+    public var peerAddress: String
+    public var peerPort: UInt16
+    /// Absent on loopback without a secret.
+    public var secret: Data?
+    /// Where QEMU connects.
+    public var streamPath: String
+    /// QEMU's user, who must be able to connect.
+    public var streamOwner: UInt32
+    public var streamGroup: UInt32
+    public var intervalMs: Double
+    public var intervalLimitMs: Double
+    /// Ceiling on captured bytes that the shadow has not committed.
+    public var ceilingBytes: Int
+    public var keepaliveMs: Double
+    public var peerTimeoutMs: Double
+
+    public init(session: UUID, domain: String, host: String, peer: String, peerAddress: String, peerPort: UInt16, secret: Data?,
+                streamPath: String, streamOwner: UInt32, streamGroup: UInt32, intervalMs: Double, intervalLimitMs: Double,
+                ceilingBytes: Int, keepaliveMs: Double, peerTimeoutMs: Double) {
+        self.session = session
+        self.domain = domain
+        self.host = host
+        self.peer = peer
+        self.peerAddress = peerAddress
+        self.peerPort = peerPort
+        self.secret = secret
+        self.streamPath = streamPath
+        self.streamOwner = streamOwner
+        self.streamGroup = streamGroup
+        self.intervalMs = intervalMs
+        self.intervalLimitMs = intervalLimitMs
+        self.ceilingBytes = ceilingBytes
+        self.keepaliveMs = keepaliveMs
+        self.peerTimeoutMs = peerTimeoutMs
+    }
+}
+
+/// What a shadow worker is told at its start. Descriptors 5, 6 and 7 are the RAM, the journal and the state file.
+public struct ShadowWorkerOptions: Codable, Sendable {
+    public var session: UUID
+    public var domain: String
+    /// The block whose pages lie in the shadow QEMU's shared memory (`pc.ram`).
+    public var sharedBlock: String
+    public var ramBytes: UInt64
+    public var peerTimeoutMs: Double
+
+    public init(session: UUID, domain: String, sharedBlock: String, ramBytes: UInt64, peerTimeoutMs: Double) {
+        self.session = session
+        self.domain = domain
+        self.sharedBlock = sharedBlock
+        self.ramBytes = ramBytes
+        self.peerTimeoutMs = peerTimeoutMs
+    }
+}
+
+/// Parent to worker.
+public struct WorkerCommand: Codable, Sendable {
+    public enum Verb: String, Codable, Sendable {
+        case startSource, startShadow
+        /// QEMU's migration status is `colo`: the first copy is over.
+        case firstCopyDone
+        /// Take one more epoch, leave the guest stopped, have it committed.
+        case hold
+        /// Let a held guest run on.
+        case release
+        /// The user suspended the guest: begin no epoch until `resume`.
+        case suspend, resume
+        case setInterval
+        /// End after the epoch in hand; the guest runs on.
+        case stop
+        /// (shadow) The descriptor that comes along is a data connection, handshake done.
+        case connection
+        /// (shadow) Feed the last committed epoch to the QEMU that listens at `path`.
+        case activate
+    }
+    public var verb: Verb
+    public var source: SourceWorkerOptions?
+    public var shadow: ShadowWorkerOptions?
+    public var intervalMs: Double?
+    public var path: String?
+
+    public init(_ verb: Verb, source: SourceWorkerOptions? = nil, shadow: ShadowWorkerOptions? = nil, intervalMs: Double? = nil,
+                path: String? = nil) {
+        self.verb = verb
+        self.source = source
+        self.shadow = shadow
+        self.intervalMs = intervalMs
+        self.path = path
+    }
+}
+
+/// Worker to parent.
+public struct WorkerEvent: Codable, Sendable {
+    public enum Kind: String, Codable, Sendable {
+        /// (source) The stream socket listens.
+        case ready
+        /// (source) QEMU's RAM was read once; the rest waits for `firstCopyDone`.
+        case firstCopyRead
+        /// An epoch was committed for the first time on this connection: the shadow follows.
+        case following
+        case linkLost
+        /// The shadow does not know the session any more, or it cannot be continued: protect anew.
+        case sessionLost
+        /// (source) An answer to `hold`: the guest stands still and the epoch is committed; or why not.
+        case held, holdFailed
+        case released
+        /// (source) Epochs are withheld; `epoch` is the last one begun. `flag`: one was begun before the order came.
+        case suspended
+        /// (source) QEMU closed the stream.
+        case streamEnded
+        /// (source) After `streamEnded`: everything captured is committed.
+        case drained
+        /// (shadow) The state went into QEMU, or why not.
+        case activated, activationFailed
+        case failed
+    }
+    public var kind: Kind
+    public var reason: String?
+    public var epoch: UInt64?
+    /// CLOCK_MONOTONIC nanoseconds: when the guest was stopped for `epoch`.
+    public var at: UInt64?
+
+    public init(_ kind: Kind, reason: String? = nil, epoch: UInt64? = nil, at: UInt64? = nil) {
+        self.kind = kind
+        self.reason = reason
+        self.epoch = epoch
+        self.at = at
+    }
+}
+
+/// One end of the message socket between a service and its worker.
+public final class WorkerChannel: Sendable {
+    /// Unix message sockets take about 200 KiB; our largest message is a start command with a secret.
+    static let longestMessage = 64 << 10
+    /// Where a worker finds its end.
+    public static let workerDescriptor: Int32 = 3
+    public static let statisticsDescriptor: Int32 = 4
+
+    private let descriptor: Descriptor
+    public var raw: Int32 { descriptor.raw }
+
+    public init(_ descriptor: consuming Descriptor) {
+        self.descriptor = descriptor
+    }
+
+    /// Sends a message and, when given, a descriptor (which stays the caller's).
+    public func send(_ message: some Encodable, descriptor fd: Int32 = -1) throws {
+        let body = try JSONEncoder().encode(message)
+        guard body.count <= Self.longestMessage else {
+            throw ChannelError.tooLong(what: "A worker message", length: body.count, limit: Self.longestMessage)
+        }
+        // A worker that does not empty its queue in 2 s is as good as dead.
+        let deadline = MonotonicTime.now.adding(milliseconds: 2000)
+        try body.withUnsafeBytes { bytes in
+            while true {
+                let n = retryingInterrupts {
+                    clinux_send_with_fd(raw, bytes.baseAddress, bytes.count, fd, Int32(MSG_DONTWAIT | MSG_NOSIGNAL))
+                }
+                if n >= 0 { return }
+                guard errno == EAGAIN else { throw ChannelError.system(SystemError("sendmsg", "worker")) }
+                if try wait(raw, for: .writable, until: deadline).isEmpty { throw ChannelError.timedOut(during: "a message to a worker") }
+            }
+        }
+    }
+
+    /// The next message and the descriptor that came with it (-1: none; the caller owns it). Nil: the other end is gone.
+    public func receive<Message: Decodable>(_ type: Message.Type, until deadline: MonotonicTime? = nil) throws -> (Message, Int32)? {
+        if try wait(raw, for: .readable, until: deadline).isEmpty { throw ChannelError.timedOut(during: "waiting for a worker message") }
+        var body = Data(count: Self.longestMessage)
+        var fd: Int32 = -1
+        var truncated: Int32 = 0
+        let n = body.withUnsafeMutableBytes { bytes in
+            retryingInterrupts { clinux_receive_with_fd(raw, bytes.baseAddress, bytes.count, &fd, &truncated, 0) }
+        }
+        if n == 0 || (n < 0 && errno == ECONNRESET) { return nil }
+        guard n > 0 else { throw ChannelError.system(SystemError("recvmsg", "worker")) }
+        guard truncated == 0 else {
+            if fd >= 0 { close(fd) }
+            throw ChannelError.tooLong(what: "A worker message", length: n, limit: Self.longestMessage)
+        }
+        return (try JSONDecoder().decode(type, from: body.prefix(n)), fd)
+    }
+}
