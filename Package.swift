@@ -19,7 +19,7 @@ let package = Package(
         .target(name: "Libvirt", dependencies: ["CLibvirt"]),
         .target(name: "MigrationStream", dependencies: ["Platform"]),
         .target(name: "Transport", dependencies: ["Platform", "CGnuTLS"]),
-        .target(name: "Replication", dependencies: ["Platform", "MigrationStream", "Transport", "CXXHash"]),
+        .target(name: "Replication", dependencies: ["Platform", "MigrationStream", "Transport", "CXXHash", "CLinux"]),
         .target(name: "Configuration", dependencies: ["Platform"]),
         .target(name: "ControlProtocol", dependencies: ["Platform"]),
         .target(name: "Orchestration",

@@ -35,8 +35,15 @@ public struct PollEvents: OptionSet, Sendable {
     public static let hangup = PollEvents(rawValue: 0x2000 | Int16(POLLHUP) | Int16(POLLERR))
 }
 
-/// Waits on one descriptor and, when given, a wake-up descriptor. Returns what is ready on `fd` (empty: the deadline passed).
+/// Waits on one descriptor and, when given, a wake-up descriptor, whose signal is an error here.
+/// Returns what is ready on `fd` (empty: the deadline passed).
 public func wait(_ fd: Int32, for events: PollEvents, wake: Int32 = -1, until deadline: MonotonicTime?) throws(ChannelError) -> PollEvents {
+    guard let ready = try waitOrWake(fd, for: events, wake: wake, until: deadline) else { throw .interrupted }
+    return ready
+}
+
+/// The same, with nil for a signal on the wake-up descriptor.
+public func waitOrWake(_ fd: Int32, for events: PollEvents, wake: Int32, until deadline: MonotonicTime?) throws(ChannelError) -> PollEvents? {
     while true {
         var polled = (pollfd(fd: fd, events: events.rawValue, revents: 0), pollfd(fd: wake, events: Int16(POLLIN), revents: 0))
         let ready = withUnsafeMutablePointer(to: &polled) { pair in
@@ -51,7 +58,7 @@ public func wait(_ fd: Int32, for events: PollEvents, wake: Int32 = -1, until de
             return []
         }
         if polled.0.revents != 0 { return PollEvents(rawValue: polled.0.revents) }
-        if polled.1.revents != 0 { throw .interrupted }
+        if polled.1.revents != 0 { return nil }
     }
 }
 

@@ -28,7 +28,7 @@ final class CapturedEpoch: @unchecked Sendable {
     }
 
     @inline(__always)
-    func append(_ location: PageLocation, bytes: UnsafeRawPointer, fill: UInt8 = 0) {
+    func append(_ location: PageLocation, bytes: UnsafeRawPointer?, fill: UInt8 = 0) {
         if count == records.count { grow() }
         records.initializeElement(at: count, to: PageRecord(location: location, bytes: bytes, hashLow: UInt64(fill), hashHigh: 0))
         count += 1

@@ -1,4 +1,5 @@
 import Foundation
+import MigrationStream
 import Platform
 
 /// What a frame carries. Source to shadow: below 16; shadow to source: from 16 on.
@@ -139,18 +140,10 @@ enum FrameError: Error, CustomStringConvertible, Equatable {
 
 /// The source's introduction on a data connection.
 struct Hello: Codable {
-    struct Block: Codable {
-        var name: String
-        var length: UInt64
-    }
     var domain: String
     var hashSecret: Data
-    /// QEMU's configuration section, as received.
-    var configuration: Data
-    var ramSectionID: UInt32
-    var ramInstance: UInt32
-    var ramVersion: UInt32
-    var blocks: [Block]
+    /// What QEMU's stream says about itself: activation repeats it.
+    var header: StreamHeader
     /// The epoch that the source will send first, 0 for the first copy.
     var firstEpoch: UInt64
 }

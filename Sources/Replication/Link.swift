@@ -86,7 +86,7 @@ final class Link: @unchecked Sendable {
             let isFill = record.location.isFill
             FrameEntry(location: record.location.word, hashLow: record.hashLow, hashHigh: record.hashHigh).write(to: buffer, index: count)
             if !isFill {
-                vectors[blobs + 1] = iovec(iov_base: UnsafeMutableRawPointer(mutating: record.bytes), iov_len: PageLocation.pageBytes)
+                vectors[blobs + 1] = iovec(iov_base: record.bytes.map { UnsafeMutableRawPointer(mutating: $0) }, iov_len: PageLocation.pageBytes)
                 blobs += 1
             }
             count += 1

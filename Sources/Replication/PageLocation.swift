@@ -30,8 +30,8 @@ struct PageLocation: Equatable {
 /// A page as captured: filled in by the reader (location, bytes), completed by the shipper (hash). 32 bytes, no references.
 struct PageRecord {
     var location: PageLocation
-    /// Where the page lies in a receive buffer; meaningless for fills.
-    var bytes: UnsafeRawPointer
+    /// Where the page lies in a receive buffer; nil for fills.
+    var bytes: UnsafeRawPointer?
     /// XXH3-128 of the page; for fills `hashLow` is the byte.
     var hashLow: UInt64
     var hashHigh: UInt64

@@ -37,14 +37,14 @@ final class PageTable {
             var bytes = 0
             for index in records.indices {
                 let location = records[index].location
-                if location.isFill {
+                guard let bytesOfPage = records[index].bytes else {
                     let byte = records[index].hashLow
                     // Other fill bytes than 0 never compare equal to a page's hash: no page has a hash of (byte, all ones) by design.
                     let high = byte == 0 ? 0 : UInt64.max
                     if update(location, low: byte, high: high) { bytes += PageFrame.entryBytes } else { drop(&records[index]) }
                     continue
                 }
-                let (low, high) = hasher.hash128(records[index].bytes, PageLocation.pageBytes)
+                let (low, high) = hasher.hash128(bytesOfPage, PageLocation.pageBytes)
                 if hasher.isZeroPage(low, high) {
                     records[index].location.word |= PageLocation.fillBit
                     records[index].hashLow = 0

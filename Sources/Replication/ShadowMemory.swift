@@ -1,0 +1,232 @@
+import CLinux
+import Foundation
+import Glibc
+import MigrationStream
+import Platform
+
+/// Everything a shadow worker knows, in memory files that its parent holds as well: when the worker dies, its successor goes on
+/// from here, and an epoch that was being applied is applied again from the journal.
+///
+///     state file     0      magic | committed epoch | device slot | length 0 | length 1 | header length
+///                    4 KiB  the stream's header, JSON
+///                    1 MiB  device state, slot 0 (64 MiB)
+///                   65 MiB  device state, slot 1
+///                  129 MiB  RAM blocks other than the shared one, one after the other
+///     journal file   0      magic | complete (0 or 1) | epoch | end
+///                    4 KiB  the epoch's frames as received
+///
+/// Both files are sparse; what is not used costs nothing.
+final class ShadowMemory: @unchecked Sendable {
+    static let mebibyte = 1 << 20
+    static let deviceLimit = 64 << 20
+    static let headerLimit = mebibyte - 4096
+    static let journalStart = 4096
+    private static let magic: UInt64 = 0x3153_5653_5641_5457
+    private static let blocksAt = mebibyte + 2 * deviceLimit
+    /// Frames arrive into the journal where they stay; it grows by this much.
+    private static let journalStep = 16 << 20
+
+    let ramBytes: Int
+    private let ram: MappedMemory
+    private let ramFD: Int32
+    private let state: MappedMemory
+    private let stateFD: Int32
+    private let journal: MappedMemory
+    private let journalFD: Int32
+    private var journalBytes = 0
+    private var shared = 0
+    private(set) var header: StreamHeader?
+    /// Where each block's content lies.
+    private var blocks: [UnsafeMutableRawPointer] = []
+
+    /// The size that the parent gives the state file: enough for the other blocks of any guest we know (QXL: 64 MiB, VGA: 16 MiB).
+    static let otherBlocksLimit = 1 << 30
+    static let stateBytes = blocksAt + otherBlocksLimit
+
+    /// Files for a new session, for the parent to hold.
+    static func makeFiles() throws(SystemError) -> (journal: Int32, state: Int32) {
+        let journal = try memoryFile("shadow-virt-journal", bytes: journalStep)
+        let state = try memoryFile("shadow-virt-state", bytes: stateBytes)
+        return (journal.release(), state.release())
+    }
+
+    /// Maps the files. All descriptors stay the caller's, for as long as this lives.
+    init(ramFD: Int32, ramBytes: Int, journalFD: Int32, stateFD: Int32) throws {
+        self.ramFD = ramFD
+        self.ramBytes = ramBytes
+        self.journalFD = journalFD
+        self.stateFD = stateFD
+        var info = stat()
+        guard fstat(ramFD, &info) == 0, Int(info.st_size) == ramBytes else {
+            throw WorkerFailure("The shadow's memory file has \(info.st_size) bytes, its domain \(ramBytes)")
+        }
+        ram = try MappedMemory.shared(ramFD, length: ramBytes, what: "the shadow's RAM")
+        state = try MappedMemory.shared(stateFD, length: Self.stateBytes, what: "shadow state")
+        // The address range of the largest epoch there can be: every page, with its entry and its frame's header.
+        journal = try MappedMemory.shared(journalFD, length: ramBytes + ramBytes / 64 + (512 << 20), what: "the journal")
+        guard fstat(journalFD, &info) == 0 else { throw SystemError("fstat", "journal") }
+        journalBytes = Int(info.st_size)
+        if word(0) == Self.magic { try restore() }
+    }
+
+    // MARK: State words
+
+    private func word(_ index: Int) -> UInt64 { state.base.load(fromByteOffset: index * 8, as: UInt64.self) }
+    private func setWord(_ index: Int, _ value: UInt64) { state.base.storeBytes(of: value, toByteOffset: index * 8, as: UInt64.self) }
+    private func journalWord(_ index: Int) -> UInt64 { journal.base.load(fromByteOffset: index * 8, as: UInt64.self) }
+    private func setJournalWord(_ index: Int, _ value: UInt64) {
+        journal.base.storeBytes(of: value, toByteOffset: index * 8, as: UInt64.self)
+    }
+
+    /// The last epoch that is whole in RAM, blocks and device state; 0: none.
+    var committedEpoch: UInt64 { word(1) }
+
+    var deviceState: UnsafeRawBufferPointer {
+        let slot = Int(word(2) & 1)
+        return UnsafeRawBufferPointer(start: state.base + Self.mebibyte + slot * Self.deviceLimit, count: Int(word(3 + slot)))
+    }
+
+    // MARK: Introduction
+
+    /// Takes the stream's header of a new session, or compares it with the one this session has.
+    func introduce(_ header: StreamHeader, sharedBlock: String) throws {
+        if let known = self.header {
+            guard known == header else { throw WorkerFailure("The primary's RAM layout is not the one this session began with") }
+            return
+        }
+        let json = try JSONEncoder().encode(header)
+        guard json.count <= Self.headerLimit else { throw WorkerFailure("The stream's header has \(json.count) bytes") }
+        try place(header, sharedBlock: sharedBlock)
+        // A fresh shadow counts as all zero: that is what the source's page table starts from.
+        guard clinux_punch_hole(ramFD, 0, off_t(ramBytes)) == 0 else { throw SystemError("fallocate", "the shadow's RAM") }
+        json.withUnsafeBytes { bytes in
+            if let base = bytes.baseAddress { memcpy(state.base + 4096, base, bytes.count) }
+        }
+        setWord(5, UInt64(json.count))
+        setWord(6, UInt64(shared))
+        setWord(0, Self.magic)
+    }
+
+    private func place(_ header: StreamHeader, sharedBlock: String) throws {
+        guard let index = header.blocks.firstIndex(where: { $0.name == sharedBlock }) else {
+            throw WorkerFailure("The primary has no RAM block \(sharedBlock), only \(header.blocks.map(\.name).joined(separator: ", "))")
+        }
+        guard header.blocks[index].length == UInt64(ramBytes) else {
+            throw WorkerFailure("The primary's \(sharedBlock) has \(header.blocks[index].length) bytes, the shadow's \(ramBytes)")
+        }
+        shared = index
+        var next = Self.blocksAt
+        blocks = []
+        for block in header.blocks {
+            if block.index == index {
+                blocks.append(ram.base)
+            } else {
+                guard block.length <= UInt64(Self.stateBytes - next) else {
+                    throw WorkerFailure("RAM block \(block.name) of \(block.length) bytes is too large to be kept beside the RAM")
+                }
+                blocks.append(state.base + next)
+                next += Int(block.length)
+            }
+        }
+        self.header = header
+    }
+
+    private func restore() throws {
+        let count = Int(word(5))
+        guard count <= Self.headerLimit else { throw WorkerFailure("The state file is damaged") }
+        let header = try JSONDecoder().decode(StreamHeader.self, from: Data(bytes: state.base + 4096, count: count))
+        let index = Int(word(6))
+        guard header.blocks.indices.contains(index) else { throw WorkerFailure("The state file is damaged") }
+        try place(header, sharedBlock: header.blocks[index].name)
+    }
+
+    // MARK: Pages
+
+    /// Where a page lies on this side; nil when there is no such page.
+    @inline(__always)
+    func page(_ location: PageLocation) -> UnsafeMutableRawPointer? {
+        guard let header, location.block < header.blocks.count, !location.hasUnknownBits else { return nil }
+        let offset = location.page << 12
+        guard offset < header.blocks[location.block].length else { return nil }
+        return blocks[location.block] + Int(offset)
+    }
+
+    // MARK: Journal
+
+    /// Where the next frame goes, with room for the largest.
+    func journalSlot(at offset: Int) throws -> UnsafeMutableRawPointer {
+        let need = offset + PageFrame.headerBytes + PageFrame.mostPayloadBytes
+        if need > journalBytes {
+            guard need <= journal.length else { throw WorkerFailure("An epoch is larger than the guest's whole memory") }
+            let size = min(journal.length, (need + Self.journalStep - 1) / Self.journalStep * Self.journalStep)
+            guard ftruncate(journalFD, off_t(size)) == 0 else { throw SystemError("ftruncate", "journal") }
+            journalBytes = size
+        }
+        return journal.base + offset
+    }
+
+    /// Marks the frames up to `end` as a whole epoch: from here on it will be applied, by us or by our successor.
+    func complete(_ epoch: UInt64, end: Int) {
+        setJournalWord(2, epoch)
+        setJournalWord(3, UInt64(end))
+        setJournalWord(1, 1)
+    }
+
+    /// An epoch that a predecessor had complete but perhaps not applied.
+    var completeEpoch: (epoch: UInt64, end: Int)? {
+        journalWord(1) == 1 ? (journalWord(2), Int(journalWord(3))) : nil
+    }
+
+    /// Copies a complete epoch to where it belongs. Repeating it changes nothing.
+    func apply(_ epoch: UInt64, end: Int) {
+        var offset = Self.journalStart
+        let slot = Int(word(2) & 1) ^ (committedEpoch == epoch ? 0 : 1)
+        let device = state.base + Self.mebibyte + slot * Self.deviceLimit
+        var deviceBytes = 0
+        while offset < end {
+            let frame = journal.base + offset
+            let type = FrameType(rawValue: UInt8(truncatingIfNeeded: frame.loadUnaligned(fromByteOffset: 12, as: UInt32.self)))
+            let count = Int(frame.loadUnaligned(fromByteOffset: 32, as: UInt32.self))
+            let length = Int(frame.loadUnaligned(fromByteOffset: 36, as: UInt32.self))
+            var blob = frame + PageFrame.headerBytes + count * PageFrame.entryBytes
+            if type == .device {
+                let bytes = length - PageFrame.entryBytes
+                memcpy(device + deviceBytes, blob, bytes)
+                deviceBytes += bytes
+            } else {
+                for index in 0..<count {
+                    let entry = FrameEntry.read(frame, index: index)
+                    let location = PageLocation(word: entry.location)
+                    guard let target = page(location) else { continue }
+                    if location.isFill {
+                        memset(target, Int32(entry.hashLow & 0xff), PageLocation.pageBytes)
+                    } else {
+                        memcpy(target, blob, PageLocation.pageBytes)
+                        blob += PageLocation.pageBytes
+                    }
+                }
+            }
+            offset += PageFrame.headerBytes + length
+        }
+        setWord(3 + slot, UInt64(deviceBytes))
+        setWord(2, UInt64(slot))
+        setWord(1, epoch)
+        setJournalWord(1, 0)
+        // An epoch after a long break may have been large; its memory is not needed again soon.
+        if end > 4 * Self.journalStep {
+            _ = clinux_punch_hole(journalFD, off_t(Self.journalStep), off_t(journalBytes - Self.journalStep))
+        }
+    }
+
+    // MARK: Activation
+
+    /// What QEMU needs besides the shared RAM; lent until the closure returns.
+    func withActivationStream<R>(_ body: (ActivationStream) throws -> R) throws -> R {
+        guard let header, committedEpoch > 0 else { throw WorkerFailure("No epoch has been committed yet") }
+        let contents = header.blocks.filter { $0.index != shared }.map { block in
+            ActivationStream.Content(block: block.index,
+                                     bytes: UnsafeRawBufferPointer(start: blocks[block.index], count: Int(block.length)))
+        }
+        return try body(ActivationStream(header: header, contents: contents, deviceState: deviceState))
+    }
+}

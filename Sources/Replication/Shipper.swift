@@ -1,0 +1,178 @@
+import Foundation
+import Glibc
+import MigrationStream
+import Platform
+import Transport
+
+/// Sends the backlog to the peer, over as many connections as it takes, and hears of commits.
+///
+///     connect -> handshake -> Hello -> Welcome(committed) -> resend what is not committed -> ship, ship, ...
+///        ^-------------------------- link lost: wait 0.1 .. 1 s --------------------------------'
+final class Shipper: @unchecked Sendable {
+    private let worker: SourceWorker
+    private let hash = PageHash()
+    private var table: PageTable?
+    /// Something went out that cannot be sent again: the first copy is not kept.
+    private var firstCopyStarted = false
+
+    init(worker: SourceWorker) { self.worker = worker }
+
+    private var options: SourceWorkerOptions { worker.options }
+
+    func run() {
+        guard let header = awaitHeader() else { return }
+        do {
+            table = try PageTable(header.blocks)
+        } catch {
+            return worker.tell(WorkerEvent(.failed, reason: "\(error)"))
+        }
+        var attempt = 0
+        while !worker.backlog.isStopped {
+            do {
+                let link = try connect(header)
+                attempt = 0
+                try ship(over: link)
+            } catch HandshakeError.unknownSession(let reason) {
+                return worker.tell(WorkerEvent(.sessionLost, reason: reason))
+            } catch let error as SessionLost {
+                return worker.tell(WorkerEvent(.sessionLost, reason: error.reason))
+            } catch {
+                worker.statistics[.linkUp] = 0
+                if worker.backlog.isStopped { return }
+                if attempt == 0 { worker.tell(WorkerEvent(.linkLost, reason: "\(error)")) }
+            }
+            attempt += 1
+            usleep(UInt32(min(1_000_000, 100_000 << min(attempt, 4))))
+        }
+    }
+
+    private struct SessionLost: Error { let reason: String }
+
+    private func awaitHeader() -> StreamHeader? {
+        while !worker.backlog.isStopped {
+            if let header = worker.header.wait(until: MonotonicTime.now.adding(milliseconds: 200), { $0 }) { return header }
+        }
+        return nil
+    }
+
+    // MARK: Connecting
+
+    private func connect(_ header: StreamHeader) throws -> Link {
+        let deadline = MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs)
+        let socket = try TCP.connect(Endpoint(address: options.peerAddress, port: options.peerPort), deadline: deadline,
+                                     stallMilliseconds: Int32(options.peerTimeoutMs))
+        try Handshake.initiate(socket.raw, secret: options.secret.map { SharedSecret($0) } ?? .none, name: options.host,
+                               peer: options.peer, purpose: .data, session: options.session, deadline: deadline)
+        let link = Link(socket, hash: hash, stallMilliseconds: options.peerTimeoutMs)
+        let hello = Hello(domain: options.domain, hashSecret: Data(hash.secret), header: header,
+                          firstEpoch: firstCopyStarted ? worker.backlog.counts.committed + 1 : 0)
+        try link.send(.hello, data: JSONEncoder().encode(hello))
+        try acceptWelcome(link, deadline)
+        worker.statistics[.linkUp] = 1
+        return link
+    }
+
+    private func acceptWelcome(_ link: Link, _ deadline: MonotonicTime) throws {
+        let buffer = FrameBuffer()
+        let frame = try link.receive(to: buffer.base, deadline: deadline)
+        let blob = try link.blob(frame, buffer.base)
+        switch frame.type {
+        case .welcome: break
+        case .failure: throw WorkerFailure(String(decoding: blob, as: UTF8.self))
+        default: throw FrameError.unexpected(frame.type, state: "waiting for the welcome")
+        }
+        let welcome = try JSONDecoder().decode(Welcome.self, from: Data(blob))
+        let mine = worker.backlog.counts
+        if firstCopyStarted, welcome.committedEpoch == 0 {
+            throw SessionLost(reason: "The connection broke during the first copy")
+        }
+        guard welcome.committedEpoch >= mine.committed, welcome.committedEpoch <= mine.lastAppended else {
+            throw SessionLost(reason: "The shadow stands at epoch \(welcome.committedEpoch), this side between \(mine.committed) and \(mine.lastAppended)")
+        }
+        committed(welcome.committedEpoch)
+        worker.backlog.rewind()
+    }
+
+    // MARK: Shipping
+
+    private func ship(over link: Link) throws {
+        let broken = Guarded<String?>(nil)
+        let finished = Guarded(false)
+        startThread("commits") { [self] in
+            do { try hearCommits(link) } catch { broken.change { $0 = "\(error)" } }
+            link.shutDown()
+            finished.change { $0 = true }
+        }
+        defer {
+            link.shutDown()
+            _ = finished.wait(until: MonotonicTime.now.adding(milliseconds: 2000)) { $0 ? true : nil }
+        }
+        while !worker.backlog.isStopped {
+            if let reason = broken.read({ $0 }) { throw WorkerFailure(reason) }
+            guard let epoch = worker.backlog.next(milliseconds: options.keepaliveMs) else {
+                if !worker.backlog.isStopped { try link.send(.heartbeat, blob: UnsafeRawBufferPointer(start: nil, count: 0)) }
+                continue
+            }
+            do {
+                try ship(epoch, link)
+            } catch {
+                if epoch.number > 0 { worker.backlog.putBack(epoch) }
+                throw broken.read { $0 }.map { WorkerFailure($0) } ?? error
+            }
+        }
+    }
+
+    private func ship(_ epoch: CapturedEpoch, _ link: Link) throws(ChannelError) {
+        if epoch.number == 0 { firstCopyStarted = true }
+        if !epoch.isFiltered {
+            _ = table?.filter(epoch.filledRecords, hash)
+            epoch.isFiltered = true
+        } else {
+            worker.statistics[.bytesResent] += UInt64(epoch.count)
+        }
+        let before = link.bytesSent
+        try link.send(epoch)
+        worker.statistics[.bytesSent] += link.bytesSent - before
+        worker.backlog.sent(epoch)
+    }
+
+    // MARK: Commits
+
+    private func hearCommits(_ link: Link) throws {
+        let buffer = FrameBuffer()
+        var first = true
+        while true {
+            let frame = try link.receive(to: buffer.base, deadline: MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs))
+            switch frame.type {
+            case .acknowledge:
+                guard frame.count == 1 else { throw FrameError.unexpected(frame.type, state: "waiting for commits") }
+                let epoch = FrameEntry.read(buffer.base, index: 0).location
+                guard epoch <= worker.backlog.counts.lastAppended else {
+                    throw FrameError.badContent("The shadow commits epoch \(epoch), which was never captured")
+                }
+                committed(epoch)
+                if epoch > 0, first {
+                    first = false
+                    worker.tell(WorkerEvent(.following, epoch: epoch))
+                }
+            case .failure:
+                throw WorkerFailure(String(decoding: try link.blob(frame, buffer.base), as: UTF8.self))
+            default:
+                throw FrameError.unexpected(frame.type, state: "waiting for commits")
+            }
+        }
+    }
+
+    private func committed(_ epoch: UInt64) {
+        guard let newest = worker.backlog.commit(epoch) else { return }
+        worker.statistics[.lastCommitCaptured] = newest.capturedAt.nanoseconds
+        worker.statistics[.lastCommitAt] = MonotonicTime.now.nanoseconds
+        worker.statistics[.committedEpoch] = epoch
+    }
+}
+
+/// Room for the largest frame.
+final class FrameBuffer {
+    let base = UnsafeMutableRawPointer.allocate(byteCount: PageFrame.headerBytes + PageFrame.mostPayloadBytes, alignment: 4096)
+    deinit { base.deallocate() }
+}

@@ -1,0 +1,393 @@
+import Foundation
+import Glibc
+import MigrationStream
+import Platform
+import Transport
+
+/// The primary's side of one protection, in a process of its own: reads QEMU's stream, keeps the epochs until the shadow has
+/// committed them, and never makes the guest wait for the network.
+///
+///     stream thread    QEMU -> parser -> CapturedEpoch -> Backlog
+///     shipper thread   Backlog -> page table -> frames -> peer          (Shipper.swift)
+///     commit thread    peer -> commits -> Backlog                       (Shipper.swift)
+///     control thread   parent -> orders
+public final class SourceWorker: @unchecked Sendable {
+    /// What the parent ordered. Changed by the control thread, obeyed by the stream thread between epochs.
+    struct Orders {
+        var firstCopyDone = false
+        var hold = false
+        var release = false
+        var suspended = false
+        var stop = false
+        /// The parent is gone: no stop order will come, and a held guest must stay held.
+        var orphaned = false
+        var intervalMs: Double
+    }
+
+    let options: SourceWorkerOptions
+    let parent: WorkerChannel
+    let statistics: SharedStatistics
+    let backlog = Backlog()
+    let pool: ChunkPool
+    let orders: Guarded<Orders>
+    private let wake: WakeUp
+    let header = Guarded<StreamHeader?>(nil)
+
+    /// Past this many epochs on the way the interval is doubled; at 20 ms that is a lag of 160 ms.
+    private static let mostUnsentEpochs = 8
+    /// QEMU writes an epoch in one go; when it stops in the middle for this long it hangs.
+    private static let stallMilliseconds = 30_000.0
+    /// A guest that ran this long without an epoch has so much memory dirty that capturing it at once would stop it for long.
+    static let longestGapMilliseconds = 20_000.0
+
+    public init(options: SourceWorkerOptions, parent: WorkerChannel, statistics: SharedStatistics) throws(SystemError) {
+        self.options = options
+        self.parent = parent
+        self.statistics = statistics
+        pool = ChunkPool(limitBytes: options.ceilingBytes)
+        orders = Guarded(Orders(intervalMs: options.intervalMs))
+        wake = try WakeUp()
+        statistics[.intervalMicroseconds] = UInt64(options.intervalMs * 1000)
+    }
+
+    /// Runs until the stream ends or the parent says stop. Returns the process's exit status.
+    public func run() -> Int32 {
+        startThread("control") { [self] in controlLoop() }
+        let shipper = Shipper(worker: self)
+        startThread("shipper") { shipper.run() }
+        let status = streamLoop()
+        backlog.stop()
+        return status
+    }
+
+    func tell(_ event: WorkerEvent) {
+        // A parent that is gone is noticed by the control thread.
+        try? parent.send(event)
+    }
+
+    // MARK: Control
+
+    private func controlLoop() {
+        while true {
+            let message: (WorkerCommand, Int32)?
+            do { message = try parent.receive(WorkerCommand.self) } catch { message = nil }
+            guard let (command, fd) = message else {
+                orders.change { $0.orphaned = true }
+                wake.signal()
+                return
+            }
+            if fd >= 0 { close(fd) }
+            orders.change { orders in
+                switch command.verb {
+                case .firstCopyDone: orders.firstCopyDone = true
+                case .hold: orders.hold = true
+                case .release:
+                    orders.release = true
+                    orders.hold = false
+                case .suspend: orders.suspended = true
+                case .resume: orders.suspended = false
+                case .setInterval: orders.intervalMs = command.intervalMs ?? orders.intervalMs
+                case .stop: orders.stop = true
+                case .startSource, .startShadow, .connection, .activate: break
+                }
+            }
+            wake.signal()
+        }
+    }
+
+    // MARK: Stream
+
+    private func streamLoop() -> Int32 {
+        do {
+            guard let connection = try acceptQEMU() else { return 0 }
+            let reader = StreamReader(fd: connection.raw, pool: pool)
+            let dialogue = COLODialogue(reader: reader)
+            try firstCopy(dialogue)
+            try epochs(dialogue)
+            return 0
+        } catch let error as StreamError where error.kind == .endOfStream {
+            return streamEnded("QEMU closed the stream")
+        } catch {
+            tell(WorkerEvent(.failed, reason: "\(error)"))
+            return 1
+        }
+    }
+
+    /// QEMU is gone or gave up: what was captured still goes to the shadow, that is what it is for.
+    private func streamEnded(_ reason: String) -> Int32 {
+        let last = backlog.counts.lastAppended
+        tell(WorkerEvent(.streamEnded, reason: reason, epoch: last))
+        while true {
+            if orders.read({ $0.stop || $0.orphaned }) { return 0 }
+            if backlog.waitUntilCommitted(last, until: MonotonicTime.now.adding(milliseconds: 50)) { break }
+            if backlog.isStopped { return 1 }
+        }
+        tell(WorkerEvent(.drained, epoch: last))
+        // The parent ends us once it has decided what to do with the epoch.
+        _ = orders.wait(until: MonotonicTime.now.adding(milliseconds: 60_000)) { $0.stop || $0.orphaned ? true : nil }
+        return 0
+    }
+
+    private func acceptQEMU() throws -> Descriptor? {
+        let listener = try UnixSocket.listen(options.streamPath, mode: 0o600, backlog: 1)
+        guard chown(options.streamPath, options.streamOwner, options.streamGroup) == 0 else {
+            throw SystemError("chown", options.streamPath)
+        }
+        defer { unlink(options.streamPath) }
+        tell(WorkerEvent(.ready))
+        let deadline = MonotonicTime.now.adding(milliseconds: 30_000)
+        while true {
+            if try waitOrWake(listener.raw, for: .readable, wake: wake.raw, until: deadline) != nil {
+                guard let connection = try acceptConnection(listener.raw, until: deadline) else {
+                    throw ChannelError.timedOut(during: "waiting for QEMU to connect to \(options.streamPath)")
+                }
+                return connection
+            }
+            wake.clear()
+            if orders.read({ $0.stop || $0.orphaned }) { return nil }
+        }
+    }
+
+    private func firstCopy(_ dialogue: COLODialogue) throws {
+        var sink = FirstCopySink(worker: self, dialogue: dialogue)
+        _ = try dialogue.firstPass(into: &sink)
+        // A guest without enough memory for one piece has shipped nothing yet: the shipper still needs the header.
+        header.change { $0 = dialogue.header }
+        sink.finish(dialogue.reader.takeChunks())
+        tell(WorkerEvent(.firstCopyRead))
+        // The guest stands still here, so look often; QEMU needs a few milliseconds for its device state.
+        let deadline = MonotonicTime.now.adding(milliseconds: Self.stallMilliseconds)
+        while try !dialogue.drainFirstDeviceState() {
+            let told = orders.read { ($0.firstCopyDone, $0.stop || $0.orphaned) }
+            if told.1 { return }
+            if told.0 {
+                _ = try dialogue.drainFirstDeviceState()
+                break
+            }
+            guard deadline > .now else { throw ChannelError.timedOut(during: "the first device state") }
+            _ = orders.wait(until: MonotonicTime.now.adding(milliseconds: 2)) { $0.firstCopyDone ? true : nil }
+        }
+        try dialogue.sendReady()
+    }
+
+    private func epochs(_ dialogue: COLODialogue) throws {
+        let reader = dialogue.reader
+        var number: UInt64 = 0
+        var lastReply = MonotonicTime.now
+        var lastCapacity = 1024
+        while true {
+            if reader.bufferedBytes < 4, try !waitForRequest(reader.fd) { return }
+            reader.deadline = MonotonicTime.now.adding(milliseconds: Self.stallMilliseconds)
+            try dialogue.awaitRequest()
+            guard let order = try admission(reader.fd, lastEpoch: number, lastReply: lastReply) else { return }
+
+            number += 1
+            let epoch = CapturedEpoch(number: number, pool: pool, capacity: lastCapacity)
+            var sink = EpochSink(epoch: epoch)
+            lastReply = .now
+            epoch.capturedAt = lastReply
+            let windowStart = SharedStatistics.realtimeNanoseconds
+            var windowEnd: UInt64 = 0
+            statistics.openWindow(start: windowStart)
+            try dialogue.reply()
+            reader.deadline = MonotonicTime.now.adding(milliseconds: Self.stallMilliseconds)
+            let device = try dialogue.receiveEpoch(into: &sink, acknowledgeEarly: order == .run) {
+                windowEnd = SharedStatistics.realtimeNanoseconds
+            }
+            let pause = MonotonicTime.now.milliseconds(since: lastReply)
+            statistics.record(windowStart: windowStart, windowEnd: windowEnd, pauseMicroseconds: UInt32(clamping: Int(pause * 1000)))
+            epoch.hold(reader.takeChunks())
+            epoch.setDevice(device.bytes)
+            lastCapacity = max(1024, epoch.count + epoch.count / 4)
+            statistics[.epoch] = number
+            statistics[.epochsTotal] += 1
+            statistics[.pagesDirtied] += UInt64(epoch.count)
+            backlog.append(epoch)
+            if order == .hold, try !stayHeld(dialogue, epoch) { return }
+        }
+    }
+
+    /// Waits for QEMU's next request; false when told to stop.
+    private func waitForRequest(_ fd: Int32) throws -> Bool {
+        while true {
+            if orders.read({ $0.stop || $0.orphaned }) { return false }
+            if try waitOrWake(fd, for: .readable, wake: wake.raw, until: nil) != nil { return true }
+            wake.clear()
+        }
+    }
+
+    private enum Admission { case run, hold }
+
+    /// Decides when the requested epoch may begin. The guest runs on all the while. Nil: told to stop.
+    private func admission(_ fd: Int32, lastEpoch: UInt64, lastReply: MonotonicTime) throws -> Admission? {
+        var toldSuspended = false
+        var holdDeadline: MonotonicTime?
+        let asked = MonotonicTime.now
+        while true {
+            wake.clear()
+            let now = orders.read { $0 }
+            if now.stop || now.orphaned { return nil }
+            let load = backlog.counts
+            statistics[.unsentEpochs] = UInt64(load.unsent)
+            statistics[.heldBytes] = UInt64(pool.bytesInUse)
+            statistics[.suspended] = now.suspended ? 1 : 0
+
+            var waitUntil = MonotonicTime.now.adding(milliseconds: 10)
+            if now.suspended {
+                if !toldSuspended {
+                    tell(WorkerEvent(.suspended, epoch: lastEpoch))
+                    toldSuspended = true
+                }
+                waitUntil = MonotonicTime.now.adding(milliseconds: 1000)
+                if now.hold { refuseHold("The guest is suspended; resume it first") }
+            } else if now.hold {
+                // The guest runs while older epochs drain, so that it stands still for one epoch only.
+                let limit = holdDeadline ?? MonotonicTime.now.adding(milliseconds: 5000)
+                holdDeadline = limit
+                if load.unsent == 0, statistics[.linkUp] == 1 { return .hold }
+                if limit < .now { refuseHold("The shadow lags \(load.unsent) epochs behind"); holdDeadline = nil }
+                waitUntil = MonotonicTime.now.adding(milliseconds: 1)
+            } else {
+                let interval = adaptInterval(unsent: load.unsent, configured: now.intervalMs)
+                let due = lastReply.adding(milliseconds: interval * 0.9)
+                let hasRoom = pool.bytesInUse < options.ceilingBytes / 2 && load.unsent < 64
+                if hasRoom, due <= .now {
+                    // Ten times the configured limit without an epoch: see longestGapMilliseconds.
+                    if toldSuspended == false, MonotonicTime.now.milliseconds(since: asked) > Self.longestGapMilliseconds {
+                        throw WorkerFailure("The guest ran \(Int(MonotonicTime.now.milliseconds(since: asked) / 1000)) s without an epoch")
+                    }
+                    return .run
+                }
+                if hasRoom { waitUntil = due }
+            }
+            try waitUnlessHungUp(fd, until: waitUntil, "between epochs")
+        }
+    }
+
+    private func refuseHold(_ reason: String) {
+        orders.change { $0.hold = false }
+        tell(WorkerEvent(.holdFailed, reason: reason))
+    }
+
+    /// Doubles the interval while the shadow lags, halves it back when it has caught up.
+    private func adaptInterval(unsent: Int, configured: Double) -> Double {
+        var interval = Double(statistics[.intervalMicroseconds]) / 1000
+        if unsent > Self.mostUnsentEpochs {
+            interval = min(interval * 2, max(options.intervalLimitMs, configured))
+        } else if unsent <= 1, interval > configured {
+            interval = max(configured, interval / 2)
+        } else if interval < configured {
+            interval = configured
+        }
+        statistics[.intervalMicroseconds] = UInt64(interval * 1000)
+        return interval
+    }
+
+    /// The guest stands still with its exact state captured. False: told to stop, or QEMU is gone.
+    private func stayHeld(_ dialogue: COLODialogue, _ epoch: CapturedEpoch) throws -> Bool {
+        orders.change { $0.hold = false; $0.release = false }
+        let limit = MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs)
+        if backlog.waitUntilCommitted(epoch.number, until: limit) {
+            tell(WorkerEvent(.held, epoch: epoch.number, at: epoch.capturedAt.nanoseconds))
+        } else {
+            try dialogue.acknowledge()
+            tell(WorkerEvent(.holdFailed, reason: "The shadow did not commit the last epoch in time"))
+            return true
+        }
+        while true {
+            wake.clear()
+            let now = orders.read { $0 }
+            // Neither of these lets the guest run: whether it may is for the parent, or its successor, to find out.
+            if now.orphaned || now.stop { return false }
+            if now.release {
+                orders.change { $0.release = false }
+                try dialogue.acknowledge()
+                tell(WorkerEvent(.released, epoch: epoch.number))
+                return true
+            }
+            try waitUnlessHungUp(dialogue.reader.fd, until: nil, "held")
+        }
+    }
+
+    /// Waits for a wake-up, the deadline, or QEMU's end, which is an error.
+    private func waitUnlessHungUp(_ fd: Int32, until deadline: MonotonicTime?, _ place: String) throws {
+        let ready = try waitOrWake(fd, for: .hangup, wake: wake.raw, until: deadline) ?? []
+        if !ready.isDisjoint(with: .hangup) { throw StreamError(.endOfStream, section: place, offset: 0) }
+    }
+}
+
+/// A worker cannot go on, and says so in words for the administrator.
+struct WorkerFailure: Error, CustomStringConvertible {
+    let description: String
+    init(_ description: String) { self.description = description }
+}
+
+/// Collects one epoch.
+struct EpochSink: PageSink {
+    let epoch: CapturedEpoch
+
+    mutating func blocks(_ blocks: [RAMBlock]) throws(StreamError) {}
+
+    @inline(__always)
+    mutating func page(block: Int, offset: UInt64, bytes: UnsafeRawPointer) {
+        epoch.append(PageLocation(block: block, offset: offset), bytes: bytes)
+    }
+
+    @inline(__always)
+    mutating func fill(block: Int, offset: UInt64, byte: UInt8) {
+        var location = PageLocation(block: block, offset: offset)
+        location.word |= PageLocation.fillBit
+        epoch.append(location, bytes: nil, fill: byte)
+    }
+}
+
+/// Hands the first copy on in pieces of one receive buffer each, and waits for memory: the guest runs meanwhile.
+struct FirstCopySink: PageSink {
+    private let worker: SourceWorker
+    private let dialogue: COLODialogue
+    private var inner: EpochSink
+
+    init(worker: SourceWorker, dialogue: COLODialogue) {
+        self.worker = worker
+        self.dialogue = dialogue
+        inner = EpochSink(epoch: CapturedEpoch(number: 0, pool: worker.pool))
+    }
+
+    mutating func blocks(_ blocks: [RAMBlock]) throws(StreamError) {
+        worker.statistics[.syncBytesTotal] = blocks.reduce(0) { $0 + $1.length }
+    }
+
+    @inline(__always)
+    mutating func page(block: Int, offset: UInt64, bytes: UnsafeRawPointer) {
+        inner.page(block: block, offset: offset, bytes: bytes)
+    }
+
+    @inline(__always)
+    mutating func fill(block: Int, offset: UInt64, byte: UInt8) {
+        inner.fill(block: block, offset: offset, byte: byte)
+        // A long run of zero pages fills no buffer: keep the list of records within bounds.
+        if inner.epoch.count >= 65_536 { passOn([]) }
+    }
+
+    private mutating func passOn(_ chunks: [Chunk]) {
+        let epoch = inner.epoch
+        epoch.hold(chunks)
+        worker.header.change { $0 = dialogue.header }
+        worker.statistics[.pagesDirtied] += UInt64(epoch.count)
+        worker.statistics[.syncBytes] += UInt64(epoch.count) * 4096
+        worker.backlog.append(epoch)
+        inner = EpochSink(epoch: CapturedEpoch(number: 0, pool: worker.pool))
+    }
+
+    mutating func filled(_ chunk: Chunk) -> Bool {
+        passOn([chunk])
+        return true
+    }
+
+    mutating func poolExhausted() -> Bool {
+        usleep(1000)
+        return !worker.orders.read { $0.stop || $0.orphaned } && !worker.backlog.isStopped
+    }
+
+    mutating func finish(_ chunks: [Chunk]) { passOn(chunks) }
+}
