@@ -9,7 +9,7 @@ final class InterruptNotice {
         signal(SIGINT, SIG_IGN)
         source = DispatchSource.makeSignalSource(signal: SIGINT, queue: .global())
         source.setEventHandler {
-            output.message((output.errorIsTerminal ? "\r\u{1B}[K" : "") + "Interrupted. " + notice)
+            output.message((output.errorIsTerminal ? "\r\u{1B}[K" : "") + (notice.isEmpty ? "Interrupted" : "Interrupted. \(notice)"))
             _exit(ExitCode.interrupted)
         }
         source.resume()
