@@ -38,6 +38,6 @@ final class ProgressPrinter {
     static func text(_ progress: ControlResponse.Progress) -> String {
         let message = progress.message.printable
         guard let done = progress.bytesDone, let total = progress.bytesTotal, total > 0 else { return message }
-        return "\(message): \(Quantity.bytes(done)) of \(Quantity.bytes(total))" + (Quantity.percent(done, of: total).map { " (\($0))" } ?? "")
+        return "\(message): \(Quantity.progress(done, of: total))"
     }
 }

@@ -34,6 +34,12 @@ enum Quantity {
         whole == 0 ? nil : String(format: "%.0f %%", min(100, Double(part) / Double(whole) * 100))
     }
 
+    /// `412.0MiB of 1.0GiB (40 %)`.
+    static func progress(_ done: UInt64, of total: UInt64) -> String {
+        let share = percent(done, of: total).map { " (\($0))" }
+        return "\(bytes(done)) of \(bytes(total))\(share ?? "")"
+    }
+
     /// One decimal, without `.0`.
     static func trimmed(_ value: Double) -> String {
         let text = String(format: "%.1f", value)

@@ -91,42 +91,48 @@ struct Renderer {
 
     private func syncProgress(_ domain: DomainStatus) -> String? {
         guard domain.state == .syncing, let done = domain.syncBytesDone, let total = domain.syncBytesTotal, total > 0 else { return nil }
-        return "\(Quantity.bytes(done)) of \(Quantity.bytes(total))" + (Quantity.percent(done, of: total).map { " (\($0))" } ?? "")
+        return Quantity.progress(done, of: total)
     }
 
     private func detail(_ domain: DomainStatus) -> String {
-        let interval = Quantity.duration(milliseconds: domain.intervalMs)
-        let configured = Quantity.duration(milliseconds: domain.configuredIntervalMs)
-        let rows: [(String, String?)] = [
+        func duration(_ milliseconds: Double) -> String { Quantity.duration(milliseconds: milliseconds) }
+        let isPrimary = domain.role == .primary
+        let interval = duration(domain.intervalMs), configured = duration(domain.configuredIntervalMs)
+        let state = paint(domain.state.rawValue, style(domain.state))
+        let epoch = isPrimary ? "\(domain.epoch) captured, \(domain.committedEpoch) committed" : "\(domain.committedEpoch) committed"
+        let pause = "\(duration(domain.pauseMsMedian)) median, \(duration(domain.pauseMsP99)) p99"
+        let share = Quantity.percent(domain.bytesSent, of: domain.bytesDirtied).map { " (\($0) of what was dirtied)" }
+        let rows: [(label: String, value: String?)] = [
             ("Domain", domain.domain.printable),
             ("UUID", domain.uuid.printable),
             ("Role", domain.role.rawValue),
             ("Peer", domain.peer.printable),
             ("Engine", domain.engine.printable),
-            ("State", paint(domain.state.rawValue, style(domain.state)) + " since \(domain.since.printable)"),
+            ("State", "\(state) since \(domain.since.printable)"),
             ("Reason", domain.reason.isEmpty ? nil : domain.reason.printable),
             ("First copy", syncProgress(domain)),
-            ("Epoch", domain.role == .primary ? "\(domain.epoch) captured, \(domain.committedEpoch) committed" : "\(domain.committedEpoch) committed"),
-            ("Interval", interval + (interval == configured ? "" : " (configured \(configured))")),
+            ("Epoch", epoch),
+            ("Interval", interval == configured ? interval : "\(interval) (configured \(configured))"),
             ("Epochs per second", Quantity.trimmed(domain.epochsPerSecond)),
-            ("Pause", domain.role == .primary
-                ? "\(Quantity.duration(milliseconds: domain.pauseMsMedian)) median, \(Quantity.duration(milliseconds: domain.pauseMsP99)) p99" : nil),
+            ("Pause", isPrimary ? pause : nil),
             ("Lag", "\(domain.lagEpochs) epochs, \(Quantity.bytes(domain.lagBytes))"),
-            ("Last commit", domain.lastCommitAgeMs.map { "\(Quantity.duration(milliseconds: $0)) ago" } ?? "none yet"),
+            ("Last commit", domain.lastCommitAgeMs.map { "\(duration($0)) ago" } ?? "none yet"),
             ("RPO", age(domain.rpoMs)),
             ("Dirtied", Quantity.bytes(domain.bytesDirtied)),
-            ("Sent", Quantity.bytes(domain.bytesSent)
-                + (Quantity.percent(domain.bytesSent, of: domain.bytesDirtied).map { " (\($0) of what was dirtied)" } ?? "")),
+            ("Sent", "\(Quantity.bytes(domain.bytesSent))\(share ?? "")"),
         ]
-        return rows.compactMap { label, value in
-            value.map { "\(label):".padding(toLength: 19, withPad: " ", startingAt: 0) + $0 + "\n" }
-        }.joined()
+        var text = ""
+        for case (let label, let value?) in rows {
+            text += "\(label):".padding(toLength: 19, withPad: " ", startingAt: 0) + value + "\n"
+        }
+        return text
     }
 
     private func sentence(_ handover: HandoverReport) -> String {
         let lost = handover.epochsLost == 0 ? "nothing lost" : handover.epochsLost == 1 ? "1 epoch lost" : "\(handover.epochsLost) epochs lost"
-        return "\(handover.domain.printable) now runs on \(handover.to.printable) (from \(handover.from.printable)): epoch \(handover.epoch), \(lost), "
-            + "outage \(Quantity.duration(milliseconds: handover.outageMs)), activation \(Quantity.duration(milliseconds: handover.activationMs))"
+        let outage = Quantity.duration(milliseconds: handover.outageMs), activation = Quantity.duration(milliseconds: handover.activationMs)
+        return "\(handover.domain.printable) now runs on \(handover.to.printable) (from \(handover.from.printable)): "
+            + "epoch \(handover.epoch), \(lost), outage \(outage), activation \(activation)"
     }
 
     private func findings(_ findings: [Finding]) -> String {
@@ -138,8 +144,8 @@ struct Renderer {
             case .failed: ("FAILED", .bad)
             }
             let check = finding.check.printable
-            var text = paint(word, style) + String(repeating: " ", count: 9 - word.count) + check
-                + String(repeating: " ", count: checkWidth - check.count + 2) + finding.detail.printable
+            let gaps = [9 - word.count, checkWidth - check.count + 2].map { String(repeating: " ", count: $0) }
+            var text = "\(paint(word, style))\(gaps[0])\(check)\(gaps[1])\(finding.detail.printable)"
             while text.last == " " { text.removeLast() }
             if !finding.advice.isEmpty {
                 text += "\n" + TextWrap.wrap(finding.advice.printable, indent: 11, width: max(width, 60))

@@ -99,7 +99,7 @@ public struct ControlClient: Sendable {
     }
 
     private func connect() throws(ControlClientError) -> Descriptor {
-        do {
+        do throws(SystemError) {
             return try UnixSocket.connect(path: path, deadline: .now.adding(milliseconds: min(silenceLimitMs, 5000)))
         } catch {
             switch error.code {

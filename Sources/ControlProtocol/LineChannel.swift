@@ -75,8 +75,10 @@ public final class LineChannel: @unchecked Sendable {
                 sent += count
             } else if errno == EAGAIN {
                 try wait(Int16(POLLOUT), deadline)
+            } else if errno == EPIPE || errno == ECONNRESET {
+                throw .closed
             } else if errno != EINTR {
-                throw errno == EPIPE || errno == ECONNRESET ? .closed : .system(SystemError("send"))
+                throw .system(SystemError("send"))
             }
         }
     }

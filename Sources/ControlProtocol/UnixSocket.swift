@@ -76,7 +76,7 @@ public enum UnixSocket {
 
     private static func refuseLiveListener(_ path: String) throws(SystemError) {
         let live: Bool
-        do {
+        do throws(SystemError) {
             _ = try connect(path: path, deadline: .now)
             live = true
         } catch {
