@@ -54,13 +54,14 @@ public struct CommandTable: Sendable {
 
     private func dispatch(_ words: [String], _ context: CommandContext) throws -> Int32 {
         let (leading, name, rest) = try Self.split(words)
+        if leading.contains("--version"), leading.count > 1 || name != nil { throw UsageError(message: "Option '--version' stands alone") }
         guard let name else {
             if leading.contains("--help") || leading.contains("-h") {
                 context.output.data(Help.general(commands.map(\.spec)))
                 return ExitCode.ok
             }
             guard leading == ["--version"] else {
-                throw UsageError(message: leading.contains("--version") ? "Option '--version' stands alone" : "Missing COMMAND")
+                throw UsageError(message: "Missing COMMAND")
             }
             context.output.data("shadow-virt \(ProductVersion.text)")
             return ExitCode.ok

@@ -29,7 +29,7 @@ struct DoctorCommand: Command {
         let report = try self.report(arguments, context)
         try context.print(.doctor(report), arguments, command: spec.name)
         let failed = report.findings.count { $0.verdict == .failed }, warnings = report.findings.count { $0.verdict == .warning }
-        context.remark("\(report.findings.count) checks, \(failed) failed, \(warnings) warnings", arguments)
+        context.remark("\(Quantity.count(report.findings.count, "check")), \(failed) failed, \(Quantity.count(warnings, "warning"))", arguments)
         return failed == 0 ? ExitCode.ok : ExitCode.found
     }
 

@@ -29,6 +29,9 @@ enum Quantity {
         return String(format: "%.1f", value) + units[unit]
     }
 
+    /// `1 epoch`, `2 epochs`.
+    static func count(_ number: some BinaryInteger, _ noun: String) -> String { number == 1 ? "1 \(noun)" : "\(number) \(noun)s" }
+
     /// `41 %`; nil when there is nothing to take a part of.
     static func percent(_ part: UInt64, of whole: UInt64) -> String? {
         whole == 0 ? nil : String(format: "%.0f %%", min(100, Double(part) / Double(whole) * 100))

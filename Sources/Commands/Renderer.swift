@@ -115,7 +115,7 @@ struct Renderer {
             ("Interval", interval == configured ? interval : "\(interval) (configured \(configured))"),
             ("Epochs per second", Quantity.trimmed(domain.epochsPerSecond)),
             ("Pause", isPrimary ? pause : nil),
-            ("Lag", "\(domain.lagEpochs) epochs, \(Quantity.bytes(domain.lagBytes))"),
+            ("Lag", "\(Quantity.count(domain.lagEpochs, "epoch")), \(Quantity.bytes(domain.lagBytes))"),
             ("Last commit", domain.lastCommitAgeMs.map { "\(duration($0)) ago" } ?? "none yet"),
             ("RPO", age(domain.rpoMs)),
             ("Dirtied", Quantity.bytes(domain.bytesDirtied)),
@@ -129,7 +129,7 @@ struct Renderer {
     }
 
     private func sentence(_ handover: HandoverReport) -> String {
-        let lost = handover.epochsLost == 0 ? "nothing lost" : handover.epochsLost == 1 ? "1 epoch lost" : "\(handover.epochsLost) epochs lost"
+        let lost = handover.epochsLost == 0 ? "nothing lost" : "\(Quantity.count(handover.epochsLost, "epoch")) lost"
         let outage = Quantity.duration(milliseconds: handover.outageMs), activation = Quantity.duration(milliseconds: handover.activationMs)
         return "\(handover.domain.printable) now runs on \(handover.to.printable) (from \(handover.from.printable)): "
             + "epoch \(handover.epoch), \(lost), outage \(outage), activation \(activation)"

@@ -2,7 +2,7 @@ import ControlProtocol
 
 struct SwapCommand: Command {
     let spec = CommandSpec(
-        name: "swap", summary: "move a protected domain to its shadow's host, losing nothing",
+        name: "swap", summary: "move a domain to its shadow's host, losing nothing",
         operands: [.init(name: "DOMAIN")],
         options: CommandSpec.Option.client,
         description: [
