@@ -28,6 +28,10 @@ let package = Package(
                 dependencies: ["Platform", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol"]),
         .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol", "Service", "Replication"]),
         .executableTarget(name: "shadow-virt", dependencies: ["Commands"]),
+
+        .testTarget(name: "ConfigurationTests", dependencies: ["Configuration"]),
+        .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),
+        .testTarget(name: "CommandsTests", dependencies: ["Commands", "Configuration", "ControlProtocol", "Platform"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -1,0 +1,169 @@
+import ControlProtocol
+import Foundation
+
+/// How answers are printed.
+enum OutputFormat: String, CaseIterable {
+    case table, json
+}
+
+/// What a command has to say on stdout. `detail` asks for everything about one domain.
+enum Report {
+    case status(StatusReport, detail: Bool)
+    case handover(HandoverReport)
+    case doctor(DoctorReport)
+    case done(String)
+    case failure(ControlFailure)
+}
+
+/// The one place where answers become text, for every command and format.
+struct Renderer {
+    var format: OutputFormat
+    var colour = false
+    var width = 80
+
+    func render(_ report: Report) throws -> String {
+        switch format {
+        case .json: try json(report)
+        case .table: table(report)
+        }
+    }
+
+    // MARK: JSON: the service's own objects, so that the keys are those of `ControlProtocol`
+
+    private struct Done: Encodable {
+        var schema = ControlProtocolVersion.schema
+        var done: String
+    }
+
+    private struct Failure: Encodable {
+        var schema = ControlProtocolVersion.schema
+        var failure: ControlFailure
+    }
+
+    private func json(_ report: Report) throws -> String {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        let data = switch report {
+        case .status(let status, _): try encoder.encode(status)
+        case .handover(let handover): try encoder.encode(handover)
+        case .doctor(let doctor): try encoder.encode(doctor)
+        case .done(let text): try encoder.encode(Done(done: text))
+        case .failure(let failure): try encoder.encode(Failure(failure: failure))
+        }
+        return String(decoding: data, as: UTF8.self)
+    }
+
+    // MARK: Tables
+
+    private func table(_ report: Report) -> String {
+        switch report {
+        case .status(let status, detail: true): status.domains.map(detail).joined(separator: "\n")
+        case .status(let status, detail: false): list(status.domains)
+        case .handover(let handover): sentence(handover)
+        case .doctor(let doctor): findings(doctor.findings)
+        case .done(let text): text.printable
+        case .failure: "" // Said on stderr.
+        }
+    }
+
+    private func list(_ domains: [DomainStatus]) -> String {
+        guard !domains.isEmpty else { return "" }
+        var table = TextTable(columns: [
+            .init("DOMAIN"), .init("ROLE"), .init("PEER"), .init("ENGINE"), .init("STATE"), .init("EPOCH", .right),
+            .init("INTERVAL", .right), .init("PAUSE", .right), .init("LAG", .right), .init("LAST-COMMIT", .right), .init("RPO", .right),
+        ])
+        for domain in domains {
+            // The shadow's side has no pause: nothing runs there.
+            let pause = domain.role == .primary && domain.epoch > 0 ? Quantity.duration(milliseconds: domain.pauseMsMedian) : "-"
+            table.add([
+                .init(domain.domain.printable), .init(domain.role.rawValue), .init(domain.peer.printable), .init(domain.engine.printable),
+                .init(domain.state.rawValue, style(domain.state)), .init("\(domain.epoch)"),
+                .init(Quantity.duration(milliseconds: domain.intervalMs)), .init(pause),
+                .init("\(domain.lagEpochs)/\(Quantity.bytes(domain.lagBytes))"), .init(age(domain.lastCommitAgeMs)), .init(age(domain.rpoMs)),
+            ], notes: notes(domain))
+        }
+        return table.render(colour: colour)
+    }
+
+    private func notes(_ domain: DomainStatus) -> [String] {
+        [syncProgress(domain).map { "first copy: \($0)" }, domain.reason.isEmpty ? nil : domain.reason.printable].compactMap { $0 }
+    }
+
+    private func syncProgress(_ domain: DomainStatus) -> String? {
+        guard domain.state == .syncing, let done = domain.syncBytesDone, let total = domain.syncBytesTotal, total > 0 else { return nil }
+        return Quantity.progress(done, of: total)
+    }
+
+    private func detail(_ domain: DomainStatus) -> String {
+        func duration(_ milliseconds: Double) -> String { Quantity.duration(milliseconds: milliseconds) }
+        let isPrimary = domain.role == .primary
+        let interval = duration(domain.intervalMs), configured = duration(domain.configuredIntervalMs)
+        let state = paint(domain.state.rawValue, style(domain.state))
+        let epoch = isPrimary ? "\(domain.epoch) captured, \(domain.committedEpoch) committed" : "\(domain.committedEpoch) committed"
+        let pause = "\(duration(domain.pauseMsMedian)) median, \(duration(domain.pauseMsP99)) p99"
+        let share = Quantity.percent(domain.bytesSent, of: domain.bytesDirtied).map { " (\($0) of what was dirtied)" }
+        let rows: [(label: String, value: String?)] = [
+            ("Domain", domain.domain.printable),
+            ("UUID", domain.uuid.printable),
+            ("Role", domain.role.rawValue),
+            ("Peer", domain.peer.printable),
+            ("Engine", domain.engine.printable),
+            ("State", "\(state) since \(domain.since.printable)"),
+            ("Reason", domain.reason.isEmpty ? nil : domain.reason.printable),
+            ("First copy", syncProgress(domain)),
+            ("Epoch", epoch),
+            ("Interval", interval == configured ? interval : "\(interval) (configured \(configured))"),
+            ("Epochs per second", Quantity.trimmed(domain.epochsPerSecond)),
+            ("Pause", isPrimary ? pause : nil),
+            ("Lag", "\(Quantity.count(domain.lagEpochs, "epoch")), \(Quantity.bytes(domain.lagBytes))"),
+            ("Last commit", domain.lastCommitAgeMs.map { "\(duration($0)) ago" } ?? "none yet"),
+            ("RPO", age(domain.rpoMs)),
+            ("Dirtied", Quantity.bytes(domain.bytesDirtied)),
+            ("Sent", "\(Quantity.bytes(domain.bytesSent))\(share ?? "")"),
+        ]
+        var text = ""
+        for case (let label, let value?) in rows {
+            text += "\(label):".padding(toLength: 19, withPad: " ", startingAt: 0) + value + "\n"
+        }
+        return text
+    }
+
+    private func sentence(_ handover: HandoverReport) -> String {
+        let lost = handover.epochsLost == 0 ? "nothing lost" : "\(Quantity.count(handover.epochsLost, "epoch")) lost"
+        let outage = Quantity.duration(milliseconds: handover.outageMs), activation = Quantity.duration(milliseconds: handover.activationMs)
+        return "\(handover.domain.printable) now runs on \(handover.to.printable) (from \(handover.from.printable)): "
+            + "epoch \(handover.epoch), \(lost), outage \(outage), activation \(activation)"
+    }
+
+    private func findings(_ findings: [Finding]) -> String {
+        let checkWidth = findings.map(\.check.printable.count).max() ?? 0
+        return findings.map { finding in
+            let (word, style): (String, TextStyle) = switch finding.verdict {
+            case .ok: ("ok", .good)
+            case .warning: ("warning", .caution)
+            case .failed: ("FAILED", .bad)
+            }
+            let check = finding.check.printable
+            let gaps = [9 - word.count, checkWidth - check.count + 2].map { String(repeating: " ", count: $0) }
+            var text = "\(paint(word, style))\(gaps[0])\(check)\(gaps[1])\(finding.detail.printable)"
+            while text.last == " " { text.removeLast() }
+            if !finding.advice.isEmpty {
+                text += "\n" + TextWrap.wrap(finding.advice.printable, indent: 11, width: max(width, 60))
+            }
+            return text + "\n"
+        }.joined()
+    }
+
+    private func age(_ milliseconds: Double?) -> String { milliseconds.map { Quantity.duration(milliseconds: $0) } ?? "-" }
+
+    private func style(_ state: ProtectionState) -> TextStyle {
+        switch state {
+        case .protected: .good
+        case .syncing, .suspended, .swapping: .caution
+        case .degraded, .inDoubt: .bad
+        case .failedOver: .plain
+        }
+    }
+
+    private func paint(_ text: String, _ style: TextStyle) -> String { colour ? style.apply(text) : text }
+}

@@ -1,0 +1,96 @@
+import Foundation
+import Glibc
+import Platform
+
+extension ServiceConfiguration {
+    /// Bytes that a shared secret may have, without the line end that an editor leaves behind.
+    /// Below 16 it can be guessed; 4096 is far beyond any key and stops a wrong path from being read.
+    public static let secretSize = 16...4096
+
+    /// The shared secret that authenticates peers, or nil when the default file does not exist.
+    /// Line ends at its end are dropped, so that the same secret typed and copied on two hosts compares equal.
+    public func loadSecret() throws(ConfigurationError) -> Data? {
+        func error(_ message: String, _ advice: String) -> ConfigurationError {
+            ConfigurationError(file: secretFile, message: message, advice: advice)
+        }
+        guard var bytes = try SmallFile.read(secretFile, ceiling: Self.secretSize.upperBound + 2, check: Self.checkSecretMode) else {
+            guard secretFileIsExplicit else { return nil }
+            throw error("The secret file does not exist", "Make it with `\(makeSecretCommand)` and copy it to every peer")
+        }
+        while bytes.last == UInt8(ascii: "\n") || bytes.last == UInt8(ascii: "\r") { bytes.removeLast() }
+        guard Self.secretSize.contains(bytes.count) else {
+            throw error("The secret has \(bytes.count) bytes, not \(Self.secretSize.lowerBound) to \(Self.secretSize.upperBound)",
+                        "Make a new one with `\(makeSecretCommand)` and copy it to every peer")
+        }
+        return Data(bytes)
+    }
+
+    /// Throws when the service must not listen where it is told to: without a secret anybody who reaches the port could
+    /// take over guests, so only loopback (127.0.0.0/8, ::1) is allowed then.
+    public func checkListenAllowed(secret: Data?) throws(ConfigurationError) {
+        guard secret == nil, !listen.isLoopback else { return }
+        throw ConfigurationError(
+            file: file, message: "Refusing to listen on \(listen) without a shared secret in \(secretFile)",
+            advice: "Make one with `\(makeSecretCommand)` and copy it to every peer, or listen on 127.0.0.1")
+    }
+
+    private var makeSecretCommand: String { "(umask 077; openssl rand -hex 32 > \(secretFile))" }
+
+    private static func checkSecretMode(_ status: stat, _ path: String) throws(ConfigurationError) {
+        guard status.st_mode & 0o007 == 0, status.st_mode & 0o020 == 0 else {
+            let mode = String(status.st_mode & 0o7777, radix: 8)
+            throw ConfigurationError(file: path, message: "The secret is open to other users (mode \(mode))",
+                                     advice: "Run `chmod 600 \(path)`; if others could read it, make a new one")
+        }
+        guard status.st_uid == 0 || status.st_uid == geteuid() else {
+            throw ConfigurationError(file: path, message: "The secret belongs to another user (uid \(status.st_uid))",
+                                     advice: "Run `chown root \(path)`")
+        }
+    }
+}
+
+/// Reads files that have to be small.
+enum SmallFile {
+    typealias Check = (stat, String) throws(ConfigurationError) -> Void
+
+    /// The whole content, or nil when there is no such file. `check` sees the status of the very file that is read.
+    static func read(_ path: String, ceiling: Int, check: Check? = nil) throws(ConfigurationError) -> [UInt8]? {
+        // Not blocking: a FIFO nobody writes to would hold up the start for good.
+        let number = retryingInterrupts { open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) }
+        guard number >= 0 else {
+            if errno == ENOENT { return nil }
+            throw unreadable(path, errno)
+        }
+        let file = Descriptor(owning: number)
+        var status = stat()
+        guard fstat(file.raw, &status) == 0 else { throw unreadable(path, errno) }
+        guard status.st_mode & S_IFMT != S_IFDIR else { throw unreadable(path, EISDIR) }
+        try check?(status, path)
+        return try contents(file.raw, path, ceiling: ceiling)
+    }
+
+    private static func contents(_ descriptor: Int32, _ path: String, ceiling: Int) throws(ConfigurationError) -> [UInt8] {
+        // Read instead of trusting st_size, which is 0 for pipes and may change meanwhile.
+        var bytes: [UInt8] = []
+        var chunk = [UInt8](repeating: 0, count: min(ceiling + 1, 64 << 10))
+        while true {
+            let count = retryingInterrupts { Glibc.read(descriptor, &chunk, chunk.count) }
+            if count < 0 {
+                guard errno == EAGAIN else { throw unreadable(path, errno) }
+                var wait = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+                guard retryingInterrupts({ poll(&wait, 1, 5000) }) > 0 else { throw unreadable(path, ETIMEDOUT) }
+                continue
+            }
+            if count == 0 { return bytes }
+            bytes += chunk[..<count]
+            guard bytes.count <= ceiling else {
+                throw ConfigurationError(file: path, message: "The file is larger than \(ceiling) bytes", advice: "Check that this is the right file")
+            }
+        }
+    }
+
+    private static func unreadable(_ path: String, _ code: Int32) -> ConfigurationError {
+        ConfigurationError(file: path, message: "Cannot read the file: \(String(cString: strerror(code)))",
+                           advice: code == EACCES ? "Run as root, or check the file's mode" : "Check the path")
+    }
+}

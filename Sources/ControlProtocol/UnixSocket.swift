@@ -1,0 +1,110 @@
+import Glibc
+import Platform
+
+/// Stream sockets in the file system. Every descriptor is close-on-exec.
+public enum UnixSocket {
+    /// Bytes that a path may have: `sun_path` without its closing zero (unix(7)).
+    public static let longestPath = 107
+
+    /// Connects to the socket at `path`. A listener whose queue is full is tried again until `deadline`.
+    public static func connect(path: String, deadline: MonotonicTime) throws(SystemError) -> Descriptor {
+        let socket = try make(path)
+        while true {
+            if retryingInterrupts({ withAddress(path) { Glibc.connect(socket.raw, $0, $1) } }) == 0 {
+                try setBlocking(socket.raw, path)
+                return socket
+            }
+            // unix(7): a full queue is EAGAIN at once; there is nothing to poll for.
+            guard errno == EAGAIN else { throw SystemError("connect", path) }
+            guard deadline > .now else { throw SystemError("connect", path, code: ETIMEDOUT) }
+            usleep(10_000)
+        }
+    }
+
+    /// Listens at `path` with exactly `mode` and, when not nil, `group`. A socket left behind by a dead service is replaced in
+    /// one step (rename), so that clients never see a socket with the wrong mode; a live one is an error (EADDRINUSE).
+    public static func listen(path: String, mode: mode_t = 0o660, group: gid_t? = nil, backlog: Int32 = 64)
+        throws(SystemError) -> Descriptor {
+        try refuseLiveListener(path)
+        let temporary = path + ".new"
+        // The temporary name must fit as well; the caller's path may be at the limit.
+        guard temporary.utf8.count <= longestPath else { throw SystemError("bind", path, code: ENAMETOOLONG) }
+        unlink(temporary)
+        let socket = try make(temporary)
+        guard withAddress(temporary, { Glibc.bind(socket.raw, $0, $1) }) == 0 else { throw SystemError("bind", temporary) }
+        do throws(SystemError) {
+            if let group, chown(temporary, uid_t.max, group) != 0 { throw SystemError("chown", temporary) }
+            guard chmod(temporary, mode) == 0 else { throw SystemError("chmod", temporary) }
+            try setBlocking(socket.raw, path)
+            guard Glibc.listen(socket.raw, backlog) == 0 else { throw SystemError("listen", path) }
+            guard rename(temporary, path) == 0 else { throw SystemError("rename", path) }
+        } catch {
+            unlink(temporary)
+            throw error
+        }
+        return socket
+    }
+
+    /// The next client, or nil when none came before `deadline` (nil: waits for ever).
+    public static func accept(_ listener: borrowing Descriptor, deadline: MonotonicTime? = nil) throws(SystemError) -> Descriptor? {
+        while true {
+            guard try waitUntilReady(listener.raw, Int16(POLLIN), deadline) else { return nil }
+            // accept4 is not in the Glibc module. A child started in between would keep the connection open past our end,
+            // which costs its client nothing but the silence limit.
+            let client = Glibc.accept(listener.raw, nil, nil)
+            if client >= 0 {
+                _ = fcntl(client, F_SETFD, FD_CLOEXEC)
+                return Descriptor(owning: client)
+            }
+            // The client may have gone again between poll and accept.
+            guard errno == EINTR || errno == ECONNABORTED || errno == EAGAIN else { throw SystemError("accept") }
+        }
+    }
+
+    private static func make(_ path: String) throws(SystemError) -> Descriptor {
+        guard path.utf8.count <= longestPath, !path.utf8.contains(0) else {
+            throw SystemError("connect", path, code: ENAMETOOLONG)
+        }
+        let kind = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)
+        return try Descriptor(checking: socket(AF_UNIX, kind, 0), "socket", path)
+    }
+
+    private static func setBlocking(_ descriptor: Int32, _ path: String) throws(SystemError) {
+        let flags = fcntl(descriptor, F_GETFL)
+        guard flags >= 0, fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK) == 0 else { throw SystemError("fcntl", path) }
+    }
+
+    private static func refuseLiveListener(_ path: String) throws(SystemError) {
+        let live: Bool
+        do throws(SystemError) {
+            _ = try connect(path: path, deadline: .now)
+            live = true
+        } catch {
+            // A full queue is a live listener too.
+            live = error.code == ETIMEDOUT
+        }
+        if live { throw SystemError("listen", path, code: EADDRINUSE) }
+    }
+
+    private static func withAddress<T>(_ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> T) -> T {
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        withUnsafeMutableBytes(of: &address.sun_path) { target in
+            for (index, byte) in path.utf8.prefix(longestPath).enumerated() { target[index] = byte }
+        }
+        return withUnsafePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { body($0, socklen_t(MemoryLayout<sockaddr_un>.size)) }
+        }
+    }
+}
+
+/// Waits for `events` (poll(2)) or an error condition on the descriptor; false when `deadline` passed first.
+func waitUntilReady(_ descriptor: Int32, _ events: Int16, _ deadline: MonotonicTime?) throws(SystemError) -> Bool {
+    while true {
+        var wait = pollfd(fd: descriptor, events: events, revents: 0)
+        let count = poll(&wait, 1, deadline?.pollTimeout ?? -1)
+        if count > 0 { return true }
+        if count == 0, let deadline, deadline <= .now { return false }
+        if count < 0, errno != EINTR, errno != EAGAIN { throw SystemError("poll") }
+    }
+}
