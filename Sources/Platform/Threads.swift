@@ -1,9 +1,8 @@
 import CLinux
 import Foundation
-import Platform
 
 /// A thread with a name that shows up in `ps -L`. Worker threads block in system calls, so they are not tasks of the shared pool.
-func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) {
+public func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) {
     let thread = Thread {
         _ = clinux_set_name(name)
         body()
@@ -13,16 +12,16 @@ func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) {
 }
 
 /// A value behind a lock that threads can wait on.
-final class Guarded<Value>: @unchecked Sendable {
+public final class Guarded<Value>: @unchecked Sendable {
     private let condition = NSCondition()
     private var value: Value
 
-    init(_ value: Value) { self.value = value }
+    public init(_ value: Value) { self.value = value }
 
-    func read<R>(_ body: (Value) -> R) -> R { condition.withLock { body(value) } }
+    public func read<R>(_ body: (Value) -> R) -> R { condition.withLock { body(value) } }
 
     @discardableResult
-    func change<R>(_ body: (inout Value) -> R) -> R {
+    public func change<R>(_ body: (inout Value) -> R) -> R {
         condition.withLock {
             defer { condition.broadcast() }
             return body(&value)
@@ -30,7 +29,7 @@ final class Guarded<Value>: @unchecked Sendable {
     }
 
     /// Waits until `body` gives something; nil at the deadline.
-    func wait<R>(until deadline: MonotonicTime?, _ body: (inout Value) -> R?) -> R? {
+    public func wait<R>(until deadline: MonotonicTime?, _ body: (inout Value) -> R?) -> R? {
         condition.withLock {
             while true {
                 if let result = body(&value) { return result }
