@@ -40,7 +40,7 @@ if (($# > 0)); then
   guest "$@"
 else
   guest ledger
-  guest ledger-heavy PAGES=2000
+  guest ledger-heavy PAGES=2000 HZ=50
   guest ledger-busy BUSY=1
   tool
 fi

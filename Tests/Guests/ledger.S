@@ -160,9 +160,7 @@ idt_pointer:
         .long   IDT
 
 .macro load_segments
-        lgdt    gdt_pointer
-        ljmp    $8, $1f
-1:      movw    $16, %ax
+        movw    $16, %ax
         movw    %ax, %ds
         movw    %ax, %es
         movw    %ax, %ss
@@ -173,7 +171,9 @@ idt_pointer:
 start32:
         cli
         cld
-        load_segments
+        lgdt    gdt_pointer
+        ljmp    $8, $1f
+1:      load_segments
         movl    $STACK_TOPS, %esp
         movl    $IDT, %edi
         movl    $((CLEARED_END - IDT) / 4), %ecx
@@ -1054,7 +1054,7 @@ start_power_button:
         outw    %ax, %dx
         ret
 
-spoil:  movl    REGION(%ebx), %edi
+spoil:  call    page_words
         xorl    $0x5a5a, (PAGES / 2) * 4096(%edi)
         ret
 
