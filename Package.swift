@@ -23,7 +23,7 @@ let package = Package(
         .target(name: "Configuration", dependencies: ["Platform"]),
         .target(name: "ControlProtocol", dependencies: ["Platform"]),
         .target(name: "Orchestration",
-                dependencies: ["Platform", "Libvirt", "Replication", "Transport", "Configuration", "ControlProtocol"]),
+                dependencies: ["Platform", "CLinux", "Libvirt", "Replication", "Transport", "Configuration", "ControlProtocol"]),
         .target(name: "Service",
                 dependencies: ["Platform", "CLinux", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol"]),
         .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol"]),

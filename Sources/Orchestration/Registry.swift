@@ -354,6 +354,14 @@ public final class Registry: @unchecked Sendable {
             ShadowProtection.removeShadowDomain(domain, environment)
             return environment.records.remove(record.uuid)
         }
+        // A guest that came here and has ended since is an ordinary domain.
+        do {
+            guard try domain.handle().isActive() else { return environment.records.remove(record.uuid) }
+        } catch let error as LibvirtError where error.isNoDomain {
+            return environment.records.remove(record.uuid)
+        } catch {
+            Log.warning("\(record.domain): \(error)")
+        }
         entries.change { $0.shadows[record.uuid] = ShadowProtection(activated: record, environment: environment) }
     }
 
