@@ -28,6 +28,8 @@ let package = Package(
                 dependencies: ["Platform", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol"]),
         .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol", "Service", "Replication"]),
         .executableTarget(name: "shadow-virt", dependencies: ["Commands"]),
+
+        .testTarget(name: "MigrationStreamTests", dependencies: ["MigrationStream", "Platform"]),
     ],
     swiftLanguageModes: [.v6]
 )
