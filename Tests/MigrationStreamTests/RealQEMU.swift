@@ -12,7 +12,7 @@ final class RealQEMU {
     static let memoryBytes = 64 << 20
 
     /// Each turn the guest checks that 112 pages hold the last turn's number, then stamps the next one into them. Every
-    /// 4096th turn it prints B; C when a page disagrees.
+    /// 32nd turn it prints B; C when a page disagrees. (A turn takes 0.6 ms on nested KVM.)
     private static let guest = """
         .code16
         .globl _start
@@ -24,7 +24,7 @@ final class RealQEMU {
         check: movw %bx,%es; cmpl %ebp,%es:0; jne corrupt; addw $0x100,%bx; cmpw $0x9000,%bx; jne check
          incl %ebp; movw $0x2000,%bx
         stamp: movw %bx,%es; movl %ebp,%es:0; addw $0x100,%bx; cmpw $0x9000,%bx; jne stamp
-         testl $0xfff,%ebp; jnz turn
+         testl $0x1f,%ebp; jnz turn
          movw $0x3f8,%dx; movb $0x42,%al; outb %al,%dx; jmp turn
         corrupt: movw $0x3f8,%dx; movb $0x43,%al; outb %al,%dx; jmp corrupt
         .org 510

@@ -77,12 +77,6 @@ final class RealQEMUTests: XCTestCase {
             if epoch % 2 == 1, epoch < 50 { try dialogue.acknowledge() }
             reader.takeChunks().forEach(pool.give)
         }
-        if dialogue.stateName == "idle" {
-            try dialogue.awaitRequest()
-            try dialogue.reply()
-            device = Array(try dialogue.receiveEpoch(into: &image, acknowledgeEarly: false).bytes)
-            reader.takeChunks().forEach(pool.give)
-        }
         XCTAssertEqual(dialogue.stateName, "held")
         XCTAssertEqual(try primary.runStatus, "colo")
         XCTAssertGreaterThan(pages, 50 * 100)
@@ -125,13 +119,13 @@ final class RealQEMUTests: XCTestCase {
         XCTAssertEqual(whole.1, single.1)
         // Cut in the middle of things; the fixtures are cut at every byte.
         var generator = SeededGenerator(seed: 3)
-        for _ in 0..<40 {
+        for _ in 0..<12 {
             let length = Int.random(in: 0..<whole.2, using: &generator)
             XCTAssertThrowsError(try parse(Array(recorded.prefix(length)), atATime: .max)) { error in
                 XCTAssertEqual((error as? StreamError)?.kind, .endOfStream, "cut at \(length)")
             }
         }
-        for _ in 0..<40 {
+        for _ in 0..<12 {
             var mutated = recorded
             for _ in 0..<30 { mutated[Int.random(in: 0..<min(5000, mutated.count), using: &generator)] ^= 1 << UInt8.random(in: 0..<8, using: &generator) }
             _ = try? parse(mutated, atATime: .max)
@@ -186,6 +180,8 @@ final class RealQEMUTests: XCTestCase {
         }
     }
 
+    private func turn(_ ram: UnsafeRawBufferPointer) -> UInt32 { ram.load(fromByteOffset: 0x20000, as: UInt32.self) }
+
     /// Activates the captured state in a second QEMU whose RAM we fill, and sees the guest go on from there.
     private func activate(_ header: StreamHeader, _ image: Image, _ device: [UInt8]) throws {
         let shadow = try RealQEMU("b", in: folder, ["-incoming", "defer"])
@@ -210,6 +206,10 @@ final class RealQEMUTests: XCTestCase {
         print("Activated from \(total) bytes in \(milliseconds) ms")
         try shadow.waitForProgress()
         XCTAssertEqual(try shadow.runStatus, "running")
+        // The guest's turn number stands at 0x20000. Had it booted instead, it would have begun again at 0.
+        let captured = turn(UnsafeRawBufferPointer(image.memory[shared]))
+        XCTAssertGreaterThan(captured, 150)
+        XCTAssertGreaterThan(try shadow.withRAM { turn(UnsafeRawBufferPointer($0)) }, captured)
         XCTAssertFalse(shadow.printed.contains(UInt8(ascii: "C")), "The shadow's memory is corrupt")
     }
 }
