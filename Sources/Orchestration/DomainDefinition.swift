@@ -6,6 +6,7 @@ import FoundationXML
 struct DomainDefinition {
     struct Disk {
         var target: String
+        var bus: String
         var device: String
         var isReadOnly: Bool
         var isShareable: Bool
@@ -52,7 +53,7 @@ struct DomainDefinition {
         elements("devices/disk").map { disk in
             func value(_ path: String) -> String? { (try? disk.nodes(forXPath: path))?.first?.stringValue }
             let source = value("source/@file") ?? value("source/@dev") ?? value("source/@name") ?? value("source/@volume") ?? ""
-            return Disk(target: value("target/@dev") ?? "?", device: value("@device") ?? "disk",
+            return Disk(target: value("target/@dev") ?? "?", bus: value("target/@bus") ?? "", device: value("@device") ?? "disk",
                         isReadOnly: !disk.elements(forName: "readonly").isEmpty, isShareable: !disk.elements(forName: "shareable").isEmpty,
                         isEmpty: disk.elements(forName: "source").isEmpty, format: value("driver/@type") ?? "raw", source: source,
                         hasBlockJob: !disk.elements(forName: "mirror").isEmpty)
