@@ -28,6 +28,7 @@ let package = Package(
                 dependencies: ["Platform", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol"]),
         .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol", "Service", "Replication"]),
         .executableTarget(name: "shadow-virt", dependencies: ["Commands"]),
+        .testTarget(name: "LibvirtTests", dependencies: ["Libvirt"]),
     ],
     swiftLanguageModes: [.v6]
 )
