@@ -109,7 +109,7 @@ final class DomainTests: XCTestCase {
         XCTAssertTrue(try XCTUnwrap(domain.metadata(namespace: namespace)).contains("interval=\"10\""))
         try domain.setMetadata("<policy interval='20'/>", namespace: namespace, prefix: "p", impact: [.config])
         let replaced = try XCTUnwrap(domain.metadata(namespace: namespace))
-        XCTAssertTrue(replaced.contains("interval='20'") && !replaced.contains("interval=\"10\""))
+        XCTAssertTrue(replaced.contains("interval=\"20\"") && !replaced.contains("interval=\"10\""))
         try domain.setMetadata(nil, namespace: namespace, prefix: "p", impact: [.config])
         XCTAssertNil(try domain.metadata(namespace: namespace))
         try domain.setTitle("A title")

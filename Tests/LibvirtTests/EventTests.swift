@@ -34,7 +34,8 @@ final class EventTests: XCTestCase {
         let recorders = (0..<3).map { _ in Recorder<LifecycleEvent>() }
         let domain = try connection.lookup(name: "test")
         let subscriptions = try recorders.flatMap { recorder in
-            [try connection.onLifecycle { recorder.append($0) }, try connection.onLifecycle(domain: domain) { recorder.append($0) }]
+            [try connection.onLifecycle { if $0.domainName == "test" { recorder.append($0) } },
+             try connection.onLifecycle(domain: domain) { recorder.append($0) }]
         }
         XCTAssertEqual(connection.state.withLock { $0.registrations.count }, 2)
         try domain.suspend()
