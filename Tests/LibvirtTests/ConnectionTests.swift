@@ -85,10 +85,10 @@ final class ConnectionTests: XCTestCase {
     func testDroppedConnectionEndsStreams() async throws {
         var connection: Connection? = try Connection.open("test:///default")
         let lifecycle = try XCTUnwrap(connection?.lifecycleEvents())
-        weak let gone = connection
+        let current = { [weak connection] in connection }
         connection = nil
         for await _ in lifecycle { XCTFail("Nothing happened") }
-        XCTAssertNil(gone)
+        XCTAssertNil(current())
     }
 
     /// Calls, registrations and the close run against each other; the sanitizers' food.

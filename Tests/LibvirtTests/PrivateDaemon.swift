@@ -66,7 +66,7 @@ final class PrivateDaemon: @unchecked Sendable {
           case $command in
             start) libvirtd --pid-file /run/libvirt/own.pid </dev/null >$r/log/out 2>&1 & pid=$! ;;
             signal) kill -$argument $pid; [ $argument = STOP ] || [ $argument = CONT ] || wait $pid ;;
-            guest) for file in /run/libvirt/qemu/*.pid; do kill -$argument $(cat $file); done ;;
+            kill) kill -KILL $(cat /run/libvirt/qemu/$argument.pid) ;;
           esac 2>/dev/null
           echo done
         done
@@ -90,8 +90,8 @@ final class PrivateDaemon: @unchecked Sendable {
     func start() { send("start") }
     /// Sends libvirtd a signal: TERM, KILL, STOP, CONT. After the first two it is gone.
     func signal(_ name: String) { send("signal \(name)") }
-    /// Sends a signal to the QEMU processes.
-    func signalGuests(_ name: String) { send("guest \(name)") }
+    /// Kills a guest's QEMU.
+    func killGuest(_ name: String) { send("kill \(name)") }
 
     func connect(keepAlive: (interval: Int32, count: UInt32)? = (5, 3)) throws -> Connection {
         var failure: (any Error)?

@@ -139,7 +139,7 @@ final class QemuDriverTests: XCTestCase {
         let events = Recorder<LifecycleEvent>()
         let subscription = try connection.onLifecycle(domain: domain) { events.append($0) }
         try domain.resume()
-        daemon.signalGuests("KILL")
+        daemon.killGuest(domain.name)
         let stopped = events.first { if case .stopped = $0.event { true } else { false } }
         XCTAssertEqual(stopped?.event, .stopped(.failed))
         XCTAssertEqual(events.all.first?.event, .resumed(.unpaused))

@@ -18,7 +18,6 @@ final class StorageTests: XCTestCase {
         XCTAssertEqual(info.state, .running)
         XCTAssertEqual(info.capacity, 107_374_182_400)
         XCTAssertTrue(try pool.xml().contains("<pool type='dir'>"))
-        XCTAssertEqual(libvirtError { _ = try connection.storagePool(targetPath: "/default-pool") }?.isNotSupported, true)
         try pool.refresh()
     }
 
@@ -44,8 +43,6 @@ final class StorageTests: XCTestCase {
         XCTAssertEqual(try connection.storageVolume(key: volume.key).name, volume.name)
         XCTAssertEqual(try volume.pool().uuid, pool.uuid)
         XCTAssertTrue(try volume.xml().contains("replica.img"))
-        // The test driver cannot resize.
-        XCTAssertEqual(libvirtError { try volume.resize(capacity: 2_097_152) }?.isNotSupported, true)
         try volume.delete()
         XCTAssertEqual(try pool.volumes().count, 0)
     }
