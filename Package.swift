@@ -29,10 +29,11 @@ let package = Package(
         .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol"]),
         .executableTarget(name: "shadow-virt", dependencies: ["Commands", "Service", "Orchestration", "Replication"]),
 
+        .testTarget(name: "LibvirtTests", dependencies: ["Libvirt"]),
+        .testTarget(name: "MigrationStreamTests", dependencies: ["MigrationStream", "Platform"]),
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration"]),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),
         .testTarget(name: "CommandsTests", dependencies: ["Commands", "Configuration", "ControlProtocol", "Platform"]),
-        .testTarget(name: "MigrationStreamTests", dependencies: ["MigrationStream", "Platform"]),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -422,8 +422,10 @@ public final class PrimaryProtection: @unchecked Sendable {
         let migration = try domain.monitor(QueryMigrate()).status ?? "none"
         let status = try domain.monitor(QueryStatus()).status
         if migration == "colo" {
-            if status == "colo" { return .retry("QEMU stopped sending in the middle of an epoch") }
-            return nil
+            guard status == "colo" else { return nil }
+            // The guest stands still because of a worker that does not move: no courtesy.
+            worker?.kill()
+            return .retry("An epoch did not end; its worker was ended")
         }
         return .retry("QEMU stopped sending epochs: its migration is `\(migration)`, the guest `\(status)`")
     }

@@ -250,7 +250,7 @@ public final class Registry: @unchecked Sendable {
             return try session(request).run(persistentXML: request.xml, autostart: request.autostart ?? false)
         case .query:
             guard let shadow = try? session(request) else { return PeerResponse(phase: .unknown) }
-            return PeerResponse(phase: shadow.phase, epoch: shadow.status.committedEpoch)
+            return PeerResponse(phase: try shadow.verifiedPhase(), epoch: shadow.status.committedEpoch)
         case .domainState:
             return try domainState(request.uuid ?? "")
         case .stopPrimary:
