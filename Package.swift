@@ -29,6 +29,9 @@ let package = Package(
         .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol", "Service", "Replication"]),
         .executableTarget(name: "shadow-virt", dependencies: ["Commands"]),
 
+        .testTarget(name: "PlatformTests", dependencies: ["Platform", "CLinux"]),
+        .testTarget(name: "TransportTests", dependencies: ["Transport", "Platform"]),
+        .testTarget(name: "ReplicationTests", dependencies: ["Replication", "MigrationStream", "Transport", "Platform", "CLinux"]),
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration"]),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),
         .testTarget(name: "CommandsTests", dependencies: ["Commands", "Configuration", "ControlProtocol", "Platform"]),
