@@ -154,7 +154,7 @@ final class EndToEndTests: XCTestCase {
         let rig = try Rig(seed: 12, ceilingBytes: 4 << 20, firstCopy: false)
         rig.proxy.faults.change { $0.stalled = true }
         let qemu = rig.qemu
-        let sending = Running { (try? qemu.firstCopy(ms: 5000, repeating: 40)) != nil }
+        let sending = Running { (try? qemu.firstCopy(ms: 5000, repeating: 8)) != nil }
         usleep(200_000)
         rig.parent.send(.stop)
         XCTAssertEqual(rig.run.result(seconds: 3), 0)
@@ -166,7 +166,7 @@ final class EndToEndTests: XCTestCase {
     /// The first copy is many times larger than the ceiling: QEMU waits, the guest runs.
     func testFirstCopyLargerThanTheCeiling() throws {
         let rig = try Rig(seed: 13, ceilingBytes: 4 << 20, firstCopy: false)
-        try rig.qemu.firstCopy(repeating: 40)
+        try rig.qemu.firstCopy(repeating: 8)
         try rig.epochs(3)
         try rig.assertInStep()
     }

@@ -176,9 +176,11 @@ final class FrameTests: XCTestCase {
         let bytes = try wire { try $0.send(.commit, epoch: 1, numbers: FrameEntry(location: 0, hashLow: 1, hashHigh: 0)) }
         let pair = try LinkPair(PageHash())
         try writeFully(pair.a.raw, bytes, deadline: .now.adding(milliseconds: 1000), during: "a test")
-        XCTAssertThrowsError(try pair.b.receive(to: FrameBuffer().base, deadline: .now.adding(milliseconds: 1000))) {
+        let buffer = FrameBuffer()
+        XCTAssertThrowsError(try pair.b.receive(to: buffer.base, deadline: .now.adding(milliseconds: 1000))) {
             XCTAssertEqual($0 as? FrameError, .damaged("header or entries", frame: 0))
         }
+        withExtendedLifetime(buffer) {}
     }
 
     func testMoreThanOneFrameOfPages() throws {
@@ -204,7 +206,7 @@ final class FrameTests: XCTestCase {
             }
             XCTAssertEqual(pages, count)
             XCTAssertEqual(frames, (count + 255) / 256 + 1)
-            XCTAssertEqual(FrameEntry.read(buffer.base, index: 0).location, UInt64(count))
+            withExtendedLifetime(buffer) { XCTAssertEqual(FrameEntry.read(buffer.base, index: 0).location, UInt64(count)) }
         }
     }
 

@@ -28,9 +28,9 @@ struct GuestDigest: Equatable {
     }
 }
 
-/// QEMU's side of COLO: a guest of 512 KiB RAM and 32 KiB video memory whose pages the tests change, and the stream it sends.
+/// QEMU's side of COLO: a guest of 3 MiB RAM and 32 KiB video memory whose pages the tests change, and the stream it sends.
 final class QEMUStandIn: @unchecked Sendable {
-    static let ramPages = 128
+    static let ramPages = 768
     static let videoPages = 8
     static let ramBytes = ramPages * 4096
 
