@@ -9,7 +9,7 @@ import Platform
 ///
 /// An epoch counts as unacknowledged from the moment it is taken: its commit may be back before its sender knows that it is sent.
 final class Backlog: @unchecked Sendable {
-    private let condition = NSCondition()
+    private let condition = MonotonicCondition()
     private var unsent: [CapturedEpoch] = []
     private var unacknowledged: [CapturedEpoch] = []
     private var committed: UInt64 = 0
@@ -29,7 +29,7 @@ final class Backlog: @unchecked Sendable {
     /// The next epoch to send; nil at the time limit, so that the shipper can send a heartbeat, or when stopped.
     func next(milliseconds: Double) -> CapturedEpoch? {
         condition.withLock {
-            let limit = Date(timeIntervalSinceNow: milliseconds / 1000)
+            let limit = MonotonicTime.now.adding(milliseconds: milliseconds)
             while unsent.isEmpty, !stopped {
                 if !condition.wait(until: limit) { break }
             }
@@ -73,9 +73,8 @@ final class Backlog: @unchecked Sendable {
     func waitUntilCommitted(_ epoch: UInt64, until deadline: MonotonicTime?) -> Bool {
         condition.withLock {
             while committed < epoch, !stopped {
-                let left = deadline.map { Double($0.pollTimeout) / 1000 } ?? 3600
-                if left <= 0 { return false }
-                _ = condition.wait(until: Date(timeIntervalSinceNow: left))
+                if let deadline, deadline <= .now { return false }
+                _ = condition.wait(until: deadline)
             }
             return committed >= epoch
         }
