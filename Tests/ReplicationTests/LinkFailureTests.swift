@@ -78,6 +78,33 @@ final class LinkFailureTests: XCTestCase {
         XCTAssertEqual(rig.parent.count(.sessionLost) + rig.parent.count(.failed), 0)
     }
 
+    /// Epochs of several frames, broken between two of them: what came of them must not be in the RAM. (Rule 2.)
+    func testCutsInsideLargeEpochs() throws {
+        let rig = try Rig(seed: 29, ceilingBytes: 128 << 20, peerTimeoutMs: 3000)
+        try rig.epochs(2)
+        for round in 0..<6 {
+            try rig.assertInStep("before round \(round)")
+            rig.eventually("committed") { rig.statistics[.committedEpoch] == rig.qemu.epoch }
+            rig.eventually("connected") { rig.statistics[.linkUp] == 1 }
+            let before = rig.qemu.epoch
+            let now = rig.proxy.forwarded.read { $0.last ?? 0 }
+            // The first frame has 256 pages: 1,054,760 bytes at most.
+            rig.proxy.faults.change {
+                $0.cutAfter = now + 1_100_000 + round * 90_000
+                $0.refuses = true
+            }
+            // Nearly all of the 768 pages, three in four of them noise.
+            try rig.epochs(1, pages: 4000)
+            rig.eventually("cut") { rig.proxy.faults.read { $0.cutAfter } == nil && rig.shadow.statistics[.linkUp] == 0 }
+            rig.shadow.stopWorker()
+            XCTAssertEqual(try rig.assertWhole("round \(round)"), before)
+            try rig.shadow.startWorker()
+            rig.proxy.faults.change { $0.refuses = false }
+        }
+        try rig.assertInStep()
+        XCTAssertEqual(rig.parent.count(.sessionLost) + rig.parent.count(.failed), 0)
+    }
+
     /// The shadow's worker dies while the source goes on as fast as it can.
     func testShadowWorkerDiesAgainAndAgain() throws {
         let rig = try Rig(seed: 23)

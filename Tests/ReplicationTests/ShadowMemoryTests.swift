@@ -157,6 +157,24 @@ final class ShadowMemoryTests: XCTestCase {
         } + Array(memory.deviceState)
     }
 
+    /// Two slots in turn: the device state that counts is not touched while the next one is copied.
+    func testDeviceStateSlots() throws {
+        let memory = try fresh()
+        memory.apply(1, end: try write(memory, epoch: 1, byte: 1, pages: 1))
+        let first = memory.deviceState.baseAddress
+        let end = try write(memory, epoch: 2, byte: 2, pages: 1)
+        memory.apply(2, end: end)
+        let second = memory.deviceState.baseAddress
+        XCTAssertNotEqual(first, second)
+        // Applied once more, after a crash between its last two steps: the same slot.
+        memory.complete(2, end: end)
+        memory.apply(2, end: end)
+        XCTAssertEqual(memory.deviceState.baseAddress, second)
+        XCTAssertEqual(Array(UnsafeRawBufferPointer(start: first, count: 1001)), [UInt8](repeating: 1, count: 1001))
+        memory.apply(3, end: try write(memory, epoch: 3, byte: 3, pages: 1))
+        XCTAssertEqual(memory.deviceState.baseAddress, first)
+    }
+
     /// A crash anywhere inside apply: some pages are copied, and each of the closing words may or may not be written.
     func testCrashInsideApply() throws {
         let twin = try ShadowMemoryTests.twin(header, [(1, 1, 40), (2, 2, 30), (3, 3, 50)]) { try write($0, epoch: $1, byte: $2, pages: $3) }
