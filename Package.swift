@@ -31,6 +31,9 @@ let package = Package(
 
         .testTarget(name: "LibvirtTests", dependencies: ["Libvirt"]),
         .testTarget(name: "MigrationStreamTests", dependencies: ["MigrationStream", "Platform"]),
+        .testTarget(name: "PlatformTests", dependencies: ["Platform", "CLinux"]),
+        .testTarget(name: "TransportTests", dependencies: ["Transport", "Platform"]),
+        .testTarget(name: "ReplicationTests", dependencies: ["Replication", "MigrationStream", "Transport", "Platform", "CLinux"]),
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration"]),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),
         .testTarget(name: "CommandsTests", dependencies: ["Commands", "Configuration", "ControlProtocol", "Platform"]),
