@@ -94,6 +94,7 @@ struct DomainDefinition {
         root.removeAttribute(forName: "id")
         Self.shareMemory(root)
         Self.dropRuntime(root)
+        Self.dropIncoming(root)
         if let old = root.elements(forName: "qemu:commandline").first {
             Self.append(arguments: ["-incoming", "defer"], to: old)
         } else {
@@ -105,6 +106,27 @@ struct DomainDefinition {
             if let namespace = XMLNode.namespace(withName: "qemu", stringValue: Self.qemuNamespace) as? XMLNode { root.addNamespace(namespace) }
         }
         return root.xmlString
+    }
+
+    /// A definition for the other host to keep: without the arguments that made the guest wait for its state here.
+    func persistentXML() throws -> String {
+        guard let copy = try? XMLDocument(xmlString: xml), let root = copy.rootElement() else {
+            throw ControlFailure("Libvirt's XML of the domain cannot be parsed")
+        }
+        Self.dropIncoming(root)
+        return root.xmlString
+    }
+
+    /// A guest that came by a hand-over has `-incoming defer` on its command line already.
+    private static func dropIncoming(_ root: XMLElement) {
+        for commandline in root.elements(forName: "qemu:commandline") {
+            let arguments = commandline.elements(forName: "qemu:arg")
+            for (index, argument) in arguments.enumerated() where argument.attribute(forName: "value")?.stringValue == "-incoming" {
+                argument.detach()
+                if index + 1 < arguments.count { arguments[index + 1].detach() }
+            }
+            if (commandline.children ?? []).allSatisfy({ $0.kind == .text }) { commandline.detach() }
+        }
     }
 
     private static func append(arguments: [String], to commandline: XMLElement) {

@@ -204,7 +204,7 @@ public final class Registry: @unchecked Sendable {
             do {
                 let domain = try connection.lookup(uuid: shadow.uuid)
                 let (state, reason) = try domain.state()
-                return try domain.isActive() ? .live(state.describe(reason: reason)) : .dead(state.describe(reason: reason))
+                return try domain.isActive() ? .live(Self.word(state, reason)) : .dead(state.describe(reason: reason))
             } catch where error.isNoDomain {
                 return .dead("not defined there")
             }
@@ -302,9 +302,19 @@ public final class Registry: @unchecked Sendable {
         do {
             let domain = try environment.connect().lookup(uuid: uuid)
             let (state, reason) = try domain.state()
-            return PeerResponse(state: state.describe(reason: reason), isLive: try domain.isActive())
+            let isActive = try domain.isActive()
+            return PeerResponse(state: isActive ? Self.word(state, reason) : state.describe(reason: reason), isLive: isActive)
         } catch let error as LibvirtError where error.isNoDomain {
             return PeerResponse(state: "absent", isLive: false)
+        }
+    }
+
+    /// An active domain's state for a person: inside an epoch libvirt calls a running guest paused.
+    private static func word(_ state: DomainState, _ reason: Int32) -> String {
+        switch state {
+        case .running: "running"
+        case .paused: reason == PausedReason.user.rawValue ? "suspended" : "running"
+        default: state.describe(reason: reason)
         }
     }
 
