@@ -23,11 +23,11 @@ let package = Package(
         .target(name: "Configuration", dependencies: ["Platform"]),
         .target(name: "ControlProtocol", dependencies: ["Platform"]),
         .target(name: "Orchestration",
-                dependencies: ["Platform", "Libvirt", "Replication", "Transport", "Configuration", "ControlProtocol"]),
+                dependencies: ["Platform", "CLinux", "Libvirt", "Replication", "Transport", "Configuration", "ControlProtocol"]),
         .target(name: "Service",
-                dependencies: ["Platform", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol"]),
-        .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol", "Service", "Replication"]),
-        .executableTarget(name: "shadow-virt", dependencies: ["Commands"]),
+                dependencies: ["Platform", "CLinux", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol"]),
+        .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol"]),
+        .executableTarget(name: "shadow-virt", dependencies: ["Commands", "Service", "Orchestration", "Replication"]),
 
         .testTarget(name: "PlatformTests", dependencies: ["Platform", "CLinux"]),
         .testTarget(name: "TransportTests", dependencies: ["Transport", "Platform"]),
@@ -35,6 +35,7 @@ let package = Package(
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration"]),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),
         .testTarget(name: "CommandsTests", dependencies: ["Commands", "Configuration", "ControlProtocol", "Platform"]),
+        .testTarget(name: "MigrationStreamTests", dependencies: ["MigrationStream", "Platform"]),
     ],
     swiftLanguageModes: [.v6]
 )

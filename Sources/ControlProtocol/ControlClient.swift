@@ -100,7 +100,7 @@ public struct ControlClient: Sendable {
 
     private func connect() throws(ControlClientError) -> Descriptor {
         do throws(SystemError) {
-            return try UnixSocket.connect(path: path, deadline: .now.adding(milliseconds: min(silenceLimitMs, 5000)))
+            return try ControlSocket.connect(path: path, deadline: .now.adding(milliseconds: min(silenceLimitMs, 5000)))
         } catch {
             switch error.code {
             case ENOENT, ECONNREFUSED, ENOTDIR: throw .notRunning(path: path)

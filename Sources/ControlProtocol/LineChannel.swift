@@ -19,6 +19,8 @@ public final class LineChannel: @unchecked Sendable {
         case tooLong(ceiling: Int)
         /// The other end is gone: nothing can be written any more.
         case closed
+        /// The wake-up descriptor became readable.
+        case interrupted
         case system(SystemError)
 
         public var description: String {
@@ -27,6 +29,7 @@ public final class LineChannel: @unchecked Sendable {
             case .cutOff(let bytes): "The connection ended in the middle of a line, after \(bytes) bytes"
             case .tooLong(let ceiling): "A line is longer than \(ceiling) bytes"
             case .closed: "The connection is closed"
+            case .interrupted: "Interrupted"
             case .system(let error): "The connection failed: \(error)"
             }
         }
@@ -47,8 +50,9 @@ public final class LineChannel: @unchecked Sendable {
         self.ceiling = ceiling
     }
 
-    /// The next line without its end, or nil when the other end closed after a whole line. `deadline` nil waits for ever.
-    public func readLine(deadline: MonotonicTime?) throws(Failure) -> [UInt8]? {
+    /// The next line without its end, or nil when the other end closed after a whole line. `deadline` nil waits for ever;
+    /// `wake` (a `WakeUp`'s number) ends the waiting with `.interrupted`.
+    public func readLine(deadline: MonotonicTime?, wake: Int32 = -1) throws(Failure) -> [UInt8]? {
         readLock.lock()
         defer { readLock.unlock() }
         while true {
@@ -57,7 +61,7 @@ public final class LineChannel: @unchecked Sendable {
                 guard buffer.count == consumed else { throw .cutOff(bytes: buffer.count - consumed) }
                 return nil
             }
-            try fill(deadline)
+            try fill(deadline, wake)
         }
     }
 
@@ -74,7 +78,7 @@ public final class LineChannel: @unchecked Sendable {
             if count > 0 {
                 sent += count
             } else if errno == EAGAIN {
-                try wait(Int16(POLLOUT), deadline)
+                try wait(.writable, deadline, -1)
             } else if errno == EPIPE || errno == ECONNRESET {
                 throw .closed
             } else if errno != EINTR {
@@ -106,7 +110,7 @@ public final class LineChannel: @unchecked Sendable {
         return line
     }
 
-    private func fill(_ deadline: MonotonicTime?) throws(Failure) {
+    private func fill(_ deadline: MonotonicTime?, _ wake: Int32) throws(Failure) {
         if consumed > 0 {
             buffer.removeFirst(consumed)
             searched -= consumed
@@ -123,21 +127,25 @@ public final class LineChannel: @unchecked Sendable {
                 return
             }
             if errno == EAGAIN {
-                try wait(Int16(POLLIN), deadline)
+                try wait(.readable, deadline, wake)
             } else if errno != EINTR {
                 throw .system(SystemError("recv"))
             }
         }
     }
 
-    private func wait(_ events: Int16, _ deadline: MonotonicTime?) throws(Failure) {
-        let ready: Bool
-        do throws(SystemError) {
-            ready = try waitUntilReady(descriptor.raw, events, deadline)
+    private func wait(_ events: PollEvents, _ deadline: MonotonicTime?, _ wake: Int32) throws(Failure) {
+        let ready: PollEvents
+        do throws(ChannelError) {
+            ready = try Platform.wait(descriptor.raw, for: events, wake: wake, until: deadline)
         } catch {
-            throw .system(error)
+            switch error {
+            case .interrupted: throw .interrupted
+            case .system(let error): throw .system(error)
+            default: throw .closed
+            }
         }
-        guard ready else { throw .timedOut }
+        guard !ready.isEmpty else { throw .timedOut }
     }
 }
 

@@ -172,6 +172,9 @@ public enum UnixSocket {
             self.ours = ours
             self.theirs = theirs
         }
+
+        /// Gives our end away and closes the other, which has been passed on by then.
+        public consuming func takeOurs() -> Descriptor { ours }
     }
 
     /// A connected pair that keeps message boundaries and can carry descriptors.

@@ -234,7 +234,8 @@ final class ShadowMemory: @unchecked Sendable {
         guard let header, committedEpoch > 0 else { throw WorkerFailure("No epoch has been committed yet") }
         let contents = header.blocks.filter { $0.index != shared }.map { block in
             ActivationStream.Content(block: block.index,
-                                     bytes: UnsafeRawBufferPointer(start: blocks[block.index], count: Int(block.length)))
+                                     bytes: UnsafeRawBufferPointer(start: blocks[block.index], count: Int(block.length)),
+                                     startsZero: ActivationStream.startsZero(block.name))
         }
         return try body(ActivationStream(header: header, contents: contents, deviceState: deviceState))
     }

@@ -1,4 +1,5 @@
 import Foundation
+import Platform
 import XCTest
 @testable import Commands
 @testable import ControlProtocol
@@ -173,9 +174,9 @@ final class ExecutableTests: XCTestCase {
     func testInterrupt() throws {
         let path = "/tmp/shadow-virt-\(UUID().uuidString.prefix(8)).sock"
         defer { unlink(path) }
-        let listener = try UnixSocket.listen(path: path)
+        let listener = try ControlSocket.listen(path: path)
         let run = try start(["protect", "web1", "--to", "b", "--socket", path])
-        guard let client = try UnixSocket.accept(listener, deadline: .now.adding(milliseconds: 10000)) else { return XCTFail("no client") }
+        guard let client = try acceptConnection(listener.raw, until: .now.adding(milliseconds: 10000)) else { return XCTFail("no client") }
         let channel = LineChannel(client)
         // The handler is in place before the request is sent.
         XCTAssertNotNil(try channel.readLine(deadline: .now.adding(milliseconds: 10000)))

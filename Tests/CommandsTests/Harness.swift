@@ -71,14 +71,14 @@ final class FakeService: @unchecked Sendable {
 
     init(_ answers: [ControlResponse]) throws {
         let lines = try answers.map { try ControlCodec.encode($0) }
-        let listener = try UnixSocket.listen(path: path)
+        let listener = try ControlSocket.listen(path: path)
         listenerNumber = try listener.duplicate().release()
         let number = listener.release()
         // Weak: the thread must not keep the service alive.
         Thread.detachNewThread { [weak self, stopped] in
             let listener = Descriptor(owning: number)
             // shutdown() on the listener makes accept fail and so ends the thread.
-            while let client = try? UnixSocket.accept(listener) {
+            while let client = try? acceptConnection(listener.raw, until: nil) {
                 let channel = LineChannel(client)
                 guard let line = try? channel.readLine(deadline: .now.adding(milliseconds: 5000)) else { continue }
                 self?.remember(line)

@@ -11,10 +11,10 @@ private final class TestService: @unchecked Sendable {
 
     /// `answer` gets the bare descriptor, so that it can misbehave.
     init(_ answer: @escaping @Sendable (Int32) -> Void) throws {
-        let listener = try UnixSocket.listen(path: path).release()
+        let listener = try ControlSocket.listen(path: path).release()
         Thread.detachNewThread { [self] in
             let listener = Descriptor(owning: listener)
-            guard let client = try? UnixSocket.accept(listener, deadline: .now.adding(milliseconds: 5000)) else { return }
+            guard let client = try? acceptConnection(listener.raw, until: .now.adding(milliseconds: 5000)) else { return }
             let channel = LineChannel(try! client.duplicate())
             guard let line = try? channel.readLine(deadline: .now.adding(milliseconds: 5000)),
                   let request = try? ControlCodec.decode(ControlRequest.self, from: line) else { return }
@@ -79,7 +79,7 @@ final class ControlClientTests: XCTestCase {
                        "Cannot reach the service at /run/x: is it running? Start it with `systemctl start shadow-virt`")
         XCTAssertEqual(failure(ControlClient(path: "/dev/null/x")), .notRunning(path: "/dev/null/x"))
         // A socket whose service died.
-        do { _ = try UnixSocket.listen(path: path) }
+        do { _ = try ControlSocket.listen(path: path) }
         defer { unlink(path) }
         XCTAssertEqual(failure(ControlClient(path: path)), .notRunning(path: path))
     }

@@ -116,6 +116,16 @@ final class LineChannelTests: XCTestCase {
         XCTAssertEqual(try line(far), "back")
     }
 
+    func testWakeUpDescriptorEndsTheWaiting() throws {
+        let (channel, other) = try pair()
+        let wake = try WakeUp()
+        wake.signal()
+        XCTAssertThrowsError(try channel.readLine(deadline: nil, wake: wake.raw)) { XCTAssertEqual($0 as? LineChannel.Failure, .interrupted) }
+        wake.clear()
+        send("still whole\n", other.raw)
+        XCTAssertEqual(try channel.readLine(deadline: nil, wake: wake.raw), Array("still whole".utf8))
+    }
+
     func testShutDownWakesTheReader() throws {
         let (channel, other) = try pair()
         let waker = Thread {
@@ -142,14 +152,14 @@ final class LineChannelTests: XCTestCase {
     }
 }
 
-final class UnixSocketTests: XCTestCase {
+final class ControlSocketTests: XCTestCase {
     private func temporaryPath() -> String { "/tmp/shadow-virt-\(UUID().uuidString.prefix(8)).sock" }
 
     func testModeStaleAndLive() throws {
         let path = temporaryPath()
         defer { unlink(path) }
         do {
-            let listener = try UnixSocket.listen(path: path, mode: 0o660)
+            let listener = try ControlSocket.listen(path: path, mode: 0o660)
             var status = stat()
             XCTAssertEqual(stat(path, &status), 0)
             XCTAssertEqual(status.st_mode & 0o7777, 0o660)
@@ -161,7 +171,7 @@ final class UnixSocketTests: XCTestCase {
         XCTAssertNotEqual(access(path + ".new", F_OK), 0)
     }
 
-    private func listen(_ path: String) throws { _ = try UnixSocket.listen(path: path) }
+    private func listen(_ path: String) throws { _ = try ControlSocket.listen(path: path) }
 
     func testPathsTooLong() {
         let path = "/tmp/" + String(repeating: "x", count: 120)
@@ -169,23 +179,23 @@ final class UnixSocketTests: XCTestCase {
         XCTAssertThrowsError(try connect(path)) { XCTAssertEqual(($0 as? SystemError)?.code, ENAMETOOLONG) }
     }
 
-    private func connect(_ path: String) throws { _ = try UnixSocket.connect(path: path, deadline: .now) }
+    private func connect(_ path: String) throws { _ = try ControlSocket.connect(path: path, deadline: .now) }
 
     func testAcceptDeadlineAndFullQueue() throws {
         let path = temporaryPath()
         defer { unlink(path) }
-        let listener = try UnixSocket.listen(path: path, backlog: 0)
-        if let client = try UnixSocket.accept(listener, deadline: .now.adding(milliseconds: 30)) { XCTFail("client \(client.raw) from nowhere") }
+        let listener = try ControlSocket.listen(path: path, backlog: 0)
+        if let client = try acceptConnection(listener.raw, until: .now.adding(milliseconds: 30)) { XCTFail("client \(client.raw) from nowhere") }
         var clients: [Int32] = []
         defer { for client in clients { close(client) } }
         var code: Int32 = 0
         do throws(SystemError) {
-            for _ in 0..<8 { clients.append(try UnixSocket.connect(path: path, deadline: .now.adding(milliseconds: 30)).release()) }
+            for _ in 0..<8 { clients.append(try ControlSocket.connect(path: path, deadline: .now.adding(milliseconds: 30)).release()) }
         } catch {
             code = error.code
         }
         XCTAssertEqual(code, ETIMEDOUT)
-        if try UnixSocket.accept(listener, deadline: .now.adding(milliseconds: 1000)) == nil { XCTFail("nobody in a full queue") }
+        if try acceptConnection(listener.raw, until: .now.adding(milliseconds: 1000)) == nil { XCTFail("nobody in a full queue") }
     }
 }
 

@@ -1,8 +1,9 @@
 import Glibc
 import Platform
 
-/// Stream sockets in the file system. Every descriptor is close-on-exec.
-public enum UnixSocket {
+/// The control socket in the file system: what `Platform.UnixSocket` leaves out, because it matters only where users
+/// connect: a group, a live service that must not be replaced, a queue that is full for a moment.
+public enum ControlSocket {
     /// Bytes that a path may have: `sun_path` without its closing zero (unix(7)).
     public static let longestPath = 107
 
@@ -45,22 +46,6 @@ public enum UnixSocket {
         return socket
     }
 
-    /// The next client, or nil when none came before `deadline` (nil: waits for ever).
-    public static func accept(_ listener: borrowing Descriptor, deadline: MonotonicTime? = nil) throws(SystemError) -> Descriptor? {
-        while true {
-            guard try waitUntilReady(listener.raw, Int16(POLLIN), deadline) else { return nil }
-            // accept4 is not in the Glibc module. A child started in between would keep the connection open past our end,
-            // which costs its client nothing but the silence limit.
-            let client = Glibc.accept(listener.raw, nil, nil)
-            if client >= 0 {
-                _ = fcntl(client, F_SETFD, FD_CLOEXEC)
-                return Descriptor(owning: client)
-            }
-            // The client may have gone again between poll and accept.
-            guard errno == EINTR || errno == ECONNABORTED || errno == EAGAIN else { throw SystemError("accept") }
-        }
-    }
-
     private static func make(_ path: String) throws(SystemError) -> Descriptor {
         guard path.utf8.count <= longestPath, !path.utf8.contains(0) else {
             throw SystemError("connect", path, code: ENAMETOOLONG)
@@ -95,16 +80,5 @@ public enum UnixSocket {
         return withUnsafePointer(to: &address) { pointer in
             pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { body($0, socklen_t(MemoryLayout<sockaddr_un>.size)) }
         }
-    }
-}
-
-/// Waits for `events` (poll(2)) or an error condition on the descriptor; false when `deadline` passed first.
-func waitUntilReady(_ descriptor: Int32, _ events: Int16, _ deadline: MonotonicTime?) throws(SystemError) -> Bool {
-    while true {
-        var wait = pollfd(fd: descriptor, events: events, revents: 0)
-        let count = poll(&wait, 1, deadline?.pollTimeout ?? -1)
-        if count > 0 { return true }
-        if count == 0, let deadline, deadline <= .now { return false }
-        if count < 0, errno != EINTR, errno != EAGAIN { throw SystemError("poll") }
     }
 }

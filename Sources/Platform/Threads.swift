@@ -1,10 +1,9 @@
 import CLinux
 import Foundation
 import Glibc
-import Platform
 
 /// A thread with a name that shows up in `ps -L`. Worker threads block in system calls, so they are not tasks of the shared pool.
-func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) {
+public func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) {
     let thread = Thread {
         _ = clinux_set_name(name)
         body()
@@ -15,11 +14,11 @@ func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) {
 
 /// A lock to wait on, with limits on the monotonic clock. NSCondition's are on the wall clock: when that is set back by an hour a
 /// wait of 50 ms lasts an hour, heartbeats stop, and the connection breaks.
-final class MonotonicCondition: @unchecked Sendable {
+public final class MonotonicCondition: @unchecked Sendable {
     private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
     private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
 
-    init() {
+    public init() {
         pthread_mutex_init(mutex, nil)
         var attributes = pthread_condattr_t()
         pthread_condattr_init(&attributes)
@@ -35,16 +34,16 @@ final class MonotonicCondition: @unchecked Sendable {
         mutex.deallocate()
     }
 
-    func withLock<R>(_ body: () throws -> R) rethrows -> R {
+    public func withLock<R>(_ body: () throws -> R) rethrows -> R {
         pthread_mutex_lock(mutex)
         defer { pthread_mutex_unlock(mutex) }
         return try body()
     }
 
-    func broadcast() { pthread_cond_broadcast(condition) }
+    public func broadcast() { pthread_cond_broadcast(condition) }
 
     /// With the lock held: waits for a broadcast, or nothing; false once the limit has passed.
-    func wait(until limit: MonotonicTime?) -> Bool {
+    public func wait(until limit: MonotonicTime?) -> Bool {
         guard let limit else { return pthread_cond_wait(condition, mutex) == 0 }
         var time = timespec(tv_sec: Int(limit.nanoseconds / 1_000_000_000), tv_nsec: Int(limit.nanoseconds % 1_000_000_000))
         return pthread_cond_timedwait(condition, mutex, &time) != ETIMEDOUT
@@ -52,16 +51,16 @@ final class MonotonicCondition: @unchecked Sendable {
 }
 
 /// A value behind a lock that threads can wait on.
-final class Guarded<Value>: @unchecked Sendable {
+public final class Guarded<Value>: @unchecked Sendable {
     private let condition = MonotonicCondition()
     private var value: Value
 
-    init(_ value: Value) { self.value = value }
+    public init(_ value: Value) { self.value = value }
 
-    func read<R>(_ body: (Value) -> R) -> R { condition.withLock { body(value) } }
+    public func read<R>(_ body: (Value) -> R) -> R { condition.withLock { body(value) } }
 
     @discardableResult
-    func change<R>(_ body: (inout Value) -> R) -> R {
+    public func change<R>(_ body: (inout Value) -> R) -> R {
         condition.withLock {
             defer { condition.broadcast() }
             return body(&value)
@@ -69,7 +68,7 @@ final class Guarded<Value>: @unchecked Sendable {
     }
 
     /// Waits until `body` gives something; nil at the deadline.
-    func wait<R>(until deadline: MonotonicTime?, _ body: (inout Value) -> R?) -> R? {
+    public func wait<R>(until deadline: MonotonicTime?, _ body: (inout Value) -> R?) -> R? {
         condition.withLock {
             while true {
                 if let result = body(&value) { return result }

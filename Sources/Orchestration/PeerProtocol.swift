@@ -1,0 +1,167 @@
+import ControlProtocol
+import Foundation
+import Platform
+import Transport
+
+/// What one service asks another.
+public struct PeerRequest: Codable, Sendable {
+    public enum Verb: String, Codable, Sendable {
+        /// Make a shadow: create the domain paused, start its worker.
+        case prepare
+        /// Remove a shadow that never ran.
+        case discard
+        /// Load the last committed epoch into the shadow's QEMU; it stays paused.
+        case load
+        /// Let a loaded shadow run. From the moment this is sent the primary must not run any more.
+        case run
+        /// Where a session stands on that side.
+        case query
+        /// Whether a domain runs on that host, whatever its role.
+        case domainState
+        /// Stop the domain there for good: its shadow is about to take over.
+        case stopPrimary
+        /// Facts for `doctor`.
+        case facts
+    }
+    public var verb: Verb
+    public var session: UUID?
+    public var uuid: String?
+    public var domain: String?
+    /// The asking host's name.
+    public var host: String
+    /// `prepare`: the shadow's XML. `run`: the persistent definition, when there was one.
+    public var xml: String?
+    public var intervalMs: Double?
+    public var memoryBytes: UInt64?
+    public var autostart: Bool?
+
+    public init(_ verb: Verb, host: String, session: UUID? = nil, uuid: String? = nil, domain: String? = nil, xml: String? = nil,
+                intervalMs: Double? = nil, memoryBytes: UInt64? = nil, autostart: Bool? = nil) {
+        self.verb = verb
+        self.host = host
+        self.session = session
+        self.uuid = uuid
+        self.domain = domain
+        self.xml = xml
+        self.intervalMs = intervalMs
+        self.memoryBytes = memoryBytes
+        self.autostart = autostart
+    }
+}
+
+/// Where a session stands on the shadow's side.
+public enum ShadowPhase: String, Codable, Sendable {
+    /// Nothing is known of it: it never began, or was discarded.
+    case unknown
+    case receiving
+    /// The guest's state is in QEMU, which is paused; whether it will run is the primary's to say.
+    case loaded
+    case running
+    /// It could not be brought up and never ran.
+    case failed
+}
+
+public struct HostFacts: Codable, Sendable {
+    public var libvirtVersion: String
+    public var hypervisorVersion: String
+    public var freeMemoryBytes: UInt64
+    public var machines: [String]
+    public var cpuVerdict: String?
+    public var hasKVM: Bool
+}
+
+public struct PeerResponse: Codable, Sendable {
+    public var failure: ControlFailure?
+    public var phase: ShadowPhase?
+    public var epoch: UInt64?
+    /// `load`, `run`: how long it took there, milliseconds.
+    public var milliseconds: Double?
+    /// `domainState`: libvirt's word for it (`running`, `paused`, `shut off`), or `absent`.
+    public var state: String?
+    /// `domainState`: the domain executes guest code, or would without another decision.
+    public var isLive: Bool?
+    public var facts: HostFacts?
+
+    public init(failure: ControlFailure? = nil, phase: ShadowPhase? = nil, epoch: UInt64? = nil, milliseconds: Double? = nil,
+                state: String? = nil, isLive: Bool? = nil, facts: HostFacts? = nil) {
+        self.failure = failure
+        self.phase = phase
+        self.epoch = epoch
+        self.milliseconds = milliseconds
+        self.state = state
+        self.isLive = isLive
+        self.facts = facts
+    }
+}
+
+/// A peer could not be asked; `mayHaveArrived` tells whether it may have acted on the request all the same.
+public struct PeerUnreachable: Error, CustomStringConvertible, Sendable {
+    public let peer: String
+    public let reason: String
+    public let mayHaveArrived: Bool
+    public var description: String { "Cannot reach \(peer): \(reason)" }
+}
+
+/// Asks one peer, over a connection that stays open between questions. One question at a time.
+public final class PeerClient: @unchecked Sendable {
+    public let name: String
+    private let endpoint: Endpoint
+    private let secret: SharedSecret
+    private let host: String
+    private let timeoutMs: Double
+    private let lock = NSLock()
+    private var channel: MessageChannel?
+
+    public init(name: String, endpoint: Endpoint, secret: SharedSecret, host: String, timeoutMs: Double) {
+        self.name = name
+        self.endpoint = endpoint
+        self.secret = secret
+        self.host = host
+        self.timeoutMs = timeoutMs
+    }
+
+    /// Sends a request and waits for its answer; `timeoutMs` covers the peer's work.
+    public func ask(_ request: PeerRequest, timeoutMs limit: Double? = nil) throws -> PeerResponse {
+        lock.lock()
+        defer { lock.unlock() }
+        let deadline = MonotonicTime.now.adding(milliseconds: limit ?? timeoutMs)
+        // A connection that idled may be dead; asking again over a fresh one is safe only while nothing was sent.
+        if let open = channel, !isUsable(open.raw) { channel = nil }
+        let open: MessageChannel
+        do {
+            open = try channel ?? connect()
+        } catch {
+            throw PeerUnreachable(peer: "\(name) (\(endpoint))", reason: "\(error)", mayHaveArrived: false)
+        }
+        channel = open
+        do {
+            try open.send(request, deadline: deadline)
+            let response = try open.receive(PeerResponse.self, deadline: deadline)
+            if let failure = response.failure { throw failure }
+            return response
+        } catch let failure as ControlFailure {
+            throw failure
+        } catch {
+            channel = nil
+            throw PeerUnreachable(peer: "\(name) (\(endpoint))", reason: "\(error)", mayHaveArrived: true)
+        }
+    }
+
+    public func close() {
+        lock.withLock { channel = nil }
+    }
+
+    /// Between questions nothing may come: readable means closed.
+    private func isUsable(_ fd: Int32) -> Bool {
+        guard let ready = try? wait(fd, for: [.readable, .hangup], until: .now) else { return false }
+        return ready.isEmpty
+    }
+
+    private func connect() throws -> MessageChannel {
+        let deadline = MonotonicTime.now.adding(milliseconds: timeoutMs)
+        let socket = try TCP.connect(endpoint, deadline: deadline)
+        try Handshake.initiate(socket.raw, secret: secret, name: host, peer: name, purpose: .control,
+                               session: UUID(uuid: (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)), deadline: deadline)
+        return MessageChannel(socket)
+    }
+}
