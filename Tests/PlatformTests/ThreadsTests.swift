@@ -1,9 +1,21 @@
 import Foundation
-import Platform
 import XCTest
-@testable import Replication
+@testable import Platform
 
-final class SignalsTests: XCTestCase {
+/// Runs `body` on a thread and hands out what it returned.
+private final class Running<Value>: @unchecked Sendable {
+    private let done = DispatchSemaphore(value: 0)
+    private var value: Value?
+    init(_ body: @escaping @Sendable () -> Value) {
+        Thread.detachNewThread { [self] in
+            value = body()
+            done.signal()
+        }
+    }
+    func result() -> Value? { done.wait(timeout: .now() + 10) == .success ? value : nil }
+}
+
+final class ThreadsTests: XCTestCase {
     func testLimits() {
         let guarded = Guarded(0)
         let start = MonotonicTime.now
