@@ -23,6 +23,7 @@ guest() { # NAME SYMBOL=VALUE...
   ld -m elf_i386 -Ttext 0xffe00 --oformat binary -o "$image.new" "$object"
   rm -f "$object"
   truncate -s "${size_mib}M" "$image.new"
+  chmod 644 "$image.new"
   mv "$image.new" "$image"
 }
 
