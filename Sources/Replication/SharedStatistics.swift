@@ -71,6 +71,13 @@ public final class SharedStatistics: @unchecked Sendable {
         return false
     }
 
+    /// How many epochs began after the moment (nanoseconds, realtime clock).
+    public func windowsBegun(after moment: UInt64) -> Int {
+        (0..<Self.windows).reduce(0) { count, index in
+            memory.base.load(fromByteOffset: Self.windowsAt + index * 16, as: UInt64.self) > moment ? count + 1 : count
+        }
+    }
+
     /// Median and 99th percentile of the last pauses, milliseconds; 0 when there are none.
     public func pauseQuantiles() -> (median: Double, p99: Double) {
         let count = Int(min(self[.pauseCount], UInt64(Self.pauses)))

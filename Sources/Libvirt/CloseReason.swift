@@ -1,0 +1,91 @@
+import CLibvirt
+import Foundation
+
+/// Why a connection ended (`virConnectCloseReason`).
+public struct CloseReason: NamedNumber {
+    public let rawValue: Int32
+    public init(rawValue: Int32) { self.rawValue = rawValue }
+
+    /// A misbehaving socket or protocol.
+    public static let error = CloseReason(rawValue: 0)
+    /// The daemon closed its end, or died.
+    public static let endOfFile = CloseReason(rawValue: 1)
+    /// The daemon stopped answering.
+    public static let keepAlive = CloseReason(rawValue: 2)
+    /// This side closed it.
+    public static let client = CloseReason(rawValue: 3)
+
+    public static let names: [Int32: String] = [0: "error", 1: "end of file", 2: "keepalive timeout", 3: "closed by client"]
+}
+
+/// The close callback's context: held by libvirt from registration until it calls `release`, without holding the connection.
+final class CloseBox: @unchecked Sendable {
+    private let lock = NSLock()
+    private weak var target: Connection?
+    private var isRetained = false
+
+    var connection: Connection? {
+        get { lock.lock(); defer { lock.unlock() }; return target }
+        set { lock.lock(); defer { lock.unlock() }; target = newValue }
+    }
+
+    func retained() -> UnsafeMutableRawPointer {
+        lock.lock()
+        defer { lock.unlock() }
+        isRetained = true
+        return Unmanaged.passRetained(self).toOpaque()
+    }
+
+    /// Gives back the reference that libvirt holds, once.
+    func releaseIfRetained() {
+        lock.lock()
+        let release = isRetained
+        isRetained = false
+        lock.unlock()
+        if release { Unmanaged.passUnretained(self).release() }
+    }
+
+    /// The `virFreeCallback`.
+    static let release: @convention(c) (UnsafeMutableRawPointer?) -> Void = { opaque in
+        guard let opaque else { return }
+        Unmanaged<CloseBox>.fromOpaque(opaque).takeUnretainedValue().releaseIfRetained()
+    }
+}
+
+/// The `virConnectCloseFunc`. libvirt holds a lock around it that unregistering takes as well: handlers must not close from here, which is
+/// why `Connection.close` goes elsewhere when it finds itself on the event loop.
+let closeCallback: @convention(c) (OpaquePointer?, Int32, UnsafeMutableRawPointer?) -> Void = { _, reason, opaque in
+    guard let opaque else { return }
+    Unmanaged<CloseBox>.fromOpaque(opaque).takeUnretainedValue().connection?.lost(CloseReason(rawValue: reason))
+}
+
+extension Connection {
+    /// Calls `handler` once when the connection ends, for whatever reason; at once, on the caller's thread, if it has ended already. It runs on
+    /// the event loop's thread (or in `close()`): return fast (`virConnectRegisterCloseCallback`).
+    public func onClose(_ handler: @escaping @Sendable (CloseReason) -> Void) -> EventSubscription {
+        let (token, reason) = state.withLock { state -> (Int, CloseReason?) in
+            if let reason = state.closeReason { return (0, reason) }
+            state.nextToken += 1
+            state.closeHandlers[state.nextToken] = handler
+            return (state.nextToken, nil)
+        }
+        if let reason {
+            handler(reason)
+            return EventSubscription {}
+        }
+        return EventSubscription { [weak self] in
+            _ = self?.state.withLock { $0.closeHandlers.removeValue(forKey: token) }
+        }
+    }
+
+    /// The reason for which the connection ended, then nothing more.
+    public var closeEvents: AsyncStream<CloseReason> {
+        let (stream, continuation) = AsyncStream.makeStream(of: CloseReason.self)
+        let subscription = onClose { reason in
+            continuation.yield(reason)
+            continuation.finish()
+        }
+        continuation.onTermination = { _ in subscription.cancel() }
+        return stream
+    }
+}

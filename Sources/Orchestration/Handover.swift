@@ -1,0 +1,257 @@
+import ControlProtocol
+import Foundation
+import Glibc
+import Libvirt
+import Platform
+import Replication
+
+/// Moving the guest to its shadow, and what keeps it from ever running twice.
+///
+///     hold     the guest stands still here, its exact state is committed there     any failure: let it run on here
+///     load     the peer's QEMU has the state, paused                               any failure: let it run on here
+///     commit   a record on disk: from now on this side never lets it run by itself
+///     run      the peer lets it run                                                no answer: in doubt, ask until there is one
+///     finish   remove the copy here
+///
+/// The peer keeps a loaded shadow paused for as long as nobody tells it; it never decides by itself.
+extension PrimaryProtection {
+    /// Nil: nothing happened, the protection goes on.
+    func swap(_ reply: Reply<HandoverReport>) -> Outcome? {
+        guard board.state == .protected, let worker else {
+            let now = board.current
+            reply.give(.failure(ControlFailure("Domain \(domain.name) is \(now.state.rawValue)" + (now.reason.isEmpty ? "" : " (\(now.reason))") + ", so it cannot be swapped now",
+                                               advice: now.state == .suspended ? "Resume it first" : "Wait until `shadow-virt status` shows it protected")))
+            return nil
+        }
+        worker.order(WorkerCommand(.hold))
+        let generation = currentGeneration
+        let held: WorkerEvent? = select(until: MonotonicTime.now.adding(milliseconds: 15_000)) { event in
+            switch event {
+            case .worker(let event, generation) where event.kind == .held || event.kind == .holdFailed || event.kind == .streamEnded: event
+            case .workerEnded(let status, generation): WorkerEvent(.failed, reason: "The source worker ended (\(status))")
+            default: nil
+            }
+        }
+        guard let held, held.kind == .held, let epoch = held.epoch else {
+            if held == nil { worker.order(WorkerCommand(.release)) }
+            reply.give(.failure(ControlFailure("The guest could not be held for the swap: \(held?.reason ?? "no answer from the worker")",
+                                               advice: "It runs on here; try again")))
+            switch held?.kind {
+            case .failed: return .retry(held?.reason ?? "The source worker ended")
+            case .streamEnded: return .retry("QEMU closed the stream")
+            default: return nil
+            }
+        }
+        board.set(.swapping)
+        let stoppedAt = MonotonicTime(nanoseconds: held.at ?? MonotonicTime.now.nanoseconds)
+        do {
+            let loaded = try client.ask(PeerRequest(.load, host: environment.hostName, session: record.session, uuid: domain.uuid), timeoutMs: 15_000)
+            guard loaded.phase == .loaded, loaded.epoch == epoch else {
+                throw ControlFailure("\(peer.name) loaded epoch \(loaded.epoch ?? 0), the guest was stopped at \(epoch)")
+            }
+            let outcome = try commitAndRun(epoch: epoch, loadMs: loaded.milliseconds ?? 0)
+            switch outcome {
+            case .running(let runMs):
+                let report = HandoverReport(domain: domain.name, from: environment.hostName, to: peer.name, epoch: epoch, epochsLost: 0,
+                                            activationMs: (loaded.milliseconds ?? 0) + runMs, outageMs: MonotonicTime.now.milliseconds(since: stoppedAt))
+                finishHandover()
+                reply.give(.success(report))
+                return .handedOver
+            case .inDoubt(let reason):
+                reply.give(.failure(ControlFailure("The connection broke after \(peer.name) was told to run the guest: \(reason)",
+                                                   advice: "The guest stands still here until \(peer.name) answers; see `shadow-virt status`")))
+                return (try? resolveDoubt()) ?? .retry("The swap is in doubt")
+            }
+        } catch {
+            // Before the commit, or the peer said itself that it does not run the guest.
+            uncommit()
+            worker.order(WorkerCommand(.release))
+            reply.give(.failure(ControlFailure("The guest did not come up on \(peer.name): \(error)", advice: "It runs on here; protection begins anew")))
+            return .retry("A swap failed: \(error)")
+        }
+    }
+
+    private enum CommitOutcome { case running(Double), inDoubt(String) }
+
+    /// Writes the commit and tells the peer. Throws only when the guest certainly does not run there.
+    private func commitAndRun(epoch: UInt64, loadMs: Double) throws -> CommitOutcome {
+        let persistent = try? persistentDefinition()
+        record.phase = .committing
+        try environment.records.write(record)
+        do {
+            let answer = try client.ask(PeerRequest(.run, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
+                                                    xml: persistent?.xml, autostart: persistent?.autostart), timeoutMs: 15_000)
+            return .running(answer.milliseconds ?? 0)
+        } catch let error as PeerUnreachable where error.mayHaveArrived {
+            return .inDoubt(error.reason)
+        }
+    }
+
+    private func uncommit() {
+        guard record.phase == .committing else { return }
+        record.phase = .protecting
+        do { try environment.records.write(record) } catch { Log.error("\(domain.name): \(error)") }
+    }
+
+    private func persistentDefinition() throws -> (xml: String, autostart: Bool)? {
+        let handle = try domain.handle()
+        guard try handle.isPersistent() else { return nil }
+        return (try handle.xml(flags: [.inactive, .secure]), try handle.autostart())
+    }
+
+    /// A hand-over was committed and nobody knows whether the guest runs there. Until the peer says so, it runs nowhere.
+    func resolveDoubt() throws -> Outcome {
+        var told = false
+        while true {
+            do {
+                let answer = try client.ask(PeerRequest(.query, host: environment.hostName, session: record.session, uuid: domain.uuid))
+                switch answer.phase {
+                case .running:
+                    finishHandover()
+                    return .handedOver
+                case .loaded:
+                    let persistent = try? persistentDefinition()
+                    _ = try client.ask(PeerRequest(.run, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
+                                                   xml: persistent?.xml, autostart: persistent?.autostart), timeoutMs: 15_000)
+                    continue
+                case .receiving, .failed, .unknown, nil:
+                    // It does not run there, and without an order it never will.
+                    uncommit()
+                    worker?.order(WorkerCommand(.release))
+                    return .retry("A swap was cut off; the guest did not come up on \(peer.name)")
+                }
+            } catch let error as PeerUnreachable {
+                if !told {
+                    told = true
+                    board.set(.inDoubt, "Swap cut off: whether the guest runs on \(peer.name) is unknown (\(error.reason)). It stands still here until \(peer.name) answers")
+                }
+            }
+            let until = MonotonicTime.now.adding(milliseconds: 500)
+            while let event = next(until: until) {
+                let failure = ControlFailure("A swap of \(domain.name) is in doubt: whether it runs on \(peer.name) is unknown",
+                                             advice: "Bring \(peer.name) or the network back; it resolves itself")
+                switch event {
+                case .swap(let reply): reply.give(.failure(failure))
+                case .unprotect(let reply): reply.give(.failure(failure))
+                case .yield(let reply):
+                    reply.give(Result { try yieldToPeer() })
+                    return .ended("\(peer.name) took the guest over")
+                default: break
+                }
+            }
+        }
+    }
+
+    /// The guest runs on the peer: remove the copy here.
+    func finishHandover() {
+        record.phase = .handedOver
+        do { try environment.records.write(record) } catch { Log.error("\(domain.name): \(error)") }
+        board.set(.failedOver, "The guest runs on \(peer.name)")
+        removeLocalCopy()
+    }
+
+    func removeLocalCopy() {
+        worker?.kill()
+        do {
+            let handle = try domain.handle()
+            // QEMU waits in COLO for a word that never comes; libvirt's polite attempt would take its 15 s first.
+            if let pid = try? domain.processID() { kill(pid, SIGKILL) }
+            if try handle.isActive() { try? handle.destroy() }
+            if (try? handle.isPersistent()) == true { try handle.undefine(flags: [.managedSave, .snapshotsMetadata, .keepNVRAM]) }
+        } catch let error as LibvirtError where error.isNoDomain {
+            // A transient domain is gone with its QEMU.
+        } catch {
+            Log.warning("\(domain.name): the old copy could not be removed: \(error). It does not run; undefine it by hand")
+        }
+        if let file = record.guardFile { unlink(file) }
+        unlink("\(environment.configuration.runtimeDirectory)/\(domain.uuid)/colo.sock")
+        rmdir("\(environment.configuration.runtimeDirectory)/\(domain.uuid)")
+    }
+
+    /// The peer's administrator forces the guest over there.
+    func yieldToPeer() throws {
+        record.phase = .handedOver
+        try environment.records.write(record)
+        removeLocalCopy()
+    }
+
+    // MARK: QEMU's death
+
+    /// What to do when QEMU's process has ended; nil while it lives.
+    func qemuEnded() -> (() throws -> Outcome)? {
+        guard let watch = processWatch?.raw else { return nil }
+        // The stream closes a moment before the process is gone.
+        guard let ready = try? wait(watch, for: .readable, until: MonotonicTime.now.adding(milliseconds: 1000)), !ready.isEmpty else { return nil }
+        return { [self] in try failover() }
+    }
+
+    /// QEMU is dead: its guest runs nowhere. When libvirt says that it crashed, not that somebody ended it, the shadow takes over.
+    func failover() throws -> Outcome {
+        guard let ended = processWatch?.raw,
+              let ready = try? wait(ended, for: .readable, until: MonotonicTime.now.adding(milliseconds: 5000)), !ready.isEmpty else {
+            return .retry("Libvirt reports the guest's end, but its QEMU still runs")
+        }
+        let died = MonotonicTime.now
+        guard let worker, worker.statistics[.committedEpoch] > 0 else { return try awaitStopReason(before: "the shadow was complete") }
+        let generation = currentGeneration
+        // What was captured is on its way; the shadow loads only after it.
+        let drained: Bool? = select(until: MonotonicTime.now.adding(milliseconds: Double(environment.configuration.peerTimeoutMs))) { event in
+            switch event {
+            case .worker(let event, generation) where event.kind == .drained: true
+            case .workerEnded(_, generation): false
+            case .worker(let event, generation) where event.kind == .sessionLost: false
+            default: nil
+            }
+        }
+        let lost = drained == true ? 0 : worker.statistics[.epoch] - min(worker.statistics[.epoch], worker.statistics[.committedEpoch])
+        // Destroyed or shut down: known by now in most cases, so that a shadow is not loaded in vain.
+        if let detail = stopDetail ?? takeStopDetail(waitMs: 0), detail != .failed { return .ended("the guest ended (\(detail))") }
+        board.set(.swapping, "QEMU died; activating the shadow")
+        guard let loaded = try loadHoweverLongItTakes() else { return .ended("by request, after QEMU died") }
+        guard let detail = stopDetail ?? takeStopDetail(waitMs: 20_000) else {
+            return .retry("QEMU is gone and libvirt does not say why; the shadow was not started")
+        }
+        guard detail == .failed else { return .ended("the guest ended (\(detail))") }
+        stopDetail = detail
+        Log.warning("\(domain.name): QEMU died; failing over to \(peer.name) at epoch \(loaded.epoch ?? 0), \(lost) captured epochs lost")
+        switch try commitAndRun(epoch: loaded.epoch ?? 0, loadMs: loaded.milliseconds ?? 0) {
+        case .running:
+            Log.info("\(domain.name): runs on \(peer.name), \(Int(MonotonicTime.now.milliseconds(since: died))) ms after QEMU's end was noticed")
+            finishHandover()
+            return .handedOver
+        case .inDoubt:
+            return try resolveDoubt()
+        }
+    }
+
+    /// The guest is dead here, so giving up would lose it: an unreachable peer is asked until it answers. Nil: told to end.
+    private func loadHoweverLongItTakes() throws -> PeerResponse? {
+        while true {
+            do {
+                return try client.ask(PeerRequest(.load, host: environment.hostName, session: record.session, uuid: domain.uuid), timeoutMs: 15_000)
+            } catch let error as PeerUnreachable {
+                board.set(.degraded, "QEMU died, and the shadow cannot take over: \(error)")
+            }
+            if let detail = stopDetail ?? takeStopDetail(waitMs: 500), detail != .failed { return nil }
+            let unprotect: Reply<Void>? = select(until: MonotonicTime.now.adding(milliseconds: 500)) { event in
+                if case .unprotect(let reply) = event { reply } else { nil }
+            }
+            if let unprotect {
+                pendingUnprotect = unprotect
+                return nil
+            }
+        }
+    }
+
+    private func takeStopDetail(waitMs: Double) -> StoppedDetail? {
+        select(until: MonotonicTime.now.adding(milliseconds: waitMs)) { event in
+            if case .lifecycle(.stopped(let detail)) = event { detail } else { nil }
+        }
+    }
+
+    private func awaitStopReason(before what: String) throws -> Outcome {
+        let detail = stopDetail ?? takeStopDetail(waitMs: 20_000)
+        if detail == .failed { Log.error("\(domain.name): QEMU died before \(what); the guest is lost") }
+        return .ended("the guest ended (\(detail.map { "\($0)" } ?? "reason unknown")) before \(what)")
+    }
+}

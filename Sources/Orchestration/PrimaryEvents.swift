@@ -1,0 +1,38 @@
+import ControlProtocol
+import Libvirt
+import Platform
+import Replication
+
+/// What a primary's protection reacts to, one after the other.
+enum PrimaryEvent: Sendable {
+    /// From the worker of that generation; an older one's last words are ignored.
+    case worker(WorkerEvent, generation: Int)
+    case workerEnded(String, generation: Int)
+    /// QEMU's STOP and RESUME, nanoseconds on the realtime clock.
+    case stopped(UInt64)
+    case resumed(UInt64)
+    /// QEMU's MIGRATION status.
+    case migration(String)
+    case coloExit(String)
+    case lifecycle(LifecycleEvent.Event)
+    case libvirtReconnected
+    case swap(Reply<HandoverReport>)
+    case unprotect(Reply<Void>)
+    /// Another host takes the guest over by force: this copy must not run any more.
+    case yield(Reply<Void>)
+}
+
+/// An answer that somebody on another thread waits for.
+final class Reply<Value: Sendable>: @unchecked Sendable {
+    private let result = Guarded<Result<Value, any Error>?>(nil)
+
+    func give(_ value: Result<Value, any Error>) { result.change { $0 = $0 ?? value } }
+
+    func wait(until deadline: MonotonicTime?) throws -> Value {
+        guard let result = result.wait(until: deadline, { $0 }) else { throw ControlFailure("The service did not finish in time") }
+        return try result.get()
+    }
+
+    /// The answer, when it is there by the deadline.
+    func poll(until deadline: MonotonicTime) -> Result<Value, any Error>? { result.wait(until: deadline) { $0 } }
+}

@@ -1,0 +1,453 @@
+import Configuration
+import ControlProtocol
+import Foundation
+import Glibc
+import Libvirt
+import Platform
+import Replication
+import Transport
+
+/// One protected domain on its primary's host: a thread that reacts to events, one at a time.
+///
+///                    +---------------- retry after 0.1 .. 10 s -----------------+
+///                    v                                                          |
+///     protect -> [begin: prepare the peer, guard, worker, COLO] -> [follow] --> [end: thaw, clean up]
+///                                                                     |
+///                         swap / QEMU died:  hold -> load -> commit -> run -> handed over      (Handover.swift)
+///
+/// Whatever fails before the commit of a hand-over leaves the guest running here.
+public final class PrimaryProtection: @unchecked Sendable {
+    /// How one attempt ended.
+    enum Outcome {
+        case retry(String)
+        /// The guest ended here (shutdown, destroy, …) or the protection was taken back.
+        case ended(String)
+        case handedOver
+    }
+
+    public let domain: LocalDomain
+    let environment: HostEnvironment
+    let peer: Peer
+    let client: PeerClient
+    let board: StatusBoard
+    var record: ProtectionRecord
+    private let mailbox = Guarded<[PrimaryEvent]>([])
+    private let onEnd: @Sendable (PrimaryProtection) -> Void
+
+    // The current attempt; touched by the protection's thread only, but for `worker`, which `status` reads.
+    private let currentWorker = Guarded<WorkerProcess?>(nil)
+    private var generation = 0
+    var processWatch: Descriptor?
+    private var firstCopyAnnounced = false
+    private var suspension: Suspension?
+    var stopDetail: StoppedDetail?
+    var pendingUnprotect: Reply<Void>?
+    private let rate = RateMeter()
+
+    /// A stop of the guest that was not ours.
+    struct Suspension {
+        /// Realtime nanoseconds.
+        var at: UInt64
+        var resumes = 0
+        /// The worker withholds epochs, and the guest stands still.
+        var isConfirmed = false
+    }
+
+    public init(domain: LocalDomain, environment: HostEnvironment, peer: Peer, intervalMs: Double, withoutDisks: Bool,
+                onEnd: @escaping @Sendable (PrimaryProtection) -> Void) {
+        self.domain = domain
+        self.environment = environment
+        self.peer = peer
+        self.onEnd = onEnd
+        client = environment.client(of: peer)
+        board = StatusBoard(.syncing, label: "\(domain.name) -> \(peer.name)")
+        record = ProtectionRecord(uuid: domain.uuid, domain: domain.name, role: .primary, phase: .protecting, peer: peer.name,
+                                  session: UUID(), intervalMs: intervalMs, withoutDisks: withoutDisks, savedParameters: [:])
+    }
+
+    /// Takes up a protection that an earlier service left behind.
+    init(resuming record: ProtectionRecord, environment: HostEnvironment, peer: Peer, onEnd: @escaping @Sendable (PrimaryProtection) -> Void) {
+        domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
+        self.environment = environment
+        self.peer = peer
+        self.onEnd = onEnd
+        client = environment.client(of: peer)
+        board = StatusBoard(record.phase == .handedOver ? .failedOver : .syncing, label: "\(record.domain) -> \(peer.name)")
+        self.record = record
+    }
+
+    /// Starts the protection's thread.
+    public func start() {
+        startThread("primary") { [self] in
+            run()
+            onEnd(self)
+        }
+    }
+
+    // MARK: Events
+
+    func post(_ event: PrimaryEvent) { mailbox.change { $0.append(event) } }
+
+    /// The next event, whatever it is.
+    func next(until deadline: MonotonicTime?) -> PrimaryEvent? {
+        mailbox.wait(until: deadline) { $0.isEmpty ? nil : $0.removeFirst() }
+    }
+
+    /// The first event for which `body` has an answer; the others keep their place.
+    func select<R>(until deadline: MonotonicTime?, _ body: (PrimaryEvent) -> R?) -> R? {
+        mailbox.wait(until: deadline) { events in
+            for (index, event) in events.enumerated() {
+                if let result = body(event) {
+                    events.remove(at: index)
+                    return result
+                }
+            }
+            return nil
+        }
+    }
+
+    var worker: WorkerProcess? { currentWorker.read { $0 } }
+    var currentGeneration: Int { generation }
+    var isSuspended: Bool { suspension != nil }
+
+    // MARK: Life
+
+    private func run() {
+        var failures = 0
+        do { try environment.records.write(record) } catch { Log.error("\(domain.name): \(error)") }
+        if record.phase == .handedOver { return waitForRemoval() }
+        while true {
+            let outcome = attempt()
+            switch outcome {
+            case .ended(let reason):
+                Log.info("\(domain.name): protection ended: \(reason)")
+                environment.records.remove(domain.uuid)
+                pendingUnprotect?.give(.success(()))
+                return
+            case .handedOver:
+                return waitForRemoval()
+            case .retry(let reason):
+                failures = board.current.state == .protected ? 0 : failures + 1
+                board.set(.degraded, reason)
+                cleanUp(keepGuard: true)
+                let delay = min(10_000.0, 100 * pow(2, Double(min(failures, 7))))
+                if let ended = pauseBetweenAttempts(delay) {
+                    cleanUp(keepGuard: false)
+                    Log.info("\(domain.name): protection ended: \(ended)")
+                    environment.records.remove(domain.uuid)
+                    pendingUnprotect?.give(.success(()))
+                    return
+                }
+            }
+        }
+    }
+
+    private func attempt() -> Outcome {
+        do {
+            if record.phase == .committing { return try resolveDoubt() }
+            try begin()
+            let outcome = try follow()
+            if case .retry = outcome { return outcome }
+            if case .ended = outcome { cleanUp(keepGuard: false) }
+            return outcome
+        } catch let failure as ControlFailure {
+            return .retry(failure.description)
+        } catch {
+            return .retry("\(error)")
+        }
+    }
+
+    /// Waits before the next attempt; returns why the protection ends instead, when it does.
+    private func pauseBetweenAttempts(_ milliseconds: Double) -> String? {
+        let until = MonotonicTime.now.adding(milliseconds: milliseconds)
+        while let event = next(until: until) {
+            switch event {
+            case .unprotect(let reply):
+                pendingUnprotect = reply
+                return "by request"
+            case .swap(let reply):
+                reply.give(.failure(ControlFailure("Domain \(domain.name) is not protected at the moment: \(board.current.reason)",
+                                                   advice: "Wait until `shadow-virt status` shows it protected")))
+            case .yield(let reply):
+                reply.give(Result { try yieldToPeer() })
+                return "\(peer.name) took the guest over"
+            case .lifecycle(.stopped(let detail)) where detail != .migrated:
+                return "the guest ended (\(detail))"
+            default: break
+            }
+        }
+        // Events may have been missed while libvirt was away.
+        if let active = try? domain.handle().isActive(), !active { return "the guest does not run any more" }
+        return nil
+    }
+
+    /// After a hand-over nothing is left to do here but to say so, until somebody protects the guest anew or removes the entry.
+    private func waitForRemoval() {
+        board.set(.failedOver, "The guest runs on \(peer.name)")
+        while let event = next(until: nil) {
+            switch event {
+            case .unprotect(let reply):
+                environment.records.remove(domain.uuid)
+                return reply.give(.success(()))
+            case .swap(let reply):
+                reply.give(.failure(ControlFailure("Domain \(domain.name) runs on \(peer.name) already", advice: "Run `shadow-virt swap` there")))
+            case .yield(let reply):
+                reply.give(.success(()))
+            default: break
+            }
+        }
+    }
+
+    // MARK: Beginning
+
+    private func begin() throws {
+        board.set(.syncing, "preparing the shadow on \(peer.name)")
+        generation += 1
+        firstCopyAnnounced = false
+        suspension = nil
+        stopDetail = nil
+        let handle = try domain.handle()
+        guard try handle.isActive() else { throw ControlFailure("Domain \(domain.name) does not run") }
+        // Left over from a worker or a service that died: the guest first.
+        try COLOControl(domain: domain).thaw()
+        let (state, reason) = try handle.state()
+        guard state == .running else {
+            throw ControlFailure("Domain \(domain.name) is \(state.describe(reason: reason)), not running", advice: "Resume it; protection begins then")
+        }
+        let definition = try DomainDefinition(xml: handle.xml(flags: [.secure, .migratable]))
+        record.session = UUID()
+        record.phase = .protecting
+        if record.savedParameters.isEmpty { record.savedParameters = try COLOControl(domain: domain).currentParameters() }
+        try environment.records.write(record)
+
+        _ = try client.ask(PeerRequest(.prepare, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
+                                       xml: definition.shadowXML(), intervalMs: record.intervalMs, memoryBytes: definition.memoryBytes),
+                           timeoutMs: 60_000)
+        try raiseGuard()
+
+        let pid = try domain.processID()
+        processWatch = processDescriptor(pid)
+        let owner = try LocalDomain.owner(of: pid)
+        let folder = try environment.socketDirectory(domain.uuid, owner: owner)
+        try startWorker(path: "\(folder)/colo.sock", owner: owner)
+        board.set(.syncing, "copying the guest's memory")
+        try COLOControl(domain: domain).start(path: "\(folder)/colo.sock", intervalMs: record.intervalMs)
+    }
+
+    private func raiseGuard() throws {
+        let migrationGuard = ForeignMigrationGuard(domain: domain, directory: environment.configuration.stateDirectory)
+        if let disk = record.guardDisk {
+            // Still standing from an earlier attempt?
+            if let job = try? domain.handle().blockJobInfo(disk: disk), job != nil { return }
+            migrationGuard.lower(disk: nil, file: record.guardFile)
+        }
+        let current = try DomainDefinition(xml: domain.handle().xml(flags: []))
+        let raised = try migrationGuard.raise(current)
+        record.guardDisk = raised?.disk
+        record.guardFile = raised?.file
+        try environment.records.write(record)
+        if raised == nil {
+            Log.warning("\(domain.name): the guest has no disk, so nothing keeps `virsh save`, `dump` or `migrate` away from it: do not use them while it is protected")
+        }
+    }
+
+    private func startWorker(path: String, owner: (user: uid_t, group: gid_t)) throws {
+        let configuration = environment.configuration
+        let options = SourceWorkerOptions(
+            session: record.session, domain: domain.name, host: environment.hostName, peer: peer.name, peerAddress: peer.address.host,
+            peerPort: peer.address.port, secret: environment.secretBytes, streamPath: path, streamOwner: owner.user, streamGroup: owner.group,
+            intervalMs: record.intervalMs, intervalLimitMs: Double(configuration.intervalLimitMs), ceilingBytes: configuration.unsentCeilingBytes,
+            keepaliveMs: Double(configuration.keepaliveMs), peerTimeoutMs: Double(configuration.peerTimeoutMs))
+        let mine = generation
+        let process = try WorkerProcess(name: domain.name, start: WorkerCommand(.startSource, source: options)) { [weak self] event in
+            self?.post(.worker(event, generation: mine))
+        } onEnd: { [weak self] status in
+            self?.post(.workerEnded(status, generation: mine))
+        }
+        currentWorker.change { $0 = process }
+        let ready: Bool? = select(until: MonotonicTime.now.adding(milliseconds: 10_000)) { event in
+            switch event {
+            case .worker(let event, mine) where event.kind == .ready: true
+            case .workerEnded(_, mine): false
+            default: nil
+            }
+        }
+        guard ready == true else { throw ControlFailure("The source worker did not start") }
+    }
+
+    // MARK: Following
+
+    private func follow() throws -> Outcome {
+        var lastProgress: (epochs: UInt64, at: MonotonicTime) = (0, .now)
+        while true {
+            rate.sample(worker?.statistics[.epochsTotal] ?? 0)
+            guard let event = next(until: MonotonicTime.now.adding(milliseconds: 1000)) else {
+                if let outcome = try watchProgress(&lastProgress) { return outcome }
+                continue
+            }
+            switch event {
+            case .worker(let event, let number) where number == generation:
+                if let outcome = try handle(event) { return outcome }
+            case .workerEnded(let status, let number) where number == generation:
+                return .retry("The source worker ended unexpectedly (\(status))")
+            case .migration("colo"):
+                worker?.order(WorkerCommand(.firstCopyDone))
+            case .migration("failed"), .migration("completed"), .migration("cancelled"):
+                let reason = try domain.monitor(QueryMigrate()).errorDescription ?? "QEMU ended the migration without entering COLO"
+                return .retry(reason)
+            case .coloExit(let reason):
+                if let outcome = qemuEnded() { return try outcome() }
+                return .retry("QEMU left COLO (\(reason))")
+            case .stopped(let moment):
+                stopped(at: moment)
+            case .resumed:
+                try resumed()
+            case .lifecycle(let event):
+                if let outcome = try handle(event) { return outcome }
+            case .libvirtReconnected:
+                guard try domain.handle().isActive() else { return .ended("the guest does not run any more") }
+            case .swap(let reply):
+                if let outcome = swap(reply) { return outcome }
+            case .unprotect(let reply):
+                if isSuspended {
+                    reply.give(.failure(ControlFailure("Domain \(domain.name) is suspended, and ending COLO would start it",
+                                                       advice: "Run `virsh resume \(domain.name)` first")))
+                    continue
+                }
+                pendingUnprotect = reply
+                return .ended("by request")
+            case .yield(let reply):
+                reply.give(Result { try yieldToPeer() })
+                return .ended("\(peer.name) took the guest over")
+            case .worker, .workerEnded, .migration:
+                continue
+            }
+        }
+    }
+
+    private func handle(_ event: WorkerEvent) throws -> Outcome? {
+        switch event.kind {
+        case .following:
+            // The link's state does not change that the user suspended the guest.
+            if !isSuspended { board.set(.protected) }
+        case .linkLost:
+            if !isSuspended { board.set(board.state == .syncing ? .syncing : .degraded, event.reason ?? "The connection to \(peer.name) broke") }
+        case .sessionLost, .failed:
+            return .retry(event.reason ?? "The source worker gave up")
+        case .streamEnded:
+            if let outcome = qemuEnded() { return try outcome() }
+            return .retry("QEMU closed the stream")
+        case .suspended:
+            try confirmSuspension()
+        default:
+            break
+        }
+        return nil
+    }
+
+    private func handle(_ event: LifecycleEvent.Event) throws -> Outcome? {
+        guard case .stopped(let detail) = event else { return nil }
+        stopDetail = detail
+        if detail == .failed { return try failover() }
+        return .ended("the guest ended (\(detail))")
+    }
+
+    /// A stream that has been silent for long while nobody suspended the guest: QEMU's migration state may be broken.
+    private func watchProgress(_ last: inout (epochs: UInt64, at: MonotonicTime)) throws -> Outcome? {
+        let epochs = worker?.statistics[.epochsTotal] ?? 0
+        if epochs != last.epochs || isSuspended || board.state != .protected {
+            last = (epochs, .now)
+            return nil
+        }
+        guard MonotonicTime.now.milliseconds(since: last.at) > max(5000, record.intervalMs * 20) else { return nil }
+        last.at = .now
+        let migration = try domain.monitor(QueryMigrate()).status ?? "none"
+        let status = try domain.monitor(QueryStatus()).status
+        if migration == "colo" {
+            if status == "colo" { return .retry("QEMU stopped sending in the middle of an epoch") }
+            return nil
+        }
+        return .retry("QEMU stopped sending epochs: its migration is `\(migration)`, the guest `\(status)`")
+    }
+
+    // MARK: Suspension by the user
+
+    /// QEMU stopped the guest. Epochs do that, too; what lies outside an epoch's window is somebody else's stop.
+    private func stopped(at moment: UInt64) {
+        guard suspension == nil, let worker, board.state != .syncing, !worker.statistics.isInsideWindow(moment) else { return }
+        suspension = Suspension(at: moment)
+        worker.order(WorkerCommand(.suspend))
+    }
+
+    private func resumed() throws {
+        guard var current = suspension else { return }
+        current.resumes += 1
+        suspension = current
+        if current.isConfirmed { endSuspension() }
+    }
+
+    private func endSuspension() {
+        suspension = nil
+        worker?.order(WorkerCommand(.resume))
+        board.set(.protected)
+    }
+
+    /// The worker withholds epochs. One that began before it heard of it has undone the user's stop: repeat that.
+    private func confirmSuspension() throws {
+        guard var current = suspension, !current.isConfirmed, let worker else { return }
+        let epochs = worker.statistics.windowsBegun(after: current.at)
+        let running = try domain.monitor(QueryStatus()).running
+        if running, current.resumes > epochs || epochs == 0 { return endSuspension() }
+        if running { try domain.handle().suspend() }
+        current.isConfirmed = true
+        suspension = current
+        board.set(.suspended, "The guest is suspended; the shadow holds its last epoch")
+    }
+
+    // MARK: Ending
+
+    /// Leaves the guest running and QEMU as it was. Safe to repeat, and when half of it is not there.
+    func cleanUp(keepGuard: Bool) {
+        let control = COLOControl(domain: domain)
+        if !isSuspended {
+            // A worker that lives ends its epoch by itself; one that died may have left the guest standing still: that goes first.
+            worker?.stop()
+            do { try control.thaw() } catch { Log.debug("\(domain.name): \(error)") }
+        } else {
+            worker?.stop()
+        }
+        currentWorker.change { $0 = nil }
+        processWatch = nil
+        let active = (try? domain.handle().isActive()) ?? false
+        if active, !isSuspended {
+            do {
+                try control.clean(restoring: keepGuard ? [:] : record.savedParameters)
+            } catch {
+                Log.warning("\(domain.name): COLO could not be switched off: \(error)")
+            }
+        }
+        if !keepGuard {
+            ForeignMigrationGuard(domain: domain, directory: environment.configuration.stateDirectory)
+                .lower(disk: active ? record.guardDisk : nil, file: record.guardFile)
+            unlink("\(environment.configuration.runtimeDirectory)/\(domain.uuid)/colo.sock")
+            rmdir("\(environment.configuration.runtimeDirectory)/\(domain.uuid)")
+            do {
+                _ = try client.ask(PeerRequest(.discard, host: environment.hostName, session: record.session, uuid: domain.uuid), timeoutMs: 20_000)
+            } catch {
+                Log.warning("\(domain.name): the shadow on \(peer.name) could not be removed: \(error)")
+            }
+        }
+    }
+
+    // MARK: Status
+
+    public var status: DomainStatus {
+        let now = board.current
+        var status = DomainStatus(domain: domain.name, uuid: domain.uuid, role: .primary, peer: peer.name, engine: "continuous", state: now.state,
+                                  reason: now.reason, since: now.since, configuredIntervalMs: record.intervalMs)
+        guard let statistics = worker?.statistics else { return status }
+        status.fill(from: statistics)
+        status.epochsPerSecond = rate.perSecond
+        return status
+    }
+}

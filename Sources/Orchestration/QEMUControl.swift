@@ -1,0 +1,158 @@
+import ControlProtocol
+import Foundation
+import Glibc
+import Libvirt
+import Platform
+
+/// One domain of this host, as the protections see it: through libvirt, looked up anew for each call so that a restarted
+/// libvirtd makes no difference.
+public struct LocalDomain: Sendable {
+    public let uuid: String
+    public let name: String
+    let connect: @Sendable () throws -> Connection
+
+    public init(uuid: String, name: String, connect: @escaping @Sendable () throws -> Connection) {
+        self.uuid = uuid
+        self.name = name
+        self.connect = connect
+    }
+
+    func handle() throws -> Domain { try connect().lookup(uuid: uuid) }
+
+    @discardableResult
+    func monitor<C: MonitorCommand>(_ command: C) throws -> C.Answer { try handle().monitor(command) }
+
+    /// QEMU's process id, from the file that libvirt keeps beside its state.
+    func processID() throws -> pid_t {
+        let path = "/run/libvirt/qemu/\(name).pid"
+        guard let text = try? String(contentsOfFile: path, encoding: .utf8), let pid = pid_t(text.trimmingCharacters(in: .whitespacesAndNewlines)),
+              let command = FileManager.default.contents(atPath: "/proc/\(pid)/cmdline"),
+              String(decoding: command, as: UTF8.self).contains(uuid) else {
+            throw ControlFailure("Cannot find QEMU's process of domain \(name) through \(path)", advice: "shadow-virt has to run on the host of the guest, as root")
+        }
+        return pid
+    }
+
+    /// User and group that QEMU runs as.
+    static func owner(of pid: pid_t) throws -> (user: uid_t, group: gid_t) {
+        var info = stat()
+        guard stat("/proc/\(pid)", &info) == 0 else { throw SystemError("stat", "/proc/\(pid)") }
+        return (info.st_uid, info.st_gid)
+    }
+}
+
+/// COLO on one QEMU: switched on for a protection, and off without a trace afterwards.
+struct COLOControl {
+    let domain: LocalDomain
+
+    /// Parameters that we change, to be put back.
+    static let changed = ["max-bandwidth", "downtime-limit", "x-checkpoint-delay"]
+
+    func currentParameters() throws -> [String: UInt64] {
+        let all = try domain.monitor(QueryMigrateParameters())
+        return Dictionary(uniqueKeysWithValues: Self.changed.compactMap { key in all[key]?.integer.map { (key, UInt64(clamping: $0)) } })
+    }
+
+    /// Starts the stream to `path`. The first copy begins at once.
+    func start(path: String, intervalMs: Double) throws {
+        try domain.monitor(MigrateSetCapabilities(["x-colo": true]))
+        do {
+            // No bandwidth limit: the worker's ceiling is the limit. 100 ms: the guest's pause at the end of the first copy.
+            try domain.monitor(MigrateSetParameters(checkpointDelayMilliseconds: UInt32(intervalMs), maxBandwidth: 10_000_000_000,
+                                                    downtimeLimitMilliseconds: 100))
+            try domain.monitor(Migrate(uri: "unix:\(path)"))
+        } catch {
+            try? domain.monitor(MigrateSetCapabilities(["x-colo": false]))
+            throw error
+        }
+    }
+
+    func setInterval(_ milliseconds: Double) throws {
+        try domain.monitor(MigrateSetParameters(checkpointDelayMilliseconds: UInt32(milliseconds)))
+    }
+
+    /// Gets a guest going that stands still because the other end of its stream is gone, and takes COLO off it. Does nothing to a
+    /// guest without COLO. Returns what QEMU's status was.
+    @discardableResult
+    func thaw() throws -> String {
+        let before = try domain.monitor(QueryMigrate()).status ?? "none"
+        switch before {
+        case "colo":
+            try domain.monitor(ColoLostHeartbeat())
+        case "setup", "active", "device", "pre-switchover", "postcopy-active", "cancelling":
+            if before != "cancelling" { try domain.monitor(MigrateCancel()) }
+        default:
+            break
+        }
+        return before
+    }
+
+    /// Waits until the migration is over, then removes our capability and parameters. While the capability is on, a later
+    /// `virsh save` would start COLO into a file and hang.
+    func clean(restoring parameters: [String: UInt64], limitMs: Double = 3000) throws {
+        let deadline = MonotonicTime.now.adding(milliseconds: limitMs)
+        while true {
+            do {
+                try domain.monitor(MigrateSetCapabilities(["x-colo": false]))
+                break
+            } catch {
+                guard deadline > .now else { throw error }
+                usleep(10_000)
+            }
+        }
+        // Broken 10.0 and 10.1 releases end up here with the guest stopped in `postmigrate`.
+        if try domain.monitor(QueryStatus()).status == "postmigrate" { try domain.monitor(Cont()) }
+        guard !parameters.isEmpty else { return }
+        try domain.monitor(MigrateSetParameters(checkpointDelayMilliseconds: parameters["x-checkpoint-delay"].map { UInt32(clamping: $0) },
+                                                maxBandwidth: parameters["max-bandwidth"],
+                                                downtimeLimitMilliseconds: parameters["downtime-limit"]))
+    }
+}
+
+/// The block job that makes libvirt refuse `save`, `dump`, `migrate` and snapshots of a protected guest before QEMU hears of them:
+/// QEMU 7.2 would lose its migration state for good.
+struct ForeignMigrationGuard {
+    let domain: LocalDomain
+    let directory: String
+
+    /// Starts copying a disk into a throw-away sparse file at 1 byte a second: the job stays, and costs neither space nor time.
+    /// Returns the disk and the file; nil when the guest has no disk to do it with.
+    func raise(_ definition: DomainDefinition) throws -> (disk: String, file: String)? {
+        let candidates = definition.disks.filter { !$0.isEmpty && $0.device == "disk" }
+        if let busy = candidates.first(where: \.hasBlockJob) {
+            throw ControlFailure("Disk \(busy.target) of domain \(domain.name) has a block job already",
+                                 advice: "Wait for it or end it with `virsh blockjob \(domain.name) \(busy.target) --abort`")
+        }
+        guard let disk = candidates.first else { return nil }
+        let file = "\(directory)/\(domain.uuid).guard"
+        lower(disk: nil, file: file)
+        let bytes = try domain.handle().blockInfo(disk: disk.target).capacity
+        let created = open(file, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        guard created >= 0 else { throw SystemError("open", file) }
+        defer { close(created) }
+        guard ftruncate(created, off_t(bytes)) == 0 else { throw SystemError("ftruncate", file) }
+        let owner = try LocalDomain.owner(of: domain.processID())
+        guard fchown(created, owner.user, owner.group) == 0 else { throw SystemError("chown", file) }
+        do {
+            try domain.handle().blockCopy(disk: disk.target, destinationXML: "<disk type='file'><source file='\(file)'/><driver type='raw'/></disk>",
+                                          parameters: ["bandwidth": .ulong(1)],
+                                          flags: [.transientJob, .reuseExternal])
+        } catch {
+            unlink(file)
+            throw error
+        }
+        return (disk.target, file)
+    }
+
+    /// Ends the job, when there is one, and removes the file.
+    func lower(disk: String?, file: String?) {
+        if let disk {
+            do {
+                try domain.handle().blockJobAbort(disk: disk, flags: [])
+            } catch {
+                Log.debug("Guard job of \(domain.name): \(error)")
+            }
+        }
+        if let file { unlink(file) }
+    }
+}
