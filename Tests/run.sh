@@ -64,7 +64,8 @@ runner=''
 remove_leftovers() { # of tests that were cut off: processes, hosts; and the folder
   local holder
   trap '' INT TERM
-  if [[ -n $runner ]]; then kill -INT "$runner" 2>/dev/null && wait "$runner" || true; fi # timeout passes it on to all
+  # timeout passes it on to all that it started.
+  if [[ -n $runner ]]; then kill -INT "$runner" 2>/dev/null || true; wait "$runner" || true; fi
   while read -r holder; do
     "$repository/Tests/Support/hosts.sh" down "${holder%/A/holder}" || true
   done < <(find "$work" -maxdepth 4 -path '*/A/holder' 2>/dev/null)
@@ -119,7 +120,7 @@ unfinished=$(comm -23 <(tests 'started') <(sort -u <<<"$passed"$'\n'"$failed"$'\
 echo
 if [[ -n $skipped ]]; then
   echo "Skipped, and why:"
-  grep -aoE '[A-Za-z0-9_]+\.test[A-Za-z0-9_]* : Test skipped.*' "$output" | sed -E 's/^[^ ]+ : Test skipped:? ?//' |
+  grep -aoE '[A-Za-z0-9_]+\.test[A-Za-z0-9_]* : Test skipped.*' "$output" | sed -E 's/^[^ ]+ : Test skipped[-: ]*//' |
     sort | uniq -c | sort -rn | sed -E 's/^ *([0-9]+) (.*)/  \1 x  \2/'
 fi
 if [[ -n $failed$unfinished ]]; then
