@@ -25,9 +25,9 @@ let package = Package(
         .target(name: "Orchestration",
                 dependencies: ["Platform", "Libvirt", "Replication", "Transport", "Configuration", "ControlProtocol"]),
         .target(name: "Service",
-                dependencies: ["Platform", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol"]),
-        .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol", "Service", "Replication"]),
-        .executableTarget(name: "shadow-virt", dependencies: ["Commands"]),
+                dependencies: ["Platform", "CLinux", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol"]),
+        .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol"]),
+        .executableTarget(name: "shadow-virt", dependencies: ["Commands", "Service", "Orchestration", "Replication"]),
 
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration"]),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),

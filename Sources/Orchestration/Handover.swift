@@ -136,6 +136,7 @@ extension PrimaryProtection {
                 case .yield(let reply):
                     reply.give(Result { try yieldToPeer() })
                     return .ended("\(peer.name) took the guest over")
+                case .shutdown(let reply): return .serviceStops(reply)
                 default: break
                 }
             }

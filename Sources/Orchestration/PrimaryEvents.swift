@@ -20,6 +20,8 @@ enum PrimaryEvent: Sendable {
     case unprotect(Reply<Void>)
     /// Another host takes the guest over by force: this copy must not run any more.
     case yield(Reply<Void>)
+    /// The service ends.
+    case shutdown(Reply<Void>)
 }
 
 /// An answer that somebody on another thread waits for.

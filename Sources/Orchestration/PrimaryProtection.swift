@@ -23,6 +23,8 @@ public final class PrimaryProtection: @unchecked Sendable {
         /// The guest ended here (shutdown, destroy, …) or the protection was taken back.
         case ended(String)
         case handedOver
+        /// The service ends; the record stays, so that its successor protects anew.
+        case serviceStops(Reply<Void>)
     }
 
     public let domain: LocalDomain
@@ -120,12 +122,15 @@ public final class PrimaryProtection: @unchecked Sendable {
             let outcome = attempt()
             switch outcome {
             case .ended(let reason):
-                Log.info("\(domain.name): protection ended: \(reason)")
+                over(reason)
                 environment.records.remove(domain.uuid)
                 pendingUnprotect?.give(.success(()))
                 return
             case .handedOver:
                 return waitForRemoval()
+            case .serviceStops(let reply):
+                leaveBehind()
+                return reply.give(.success(()))
             case .retry(let reason):
                 failures = board.current.state == .protected ? 0 : failures + 1
                 board.set(.degraded, reason)
@@ -133,7 +138,7 @@ public final class PrimaryProtection: @unchecked Sendable {
                 let delay = min(10_000.0, 100 * pow(2, Double(min(failures, 7))))
                 if let ended = pauseBetweenAttempts(delay) {
                     cleanUp(keepGuard: false)
-                    Log.info("\(domain.name): protection ended: \(ended)")
+                    over(ended)
                     environment.records.remove(domain.uuid)
                     pendingUnprotect?.give(.success(()))
                     return
@@ -145,6 +150,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private func attempt() -> Outcome {
         do {
             if record.phase == .committing { return try resolveDoubt() }
+            if let outcome = try standBackIfTakenOver() { return outcome }
             try begin()
             let outcome = try follow()
             if case .retry = outcome { return outcome }
@@ -155,6 +161,11 @@ public final class PrimaryProtection: @unchecked Sendable {
         } catch {
             return .retry("\(error)")
         }
+    }
+
+    private func over(_ reason: String) {
+        Log.info("\(domain.name): protection ended: \(reason)")
+        isOver.change { $0 = reason }
     }
 
     /// Waits before the next attempt; returns why the protection ends instead, when it does.
@@ -173,6 +184,9 @@ public final class PrimaryProtection: @unchecked Sendable {
                 return "\(peer.name) took the guest over"
             case .lifecycle(.stopped(let detail)) where detail != .migrated:
                 return "the guest ended (\(detail))"
+            case .shutdown(let reply):
+                // Between attempts nothing of ours runs; the record is there.
+                reply.give(.success(()))
             default: break
             }
         }
@@ -193,9 +207,40 @@ public final class PrimaryProtection: @unchecked Sendable {
                 reply.give(.failure(ControlFailure("Domain \(domain.name) runs on \(peer.name) already", advice: "Run `shadow-virt swap` there")))
             case .yield(let reply):
                 reply.give(.success(()))
+            case .shutdown(let reply):
+                return reply.give(.success(()))
             default: break
             }
         }
+    }
+
+    /// The service ends in an orderly way: the guest runs on without COLO, what we changed in QEMU is put back, the shadow stays
+    /// where it is until the next service replaces it.
+    private func leaveBehind() {
+        guard !isSuspended else { return }
+        cleanUp(keepGuard: true)
+        try? COLOControl(domain: domain).clean(restoring: record.savedParameters)
+        ForeignMigrationGuard(domain: domain, directory: environment.configuration.stateDirectory)
+            .lower(disk: record.guardDisk, file: record.guardFile)
+        record.guardDisk = nil
+        record.guardFile = nil
+        try? environment.records.write(record)
+    }
+
+    /// While this side was cut off, an administrator may have started the guest at the peer by force. Then the copy here is the
+    /// stale one: it is stopped at once, and kept for whoever wants to look at it.
+    private func standBackIfTakenOver() throws -> Outcome? {
+        guard let answer = try? client.ask(PeerRequest(.query, host: environment.hostName, session: record.session, uuid: domain.uuid)),
+              answer.phase == .running else { return nil }
+        cleanUp(keepGuard: true)
+        if let handle = try? domain.handle(), try handle.isActive() {
+            try handle.suspend()
+            Log.error("\(domain.name) was started on \(peer.name) while this host was cut off: the copy here is suspended for good. "
+                + "Look at its data if you need to, then `virsh destroy \(domain.name)` here")
+        }
+        record.phase = .handedOver
+        try environment.records.write(record)
+        return .handedOver
     }
 
     // MARK: Beginning
@@ -238,7 +283,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         let migrationGuard = ForeignMigrationGuard(domain: domain, directory: environment.configuration.stateDirectory)
         if let disk = record.guardDisk {
             // Still standing from an earlier attempt?
-            if let job = try? domain.handle().blockJobInfo(disk: disk), job != nil { return }
+            if let job = try? domain.handle().blockJobInfo(disk: disk), job.type == .copy { return }
             migrationGuard.lower(disk: nil, file: record.guardFile)
         }
         let current = try DomainDefinition(xml: domain.handle().xml(flags: []))
@@ -319,6 +364,8 @@ public final class PrimaryProtection: @unchecked Sendable {
             case .yield(let reply):
                 reply.give(Result { try yieldToPeer() })
                 return .ended("\(peer.name) took the guest over")
+            case .shutdown(let reply):
+                return .serviceStops(reply)
             case .worker, .workerEnded, .migration:
                 continue
             }
@@ -440,6 +487,28 @@ public final class PrimaryProtection: @unchecked Sendable {
     }
 
     // MARK: Status
+
+    /// How a fresh protection turned out.
+    public enum Settled: Sendable {
+        case protected
+        /// The first attempt failed; without an order the protection would go on trying.
+        case refused(String)
+        case ended(String)
+    }
+
+    public var peerName: String { peer.name }
+
+    /// Waits until it is clear how the protection began; nil at the deadline.
+    public func settled(until deadline: MonotonicTime) -> Settled? {
+        switch board.wait(for: [.protected, .degraded, .failedOver, .suspended], until: deadline) {
+        case .protected, .suspended: .protected
+        case .degraded: .refused(board.current.reason)
+        case .failedOver: .ended("the guest runs on \(peer.name)")
+        default: isOver.read { $0 }.map { .ended($0) }
+        }
+    }
+
+    private let isOver = Guarded<String?>(nil)
 
     public var status: DomainStatus {
         let now = board.current

@@ -14,8 +14,10 @@ struct ProtectionRecord: Codable, Sendable {
         case handedOver
         /// (shadow) Waiting.
         case shadowing
-        /// (shadow) Allowed to run: from here on the domain here is the guest.
+        /// (shadow) Ordered to run: from here on the domain here is the guest.
         case activated
+        /// (shadow) It was seen running.
+        case running
     }
 
     var schema = 1

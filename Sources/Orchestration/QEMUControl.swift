@@ -62,7 +62,7 @@ struct COLOControl {
                                                     downtimeLimitMilliseconds: 100))
             try domain.monitor(Migrate(uri: "unix:\(path)"))
         } catch {
-            try? domain.monitor(MigrateSetCapabilities(["x-colo": false]))
+            _ = try? domain.monitor(MigrateSetCapabilities(["x-colo": false]))
             throw error
         }
     }

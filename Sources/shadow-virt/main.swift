@@ -1,13 +1,20 @@
 import Commands
+import Configuration
 import Foundation
+import Libvirt
+import Orchestration
+import Replication
+import Service
 
-/// What runs inside the service comes from `Service` and `Replication`; the command line knows them through these hooks only.
+// The command line knows the service and the workers through these hooks only.
 let table = CommandTable(
-    serve: { _, _ in missing("service") },
-    worker: { _ in missing("worker") })
+    serve: { configuration, _ in Daemon.run(configuration) },
+    worker: { WorkerMain.run($0) },
+    doctor: { request, configuration in
+        EventLoop.start()
+        let connection = try Connection.open(configuration.libvirtURI)
+        defer { connection.close() }
+        let environment = HostEnvironment(configuration: configuration, secretBytes: try configuration.loadSecret()) { connection }
+        return try Doctor(environment: environment).report(domain: request.domain, to: request.to)
+    })
 exit(table.main())
-
-@Sendable func missing(_ part: String) -> Int32 {
-    FileHandle.standardError.write(Data("error: This build has no \(part)\n".utf8))
-    return ExitCode.failed
-}

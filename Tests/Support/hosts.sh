@@ -65,15 +65,16 @@ enter() { # HOST COMMAND...: replaces this shell
 }
 
 residents() { # HOST; pids of all that runs there but the holder
-  local keep=0 network=- mounts=- process pid
-  [[ -s $dir/$1/namespaces ]] && read -r network mounts <"$dir/$1/namespaces"
+  local keep=0 network mounts entry pid
+  [[ -s $dir/$1/namespaces ]] || return 0
+  read -r network mounts <"$dir/$1/namespaces"
   keep=$(alive "$dir/$1/holder") || keep=0
-  for process in /proc/[0-9]*; do
-    pid=${process#/proc/}
+  # One find for all: processes that go away meanwhile are no error.
+  for entry in $(find /proc/[0-9]*/ns/net -maxdepth 0 -lname "net:\\[${network//[^0-9]/}\\]" 2>/dev/null || true); do
+    pid=${entry//[^0-9]/}
     [[ $pid != "$keep" && $pid != "$$" && $pid != "$BASHPID" ]] || continue
-    [[ $(readlink "$process/ns/net" 2>/dev/null) == "$network" ]] || continue
     # Without its holder a namespace is known by its number alone, which the kernel could have given out again.
-    [[ $keep != 0 || $(readlink "$process/ns/mnt" 2>/dev/null) == "$mounts" ]] || continue
+    [[ $keep != 0 || $(readlink "/proc/$pid/ns/mnt" 2>/dev/null) == "$mounts" ]] || continue
     [[ -z $(start_time "$pid") ]] || echo "$pid"
   done
 }
@@ -99,6 +100,7 @@ write_configuration() { # HOST
   for path in "${private_paths[@]}"; do mkdir -p "$root$path"; done
   mkdir -p "$root/var/lib/libvirt/images" "$root/nothing"
   clear_volatile "$1"
+  rm -f "$root/libvirtd.out" "$root/var/log/libvirt/libvirtd.log"
   printf '%s\n' '127.0.0.1 localhost' '10.77.0.1 hostA' '10.77.0.2 hostB' >"$root/hosts"
   [[ -s $root/uuid ]] || cat /proc/sys/kernel/random/uuid >"$root/uuid"
   cat >"$root/etc/libvirt/libvirtd.conf" <<END
@@ -132,6 +134,7 @@ start_holder() { # HOST NAME
     root=$1; name=$2; hostname=$3; shift 3
     for path; do mount --bind "$root$path" "$path"; done
     mount --bind "$root/hosts" /etc/hosts
+    umount -l /sys 2>/dev/null || true
     mount -t sysfs sysfs /sys          # /sys/class/net of this host, not of the machine
     # The system bus would lead to systemd-machined, where both hosts would register the same machine names.
     [[ ! -d /run/dbus ]] || mount --bind "$root/nothing" /run/dbus
@@ -139,6 +142,7 @@ start_holder() { # HOST NAME
     echo $$ >"$root/ready"
     exec -a "$name" sleep infinity' \
     holder "$root" "$2" "host$1" "${private_paths[@]}" </dev/null >"$root/holder.log" 2>&1 9>&- &
+  disown
   while [[ ! -s $root/ready ]]; do
     ((turns-- > 0)) || { cat "$root/holder.log" >&2; fail "Namespaces for host$1 could not be made (see above)"; }
     sleep 0.05
@@ -182,8 +186,9 @@ libvirtd_start() { # HOST
   ! alive "$root/libvirtd.pid" >/dev/null || fail "libvirtd on host$1 runs already"
   binary=$(PATH=$PATH:/usr/sbin command -v libvirtd) || fail "libvirtd not found (Debian: apt install libvirt-daemon)"
   rm -f "$root/libvirtd.started"
-  on "$1" setsid bash -c 'echo $$ >"$1"; exec "$2" --listen --pid-file /run/libvirt/libvirtd.pid' \
+  enter "$1" setsid bash -c 'echo $$ >"$1"; exec "$2" --listen --pid-file /run/libvirt/libvirtd.pid' \
     libvirtd "$root/libvirtd.started" "$binary" </dev/null >>"$root/libvirtd.out" 2>&1 9>&- &
+  disown
   for _ in {1..100}; do [[ ! -s $root/libvirtd.started ]] || break; sleep 0.02; done
   [[ -s $root/libvirtd.started ]] || fail "libvirtd on host$1 was not started: $(tail -n 3 "$root/libvirtd.out")"
   remember "$root/libvirtd.pid" "$(<"$root/libvirtd.started")"

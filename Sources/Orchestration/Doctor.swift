@@ -1,0 +1,183 @@
+import Configuration
+import ControlProtocol
+import Foundation
+import FoundationXML
+import Glibc
+import Libvirt
+import Platform
+
+/// Looks for everything that protection needs, and says what to do about what is missing. Changes nothing.
+public struct Doctor {
+    let environment: HostEnvironment
+
+    public init(environment: HostEnvironment) { self.environment = environment }
+
+    /// This host; with a domain, whether that can be protected, to `to` when given.
+    public func report(domain word: String?, to host: String?) throws -> DoctorReport {
+        var findings = try checkHost()
+        var name: String?
+        let peer = try host.map { try environment.peer($0) }
+        if let word {
+            let domain = try environment.connect().lookup(anyOf: word)
+            name = domain.name
+            findings += try check(domain: domain, peer: peer, withoutDisks: false)
+        } else if let peer {
+            findings += checkPeer(peer, definition: nil)
+        }
+        return DoctorReport(host: environment.hostName, domain: name, findings: findings)
+    }
+
+    // MARK: The host
+
+    private func checkHost() throws -> [Finding] {
+        var findings: [Finding] = []
+        findings.append(access("/dev/kvm", R_OK | W_OK) == 0
+            ? Finding("kvm", .ok, "/dev/kvm is there")
+            : Finding("kvm", .failed, "/dev/kvm is \(errno == ENOENT ? "missing" : "not accessible")",
+                      advice: "Enable virtualisation in the firmware and load kvm_intel or kvm_amd; run shadow-virt as root"))
+        let connection = try environment.connect()
+        let libvirt = try connection.libvirtVersion()
+        findings.append(libvirt >= Version(9, 0, 0)
+            ? Finding("libvirt", .ok, "libvirt \(libvirt)")
+            : Finding("libvirt", .warning, "libvirt \(libvirt) is older than 9.0, which nobody has tried", advice: "Use Debian 12, Ubuntu 24.04, RHEL 9 or later"))
+        findings.append(Self.judge(qemu: try connection.hypervisorVersion()))
+        do {
+            let secret = try environment.configuration.loadSecret()
+            findings.append(secret == nil
+                ? Finding("secret", .warning, "No shared secret: the service talks on loopback only", advice: "Make \(environment.configuration.secretFile) and copy it to every host")
+                : Finding("secret", .ok, "\(environment.configuration.secretFile)"))
+        } catch {
+            findings.append(Finding("secret", .failed, "\(error)"))
+        }
+        if environment.configuration.peers.isEmpty {
+            findings.append(Finding("peers", .warning, "No other hosts are configured", advice: "List them under `peers` in \(environment.configuration.file)"))
+        }
+        return findings
+    }
+
+    /// QEMU 10.0.0 to 10.0.6 and 10.1 never enter COLO: the migration ends instead, with the guest stopped.
+    static func judge(qemu: Version) -> Finding {
+        let broken = (qemu >= Version(10, 0, 0) && qemu < Version(10, 0, 7)) || (qemu >= Version(10, 1, 0) && qemu < Version(10, 2, 0))
+        if broken {
+            return Finding("qemu", .failed, "QEMU \(qemu) does not enter COLO (fixed in 10.0.7 and 10.2)", advice: "Update QEMU and restart the guest")
+        }
+        if qemu < Version(7, 2, 0) {
+            return Finding("qemu", .warning, "QEMU \(qemu) is older than 7.2, which nobody has tried", advice: "Use QEMU 7.2 or later")
+        }
+        return Finding("qemu", .ok, "QEMU \(qemu)")
+    }
+
+    // MARK: A domain
+
+    /// Everything about one domain. `protect` refuses what is `failed` here.
+    func check(domain: Domain, peer: Peer?, withoutDisks: Bool) throws -> [Finding] {
+        guard try domain.isActive() else {
+            return [Finding("running", .failed, "Domain \(domain.name) does not run", advice: "Start it with `virsh start \(domain.name)`")]
+        }
+        let definition = try DomainDefinition(xml: domain.xml(flags: [.secure]))
+        var findings: [Finding] = []
+        let (state, reason) = try domain.state()
+        // Between two lookups an epoch may have it paused for a millisecond; a user's pause stays.
+        if state == .paused, reason == PausedReason.user.rawValue {
+            findings.append(Finding("running", .failed, "Domain \(domain.name) is suspended", advice: "Resume it with `virsh resume \(domain.name)`"))
+        }
+        if definition.type != "kvm" {
+            findings.append(Finding("accelerator", .failed, "Domain \(domain.name) runs under TCG (type='\(definition.type)'): COLO would deadlock its QEMU",
+                                    advice: "Use <domain type='kvm'>"))
+        } else {
+            findings += try checkCapability(domain)
+        }
+        findings += checkDisks(definition, withoutDisks: withoutDisks)
+        findings += definition.obstacles
+        if let peer { findings += checkPeer(peer, definition: definition) }
+        return findings
+    }
+
+    private func checkCapability(_ domain: Domain) throws -> [Finding] {
+        let version = try domain.monitor(QueryVersion()).version
+        var findings = [Self.judge(qemu: version)]
+        let capabilities = try domain.monitor(QueryMigrateCapabilities())
+        if capabilities.contains(where: { $0.capability == "x-colo" }) {
+            findings.append(Finding("x-colo", .ok, "QEMU has x-colo"))
+        } else {
+            findings.append(Finding("x-colo", .failed, "This QEMU has no x-colo capability: it was built without replication",
+                                    advice: "RHEL's builds lack it; Debian's, Ubuntu's and Fedora's have it"))
+        }
+        if let blockers = try domain.monitor(QueryMigrate()).blockedReasons, !blockers.isEmpty {
+            findings.append(Finding("migratable", .failed, "QEMU cannot migrate the guest: \(blockers.joined(separator: "; "))", advice: "Remove what it names"))
+        }
+        return findings
+    }
+
+    private func checkDisks(_ definition: DomainDefinition, withoutDisks: Bool) -> [Finding] {
+        var findings: [Finding] = []
+        let writable = definition.writableDisks.map(\.target)
+        if writable.isEmpty || withoutDisks {
+            findings.append(Finding("disks", .ok, writable.isEmpty ? "No writable disk" : "Writable disks are not replicated (\(writable.joined(separator: ", ")))"))
+        } else {
+            findings.append(Finding("disks", .failed, "Domain \(definition.name) has writable disks (\(writable.joined(separator: ", "))), and disks are not part of the epochs yet",
+                                    advice: "`--without-disks` protects its memory alone: after a failover the disk is whatever the other host has"))
+        }
+        if !definition.disks.contains(where: { !$0.isEmpty && $0.device == "disk" }) {
+            findings.append(Finding("foreign-migration", .warning, "The guest has no disk, so nothing keeps `virsh save`, `dump` or `migrate` away from QEMU while it is protected",
+                                    advice: "Do not use them on a protected guest; QEMU before 8 would lose its migration for good"))
+        }
+        return findings
+    }
+
+    // MARK: The peer
+
+    private func checkPeer(_ peer: Peer, definition: DomainDefinition?) -> [Finding] {
+        let facts: HostFacts
+        do {
+            let answer = try environment.client(of: peer).ask(PeerRequest(.facts, host: environment.hostName, xml: definition?.cpuXML), timeoutMs: 20_000)
+            guard let given = answer.facts else { return [Finding("peer", .failed, "\(peer.name) gave no facts about itself")] }
+            facts = given
+        } catch {
+            return [Finding("peer", .failed, "\(error)", advice: "Check that shadow-virt runs on \(peer.name), listens on \(peer.address), and has the same secret_file")]
+        }
+        var findings = [Finding("peer", .ok, "\(peer.name): libvirt \(facts.libvirtVersion), QEMU \(facts.hypervisorVersion)")]
+        if !facts.hasKVM { findings.append(Finding("peer-kvm", .failed, "\(peer.name) has no /dev/kvm")) }
+        guard let definition else { return findings }
+        if facts.machines.isEmpty || facts.machines.contains(definition.machine) {
+            findings.append(Finding("machine-type", .ok, "\(peer.name) has \(definition.machine)"))
+        } else {
+            findings.append(Finding("machine-type", .failed, "\(peer.name) lacks the machine type \(definition.machine)",
+                                    advice: "Install the same or a newer QEMU there, or give the domain an older machine type"))
+        }
+        if facts.cpuVerdict == "incompatible" {
+            findings.append(Finding("cpu", .failed, "The CPU of \(peer.name) cannot run this guest's CPU model", advice: "Give the domain a CPU model that both hosts have"))
+        }
+        // A tenth more than the guest's RAM: journal, device state, QEMU itself.
+        let need = definition.memoryBytes + definition.memoryBytes / 10
+        if facts.freeMemoryBytes < need {
+            findings.append(Finding("memory", .failed, "\(peer.name) has \(facts.freeMemoryBytes >> 20) MiB free, the shadow needs \(need >> 20) MiB", advice: "Free memory there"))
+        } else {
+            findings.append(Finding("memory", .ok, "\(peer.name) has \(facts.freeMemoryBytes >> 20) MiB free"))
+        }
+        return findings
+    }
+
+    /// What this host says about itself to a peer.
+    func facts(cpuXML: String?) throws -> HostFacts {
+        let connection = try environment.connect()
+        return HostFacts(libvirtVersion: try connection.libvirtVersion().description, hypervisorVersion: try connection.hypervisorVersion().description,
+                         freeMemoryBytes: try Self.availableMemory() ?? connection.freeMemory(), machines: Self.machines(try connection.capabilitiesXML()),
+                         cpuVerdict: cpuXML.flatMap { xml in (try? connection.compareHypervisorCPU(xml: xml))?.description },
+                         hasKVM: access("/dev/kvm", R_OK | W_OK) == 0)
+    }
+
+    /// The kernel's own estimate, which counts caches that can be dropped; libvirt's figure does not.
+    private static func availableMemory() -> UInt64? {
+        guard let text = try? String(contentsOfFile: "/proc/meminfo", encoding: .utf8),
+              let line = text.split(separator: "\n").first(where: { $0.hasPrefix("MemAvailable:") }),
+              let kibibytes = line.split(separator: " ").dropFirst().first.flatMap({ UInt64($0) }) else { return nil }
+        return kibibytes * 1024
+    }
+
+    private static func machines(_ capabilities: String) -> [String] {
+        guard let document = try? XMLDocument(xmlString: capabilities),
+              let nodes = try? document.nodes(forXPath: "//guest/arch//machine") else { return [] }
+        return Array(Set(nodes.compactMap(\.stringValue))).sorted()
+    }
+}

@@ -1,0 +1,370 @@
+import Configuration
+import ControlProtocol
+import Foundation
+import Glibc
+import Libvirt
+import Platform
+import Replication
+import Transport
+
+/// All protections of this host, of both roles, and what administrators and peers may do with them.
+public final class Registry: @unchecked Sendable {
+    private struct Entries {
+        var primaries: [String: PrimaryProtection] = [:]
+        var shadows: [String: ShadowProtection] = [:]
+    }
+
+    public let environment: HostEnvironment
+    private let entries = Guarded(Entries())
+    /// `protect` and `prepare` of one domain must not overlap; they are rare, so all of them take turns.
+    private let admission = NSLock()
+
+    public init(environment: HostEnvironment) { self.environment = environment }
+
+    private func primary(_ uuid: String) -> PrimaryProtection? { entries.read { $0.primaries[uuid] } }
+    private func shadow(_ uuid: String) -> ShadowProtection? { entries.read { $0.shadows[uuid] } }
+
+    private func forget(_ protection: PrimaryProtection) {
+        entries.change { entries in
+            if entries.primaries[protection.domain.uuid] === protection { entries.primaries[protection.domain.uuid] = nil }
+        }
+    }
+
+    // MARK: Libvirt's events
+
+    public func dispatch(_ event: LifecycleEvent) {
+        primary(event.domainUUID)?.post(.lifecycle(event.event))
+        if case .stopped = event.event { shadowStopped(event.domainUUID) }
+    }
+
+    /// A guest that came here by a hand-over and has ended is an ordinary domain again.
+    private func shadowStopped(_ uuid: String) {
+        guard let shadow = shadow(uuid), shadow.phase == .running else { return }
+        entries.change { $0.shadows[uuid] = nil }
+        environment.records.remove(uuid)
+    }
+
+    public func dispatch(_ event: MonitorEvent) {
+        guard let primary = primary(event.domainUUID) else { return }
+        let moment = UInt64(max(0, event.seconds)) * 1_000_000_000 + UInt64(event.microseconds) * 1000
+        switch event.name {
+        case "STOP": primary.post(.stopped(moment))
+        case "RESUME": primary.post(.resumed(moment))
+        case "MIGRATION": primary.post(.migration((try? event.decode(JSONValue.self))?["status"]?.string ?? ""))
+        case "COLO_EXIT": primary.post(.coloExit((try? event.decode(JSONValue.self))?["reason"]?.string ?? ""))
+        default: break
+        }
+    }
+
+    public func libvirtReconnected() {
+        for primary in entries.read({ Array($0.primaries.values) }) { primary.post(.libvirtReconnected) }
+    }
+
+    // MARK: Administrators
+
+    public func status(of word: String?) throws -> [DomainStatus] {
+        let all = entries.read { $0.primaries.values.map(\.status) + $0.shadows.values.map(\.status) }
+            .sorted { ($0.domain, $0.uuid) < ($1.domain, $1.uuid) }
+        guard let word else { return all }
+        let chosen = all.filter { $0.domain == word || $0.uuid == word.lowercased() }
+        if !chosen.isEmpty { return chosen }
+        let domain = try lookup(word)
+        let byID = all.filter { $0.uuid == domain.uuid }
+        guard !byID.isEmpty else {
+            throw ControlFailure("Domain \(domain.name) is not protected", advice: "Protect it with `shadow-virt protect \(domain.name) --to HOST`")
+        }
+        return byID
+    }
+
+    private func lookup(_ word: String) throws -> Domain {
+        do {
+            return try environment.connect().lookup(anyOf: word)
+        } catch let error as LibvirtError where error.isNoDomain {
+            throw ControlFailure("There is no domain \(word) on \(environment.hostName)", advice: "`virsh list --all` shows its domains")
+        }
+    }
+
+    /// The protection that `word` means, by name, id or UUID.
+    private func primaryNamed(_ word: String) throws -> PrimaryProtection {
+        if let known = entries.read({ $0.primaries.values.first { $0.domain.name == word || $0.domain.uuid == word.lowercased() } }) { return known }
+        if let shadow = entries.read({ $0.shadows.values.first { $0.name == word || $0.uuid == word.lowercased() } }) {
+            throw ControlFailure(shadow.phase == .running
+                ? "Domain \(word) runs on \(environment.hostName), but is not protected"
+                : "\(environment.hostName) holds the shadow of \(word)",
+                advice: shadow.phase == .running ? "Protect it with `shadow-virt protect \(word) --to \(shadow.primary)`" : "Run the command on \(shadow.primary)")
+        }
+        let domain = try lookup(word)
+        if let known = primary(domain.uuid) { return known }
+        throw ControlFailure("Domain \(domain.name) is not protected", advice: "Protect it with `shadow-virt protect \(domain.name) --to HOST`")
+    }
+
+    public func protect(_ word: String, to host: String, intervalMs: Double?, withoutDisks: Bool) throws -> PrimaryProtection {
+        try admission.withLock {
+            let peer = try environment.peer(host)
+            let domain = try lookup(word)
+            if let known = primary(domain.uuid) {
+                guard known.board.state == .failedOver else {
+                    throw ControlFailure("Domain \(domain.name) is protected already, to \(known.peer.name) (\(known.board.state.rawValue))",
+                                         advice: "End that with `shadow-virt unprotect \(domain.name)` first")
+                }
+                let reply = Reply<Void>()
+                known.post(.unprotect(reply))
+                try reply.wait(until: MonotonicTime.now.adding(milliseconds: 5000))
+            }
+            if let shadow = shadow(domain.uuid) {
+                guard shadow.phase == .running else {
+                    throw ControlFailure("\(environment.hostName) holds the shadow of \(domain.name); the guest runs on \(shadow.primary)")
+                }
+                entries.change { $0.shadows[domain.uuid] = nil }
+            }
+            let findings = try Doctor(environment: environment).check(domain: domain, peer: peer, withoutDisks: withoutDisks)
+            if let failed = findings.first(where: { $0.verdict == .failed }) {
+                throw ControlFailure("Domain \(domain.name) cannot be protected: \(failed.detail)", advice: failed.advice)
+            }
+            let protection = PrimaryProtection(
+                domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, peer: peer,
+                intervalMs: intervalMs ?? Double(environment.configuration.intervalMs), withoutDisks: withoutDisks) { [weak self] in self?.forget($0) }
+            entries.change { $0.primaries[domain.uuid] = protection }
+            protection.start()
+            return protection
+        }
+    }
+
+    public func unprotect(_ word: String, deadline: MonotonicTime) throws {
+        let protection = try primaryNamed(word)
+        let reply = Reply<Void>()
+        protection.post(.unprotect(reply))
+        try reply.wait(until: deadline)
+    }
+
+    public func swap(_ word: String, deadline: MonotonicTime) throws -> HandoverReport {
+        let protection = try primaryNamed(word)
+        let reply = Reply<HandoverReport>()
+        protection.post(.swap(reply))
+        return try reply.wait(until: deadline)
+    }
+
+    /// Starts the guest from its shadow on this host, by the administrator's order.
+    public func failover(_ word: String, force: Bool, progress: (String) -> Void) throws -> HandoverReport {
+        guard let shadow = entries.read({ $0.shadows.values.first { $0.name == word || $0.uuid == word.lowercased() } }) else {
+            if entries.read({ $0.primaries.values.contains { $0.domain.name == word || $0.domain.uuid == word.lowercased() } }) {
+                throw ControlFailure("\(environment.hostName) is the primary's host of \(word), not its shadow's", advice: "Run `failover` on the host of the shadow, or `swap` here")
+            }
+            throw ControlFailure("\(environment.hostName) holds no shadow of \(word)", advice: "`shadow-virt status` shows what it holds")
+        }
+        guard shadow.phase != .running else { throw ControlFailure("Domain \(shadow.name) runs on \(environment.hostName) already") }
+        guard shadow.status.committedEpoch > 0 else {
+            throw ControlFailure("The shadow of \(shadow.name) holds no complete epoch yet: there is nothing to start from")
+        }
+        let begin = MonotonicTime.now
+        try makeSurePrimaryIsDead(shadow, force: force, progress: progress)
+        let loaded = try shadow.load()
+        let running = try shadow.run(persistentXML: nil, autostart: false)
+        return HandoverReport(domain: shadow.name, from: shadow.primary, to: environment.hostName, epoch: loaded.epoch ?? 0, epochsLost: 0,
+                              activationMs: (loaded.milliseconds ?? 0) + (running.milliseconds ?? 0), outageMs: MonotonicTime.now.milliseconds(since: begin))
+    }
+
+    /// Returns only when the primary does not run, or the administrator takes the risk.
+    private func makeSurePrimaryIsDead(_ shadow: ShadowProtection, force: Bool, progress: (String) -> Void) throws {
+        let peer = try environment.peer(shadow.primary)
+        let verdict = primaryVerdict(shadow, peer)
+        switch verdict {
+        case .dead(let how):
+            progress("The primary does not run on \(peer.name) (\(how))")
+        case .live(let state) where force:
+            progress("--force: the primary on \(peer.name) is \(state); having it destroyed. What it did since the last epoch is lost")
+            _ = try environment.client(of: peer).ask(PeerRequest(.stopPrimary, host: environment.hostName, uuid: shadow.uuid, domain: shadow.name), timeoutMs: 30_000)
+        case .live(let state):
+            throw ControlFailure("The primary of \(shadow.name) is reachable and \(state) on \(peer.name)",
+                                 advice: "Move it without loss with `shadow-virt swap \(shadow.name)` there. `--force` destroys it there first: what it did since the last epoch is lost")
+        case .unknown(let reason) where force:
+            progress("--force: starting \(shadow.name) though nobody knows whether it runs on \(peer.name) (\(reason)). "
+                + "If it does, two copies run at once, answer at the same addresses, and their data part for good")
+        case .unknown(let reason):
+            throw ControlFailure("Whether \(shadow.name) still runs on \(peer.name) cannot be known: \(reason)",
+                                 advice: "Power \(peer.name) off or make sure that the guest is dead, then use `--force`: with a live primary it makes two running copies of the guest")
+        }
+    }
+
+    private enum Verdict { case dead(String), live(String), unknown(String) }
+
+    /// Asks the primary's service and, when that does not answer, its libvirt.
+    private func primaryVerdict(_ shadow: ShadowProtection, _ peer: Peer) -> Verdict {
+        var reasons: [String] = []
+        do {
+            let answer = try environment.client(of: peer).ask(PeerRequest(.domainState, host: environment.hostName, uuid: shadow.uuid))
+            let state = answer.state ?? "unknown"
+            return answer.isLive == false ? .dead(state) : .live(state)
+        } catch {
+            reasons.append("\(error)")
+        }
+        do {
+            let connection = try Connection.open(peer.libvirtURI, readOnly: false)
+            defer { connection.close() }
+            do {
+                let domain = try connection.lookup(uuid: shadow.uuid)
+                let (state, reason) = try domain.state()
+                return try domain.isActive() ? .live(state.describe(reason: reason)) : .dead(state.describe(reason: reason))
+            } catch where error.isNoDomain {
+                return .dead("not defined there")
+            }
+        } catch {
+            reasons.append("libvirt at \(peer.libvirtURI): \(error)")
+        }
+        return .unknown(reasons.joined(separator: "; "))
+    }
+
+    // MARK: Peers
+
+    public func answer(_ request: PeerRequest) -> PeerResponse {
+        do {
+            return try respond(request)
+        } catch let failure as ControlFailure {
+            return PeerResponse(failure: failure)
+        } catch {
+            return PeerResponse(failure: ControlFailure("\(environment.hostName): \(error)"))
+        }
+    }
+
+    private func session(_ request: PeerRequest) throws -> ShadowProtection {
+        guard let uuid = request.uuid?.lowercased(), let shadow = shadow(uuid), shadow.session == request.session else {
+            throw ControlFailure("\(environment.hostName) does not know this session of \(request.domain ?? request.uuid ?? "the domain")")
+        }
+        return shadow
+    }
+
+    private func respond(_ request: PeerRequest) throws -> PeerResponse {
+        switch request.verb {
+        case .prepare:
+            try prepare(request)
+            return PeerResponse(phase: .receiving)
+        case .discard:
+            if let shadow = try? session(request) {
+                try shadow.discard()
+                entries.change { $0.shadows[shadow.uuid] = nil }
+            }
+            return PeerResponse(phase: .unknown)
+        case .load:
+            return try session(request).load()
+        case .run:
+            return try session(request).run(persistentXML: request.xml, autostart: request.autostart ?? false)
+        case .query:
+            guard let shadow = try? session(request) else { return PeerResponse(phase: .unknown) }
+            return PeerResponse(phase: shadow.phase, epoch: shadow.status.committedEpoch)
+        case .domainState:
+            return try domainState(request.uuid ?? "")
+        case .stopPrimary:
+            guard let protection = primary((request.uuid ?? "").lowercased()) else {
+                throw ControlFailure("\(environment.hostName) does not protect this domain", advice: "Destroy it there with virsh")
+            }
+            let reply = Reply<Void>()
+            protection.post(.yield(reply))
+            try reply.wait(until: MonotonicTime.now.adding(milliseconds: 25_000))
+            return PeerResponse()
+        case .facts:
+            return PeerResponse(facts: try Doctor(environment: environment).facts(cpuXML: request.xml))
+        }
+    }
+
+    private func prepare(_ request: PeerRequest) throws {
+        try admission.withLock {
+            let fresh = try ShadowProtection(request, environment: environment)
+            guard environment.configuration.peer(named: request.host) != nil else {
+                throw ControlFailure("\(environment.hostName) does not list \(request.host) among its peers", advice: "Add it to `peers` in \(environment.configuration.file) there")
+            }
+            if let old = primary(fresh.uuid) {
+                guard old.board.state == .failedOver else {
+                    throw ControlFailure("\(environment.hostName) protects \(fresh.name) itself, as its primary (\(old.board.state.rawValue))")
+                }
+                let reply = Reply<Void>()
+                old.post(.unprotect(reply))
+                try reply.wait(until: MonotonicTime.now.adding(milliseconds: 5000))
+            }
+            if let old = shadow(fresh.uuid) {
+                guard old.phase != .running else {
+                    throw ControlFailure("Domain \(fresh.name) runs on \(environment.hostName), which took it over",
+                                         advice: "There are two copies of it: decide which one is right and destroy the other")
+                }
+                try old.discard()
+                entries.change { $0.shadows[fresh.uuid] = nil }
+            }
+            entries.change { $0.shadows[fresh.uuid] = fresh }
+            do {
+                try fresh.prepare(xml: request.xml ?? "", memoryBytes: request.memoryBytes ?? 0)
+            } catch {
+                entries.change { $0.shadows[fresh.uuid] = nil }
+                throw error
+            }
+        }
+    }
+
+    private func domainState(_ uuid: String) throws -> PeerResponse {
+        do {
+            let domain = try environment.connect().lookup(uuid: uuid)
+            let (state, reason) = try domain.state()
+            return PeerResponse(state: state.describe(reason: reason), isLive: try domain.isActive())
+        } catch let error as LibvirtError where error.isNoDomain {
+            return PeerResponse(state: "absent", isLive: false)
+        }
+    }
+
+    /// Whether a data connection of this session is expected here.
+    public func knows(session: UUID) -> Bool {
+        entries.read { $0.shadows.values.contains { $0.session == session && $0.phase == .receiving } }
+    }
+
+    /// Passes a data connection on to its worker.
+    public func connect(session: UUID, _ descriptor: consuming Descriptor) {
+        entries.read { $0.shadows.values.first { $0.session == session } }?.connect(descriptor)
+    }
+
+    // MARK: Start and end of the service
+
+    /// Takes up what an earlier service left: guests first, shadows after.
+    public func resume() {
+        let records = environment.records.load()
+        for record in records where record.role == .primary {
+            guard let peer = environment.configuration.peer(named: record.peer) else {
+                Log.error("\(record.domain) is protected to \(record.peer), which the configuration does not list any more; it runs unprotected")
+                _ = try? COLOControl(domain: LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)).thaw()
+                continue
+            }
+            // A guest left standing in an epoch must not wait for anything; a committed hand-over must.
+            if record.phase == .protecting {
+                let domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
+                do {
+                    let before = try COLOControl(domain: domain).thaw()
+                    if before == "colo" { Log.info("\(record.domain): left in COLO by an earlier service; it runs on") }
+                } catch {
+                    Log.debug("\(record.domain): \(error)")
+                }
+            }
+            let protection = PrimaryProtection(resuming: record, environment: environment, peer: peer) { [weak self] in self?.forget($0) }
+            entries.change { $0.primaries[record.uuid] = protection }
+            protection.start()
+        }
+        for record in records where record.role == .shadow { resumeShadow(record) }
+    }
+
+    private func resumeShadow(_ record: ProtectionRecord) {
+        let domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
+        guard record.phase == .activated || record.phase == .running else {
+            // Its memory files died with the service: without them it can never run.
+            Log.info("\(record.domain): removing the shadow that an earlier service left; \(record.peer) makes a new one")
+            ShadowProtection.removeShadowDomain(domain, environment)
+            return environment.records.remove(record.uuid)
+        }
+        entries.change { $0.shadows[record.uuid] = ShadowProtection(activated: record, environment: environment) }
+    }
+
+    /// Ends all protections in an orderly way; their records stay.
+    public func shutDown() {
+        let replies = entries.read { Array($0.primaries.values) }.map { protection in
+            let reply = Reply<Void>()
+            protection.post(.shutdown(reply))
+            return reply
+        }
+        let deadline = MonotonicTime.now.adding(milliseconds: 8000)
+        for reply in replies { try? reply.wait(until: deadline) }
+    }
+}

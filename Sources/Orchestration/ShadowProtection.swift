@@ -1,0 +1,382 @@
+import ControlProtocol
+import Foundation
+import Glibc
+import Libvirt
+import Platform
+import Replication
+
+/// A shadow on this host: a paused domain whose RAM a worker keeps up to date, until the primary says load and run, or discard.
+///
+///     receiving --load--> loaded --run--> running
+///         |                  |
+///         '-----discard------'--> gone         A loaded shadow stays paused until it is told; it never decides by itself.
+public final class ShadowProtection: @unchecked Sendable {
+    public let uuid: String
+    public let name: String
+    public let session: UUID
+    public let primary: String
+    private let environment: HostEnvironment
+    private let intervalMs: Double
+    private let domain: LocalDomain
+    /// One change at a time: requests come from several connections.
+    private let lock = NSLock()
+    private let board: StatusBoard
+    private let worker = Guarded<WorkerProcess?>(nil)
+    private let events = Guarded<[WorkerEvent]>([])
+    private let phaseBox = Guarded(ShadowPhase.receiving)
+    private var files: (ram: Int32, journal: Int32, state: Int32)?
+    private var ramBytes: UInt64 = 0
+    private var restarts = 0
+    private let rate = RateMeter()
+
+    public init(_ request: PeerRequest, environment: HostEnvironment) throws {
+        guard let uuid = request.uuid, let name = request.domain, let session = request.session, UUID(uuidString: uuid) != nil,
+              !name.isEmpty, !name.contains("/") else {
+            throw ControlFailure("The request to prepare a shadow lacks the domain or the session")
+        }
+        self.uuid = uuid.lowercased()
+        self.name = name
+        self.session = session
+        self.environment = environment
+        primary = request.host
+        intervalMs = request.intervalMs ?? 0
+        domain = LocalDomain(uuid: uuid.lowercased(), name: name, connect: environment.connect)
+        board = StatusBoard(.syncing, label: "\(name) <- \(request.host)")
+    }
+
+    fileprivate init(record: ProtectionRecord, environment: HostEnvironment) {
+        uuid = record.uuid
+        name = record.domain
+        session = record.session
+        self.environment = environment
+        primary = record.peer
+        intervalMs = record.intervalMs
+        domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
+        board = StatusBoard(.failedOver, label: "\(record.domain) <- \(record.peer)")
+    }
+
+    /// The order to run had been given, and perhaps not been carried out.
+    fileprivate func finishActivation(_ record: ProtectionRecord) {
+        guard record.phase == .activated else { return }
+        do {
+            if try domain.handle().state().state == .paused { try domain.handle().resume() }
+            try environment.records.write(self.record(.running))
+        } catch {
+            Log.error("\(name) was to run here, but does not: \(error). Look at it with virsh")
+        }
+    }
+
+    fileprivate func markRunning() {
+        phaseBox.change { $0 = .running }
+        board.set(.failedOver, "Runs here since \(primary) handed it over; not protected")
+    }
+
+    deinit {
+        if let files { [files.ram, files.journal, files.state].forEach { close($0) } }
+    }
+
+    public var phase: ShadowPhase { phaseBox.read { $0 } }
+
+    // MARK: Preparing
+
+    /// Creates the domain and its worker. On an error nothing is left behind.
+    public func prepare(xml: String, memoryBytes: UInt64) throws {
+        try lock.withLock {
+            try refuseIfRunning()
+            try environment.records.write(record(.shadowing))
+            do {
+                try create(xml)
+            } catch {
+                removeDomain()
+                environment.records.remove(uuid)
+                throw error
+            }
+        }
+    }
+
+    private func record(_ phase: ProtectionRecord.Phase) -> ProtectionRecord {
+        ProtectionRecord(uuid: uuid, domain: name, role: .shadow, phase: phase, peer: primary, session: session, intervalMs: intervalMs,
+                         withoutDisks: true, savedParameters: [:])
+    }
+
+    private func refuseIfRunning() throws {
+        let connection = try environment.connect()
+        for lookup in [{ try connection.lookup(uuid: self.uuid) }, { try connection.lookup(name: self.name) }] {
+            do {
+                let existing = try lookup()
+                guard existing.uuid == uuid else {
+                    throw ControlFailure("\(environment.hostName) has another domain called \(name), with UUID \(existing.uuid)", advice: "Rename one of them")
+                }
+                if try existing.isActive() {
+                    throw ControlFailure("Domain \(name) is active on \(environment.hostName) already",
+                                         advice: "A shadow needs it shut off there: check which copy is the right one, then `virsh destroy \(name)` the other")
+                }
+            } catch let error as LibvirtError where error.isNoDomain {
+                continue
+            }
+        }
+    }
+
+    private func create(_ xml: String) throws {
+        let handle = try environment.connect().create(xml: xml, flags: [.paused])
+        guard handle.uuid == uuid else { throw ControlFailure("The shadow got UUID \(handle.uuid) instead of \(uuid)") }
+        let pid = try domain.processID()
+        let owner = try LocalDomain.owner(of: pid)
+        let folder = try environment.socketDirectory(uuid, owner: owner)
+        unlink("\(folder)/incoming.sock")
+        try domain.monitor(MigrateIncoming(uri: "unix:\(folder)/incoming.sock"))
+        let ram = try Self.openSharedRAM(pid, domain: name)
+        ramBytes = ram.bytes
+        let made: (journal: Int32, state: Int32)
+        do { made = try ShadowWorker.makeFiles() } catch {
+            close(ram.fd)
+            throw error
+        }
+        files = (ram.fd, made.journal, made.state)
+        try startWorker()
+    }
+
+    /// QEMU's RAM memory file, by its name among QEMU's descriptors.
+    private static func openSharedRAM(_ pid: pid_t, domain: String) throws -> (fd: Int32, bytes: UInt64) {
+        let folder = "/proc/\(pid)/fd"
+        for entry in try FileManager.default.contentsOfDirectory(atPath: folder) {
+            guard let target = try? FileManager.default.destinationOfSymbolicLink(atPath: "\(folder)/\(entry)"),
+                  target.hasPrefix("/memfd:memory-backend-memfd") else { continue }
+            let fd = open("\(folder)/\(entry)", O_RDWR | O_CLOEXEC)
+            guard fd >= 0 else { throw SystemError("open", "\(folder)/\(entry)") }
+            var info = stat()
+            guard fstat(fd, &info) == 0 else {
+                close(fd)
+                throw SystemError("fstat", "\(folder)/\(entry)")
+            }
+            return (fd, UInt64(info.st_size))
+        }
+        throw ControlFailure("The shadow of \(domain) has no shared memory file (memory-backend-memfd)")
+    }
+
+    private func startWorker() throws {
+        guard let files else { throw ControlFailure("The shadow of \(name) has no memory files") }
+        let options = ShadowWorkerOptions(session: session, domain: name, sharedBlock: "pc.ram", ramBytes: ramBytes,
+                                          peerTimeoutMs: Double(environment.configuration.peerTimeoutMs))
+        let process = try WorkerProcess(name: name, start: WorkerCommand(.startShadow, shadow: options),
+                                        descriptors: [files.ram, files.journal, files.state]) { [weak self] event in
+            self?.take(event)
+        } onEnd: { [weak self] status in
+            self?.workerEnded(status)
+        }
+        worker.change { $0 = process }
+        guard awaitEvent([.ready, .failed], milliseconds: 10_000)?.kind == .ready else {
+            throw ControlFailure("The shadow worker did not start")
+        }
+    }
+
+    // MARK: Worker
+
+    private func take(_ event: WorkerEvent) {
+        switch event.kind {
+        case .linkLost:
+            if phase == .receiving { board.set(.degraded, event.reason ?? "The connection to \(primary) broke") }
+        case .sessionLost, .failed:
+            board.set(.degraded, event.reason ?? "The shadow worker gave up")
+            events.change { $0.append(event) }
+        default:
+            events.change { $0.append(event) }
+        }
+    }
+
+    private func awaitEvent(_ kinds: Set<WorkerEvent.Kind>, milliseconds: Double) -> WorkerEvent? {
+        events.wait(until: MonotonicTime.now.adding(milliseconds: milliseconds)) { events in
+            guard let index = events.firstIndex(where: { kinds.contains($0.kind) }) else { return nil }
+            return events.remove(at: index)
+        }
+    }
+
+    /// A worker that died is replaced: everything it knew lies in the memory files.
+    private func workerEnded(_ status: String) {
+        guard worker.change({ current in
+            let wasCurrent = current != nil
+            current = nil
+            return wasCurrent
+        }), phase == .receiving else { return }
+        Log.warning("Shadow of \(name): its worker ended (\(status)); starting another")
+        DispatchQueue.global().asyncAfter(deadline: .now() + .milliseconds(restarts > 5 ? 2000 : 20)) { [weak self] in
+            guard let self else { return }
+            lock.withLock {
+                guard self.phase == .receiving, self.worker.read({ $0 == nil }) else { return }
+                self.restarts += 1
+                self.events.change { $0.removeAll() }
+                do { try self.startWorker() } catch { self.board.set(.degraded, "\(error)") }
+            }
+        }
+    }
+
+    /// A data connection of this session, handshake done.
+    public func connect(_ descriptor: consuming Descriptor) {
+        let fd = descriptor.raw
+        worker.read { $0 }?.order(WorkerCommand(.connection), descriptor: fd)
+    }
+
+    // MARK: Activation
+
+    /// Loads the last committed epoch into QEMU, which stays paused. Repeating it tells what was done.
+    public func load() throws -> PeerResponse {
+        try lock.withLock {
+            switch phase {
+            case .loaded: return PeerResponse(phase: .loaded, epoch: committedEpoch, milliseconds: 0)
+            case .receiving: break
+            default: throw ControlFailure("The shadow of \(name) on \(environment.hostName) is \(phase.rawValue)")
+            }
+            let begin = MonotonicTime.now
+            guard let current = worker.read({ $0 }) else { throw ControlFailure("The shadow of \(name) has no worker at the moment", advice: "Try again") }
+            current.order(WorkerCommand(.activate, path: "\(environment.configuration.runtimeDirectory)/\(uuid)/incoming.sock"))
+            let event = awaitEvent([.activated, .activationFailed], milliseconds: 12_000)
+            guard let event, event.kind == .activated, let epoch = event.epoch else {
+                phaseBox.change { $0 = .failed }
+                throw ControlFailure("The guest's state could not be fed to the shadow of \(name): \(event?.reason ?? "no answer from its worker")")
+            }
+            try awaitLoaded()
+            phaseBox.change { $0 = .loaded }
+            board.set(.swapping, "loaded, waiting for the word of \(primary)")
+            loadedEpoch = epoch
+            return PeerResponse(phase: .loaded, epoch: epoch, milliseconds: MonotonicTime.now.milliseconds(since: begin))
+        }
+    }
+
+    private var loadedEpoch: UInt64 = 0
+    private var committedEpoch: UInt64 { worker.read { $0 }?.statistics[.committedEpoch] ?? loadedEpoch }
+
+    /// Waits until QEMU has digested its state: from `inmigrate` to `paused`.
+    private func awaitLoaded() throws {
+        let deadline = MonotonicTime.now.adding(milliseconds: 10_000)
+        while true {
+            let status: String
+            do {
+                status = try domain.monitor(QueryStatus()).status
+            } catch {
+                phaseBox.change { $0 = .failed }
+                throw ControlFailure("QEMU did not accept the guest's state: \(error)", advice: "Its log is /var/log/libvirt/qemu/\(name).log on \(environment.hostName)")
+            }
+            if status != "inmigrate" { return }
+            guard deadline > .now else {
+                phaseBox.change { $0 = .failed }
+                throw ControlFailure("QEMU did not load the guest's state within 10 s")
+            }
+            usleep(500)
+        }
+    }
+
+    /// Lets the loaded guest run. The caller has made sure that it runs nowhere else.
+    public func run(persistentXML: String?, autostart: Bool) throws -> PeerResponse {
+        try lock.withLock {
+            if phase == .running { return PeerResponse(phase: .running, milliseconds: 0) }
+            guard phase == .loaded else { throw ControlFailure("The shadow of \(name) on \(environment.hostName) is \(phase.rawValue), not loaded") }
+            let begin = MonotonicTime.now
+            // First on disk: a service that starts anew must not take the running guest for a left-over shadow.
+            try environment.records.write(record(.activated))
+            do {
+                try domain.handle().resume()
+            } catch {
+                // Never half: what did not start must not start later.
+                phaseBox.change { $0 = .failed }
+                removeDomain()
+                environment.records.remove(uuid)
+                throw ControlFailure("The guest did not start: \(error)")
+            }
+            let milliseconds = MonotonicTime.now.milliseconds(since: begin)
+            markRunning()
+            let loaded = loadedEpoch
+            DispatchQueue.global().async { [self] in settle(persistentXML, autostart) }
+            return PeerResponse(phase: .running, epoch: loaded, milliseconds: milliseconds)
+        }
+    }
+
+    /// What can wait until the guest runs.
+    private func settle(_ persistentXML: String?, _ autostart: Bool) {
+        let old = worker.change { current in
+            defer { current = nil }
+            return current
+        }
+        old?.stop()
+        do { try environment.records.write(record(.running)) } catch { Log.error("\(name): \(error)") }
+        guard let persistentXML else { return }
+        do {
+            let defined = try environment.connect().define(xml: persistentXML)
+            if autostart { try defined.setAutostart(true) }
+        } catch {
+            Log.error("\(name) runs here, but could not be defined persistently: \(error). Define it with `virsh define`")
+        }
+    }
+
+    // MARK: Ending
+
+    /// Removes a shadow that does not run.
+    public func discard() throws {
+        try lock.withLock {
+            guard phase != .running else { throw ControlFailure("The shadow of \(name) runs on \(environment.hostName): it is the guest now") }
+            phaseBox.change { $0 = .unknown }
+            let old = worker.change { current in
+                defer { current = nil }
+                return current
+            }
+            old?.stop()
+            removeDomain()
+            environment.records.remove(uuid)
+        }
+    }
+
+    private func removeDomain() { Self.removeShadowDomain(domain, environment) }
+
+    /// Destroys the domain if it is a shadow that never ran.
+    static func removeShadowDomain(_ domain: LocalDomain, _ environment: HostEnvironment) {
+        do {
+            let handle = try domain.handle()
+            if try handle.isActive() {
+                let state = try handle.state().state
+                guard state == .paused else {
+                    return Log.error("\(domain.name): expected a paused shadow, found a \(state) domain; left alone")
+                }
+                try handle.destroy()
+            }
+        } catch let error as LibvirtError where error.isNoDomain {
+            // Gone already.
+        } catch {
+            Log.warning("The shadow of \(domain.name) could not be removed: \(error)")
+        }
+        let folder = "\(environment.configuration.runtimeDirectory)/\(domain.uuid)"
+        unlink("\(folder)/incoming.sock")
+        rmdir(folder)
+    }
+
+    // MARK: Status
+
+    public var status: DomainStatus {
+        let now = board.current
+        let statistics = worker.read { $0 }?.statistics
+        var state = now.state
+        var reason = now.reason
+        if phase == .receiving, let statistics, statistics[.linkUp] == 1 {
+            state = statistics[.committedEpoch] > 0 ? .protected : .syncing
+            reason = ""
+        }
+        var status = DomainStatus(domain: name, uuid: uuid, role: .shadow, peer: primary, engine: "continuous", state: state, reason: reason,
+                                  since: now.since, configuredIntervalMs: intervalMs)
+        if let statistics {
+            status.fill(from: statistics)
+            rate.sample(statistics[.committedEpoch])
+            status.epochsPerSecond = rate.perSecond
+        } else {
+            status.committedEpoch = loadedEpoch
+            status.epoch = loadedEpoch
+        }
+        return status
+    }
+}
+
+extension ShadowProtection {
+    /// A guest that an earlier service had taken over: it runs here, or did until the service was away.
+    convenience init(activated record: ProtectionRecord, environment: HostEnvironment) {
+        self.init(record: record, environment: environment)
+        finishActivation(record)
+        markRunning()
+    }
+}

@@ -1,0 +1,143 @@
+import Configuration
+import ControlProtocol
+import Foundation
+import Glibc
+import Orchestration
+import Platform
+
+/// The control socket: one request a connection, progress at least every five seconds, then one answer. What was begun is
+/// finished even when the client goes away.
+final class ControlServer: Sendable {
+    private let registry: Registry
+    private let configuration: ServiceConfiguration
+    private static let mostClients = 64
+    private let clients = Guarded(0)
+
+    init(registry: Registry, configuration: ServiceConfiguration) {
+        self.registry = registry
+        self.configuration = configuration
+    }
+
+    /// Accepts until the process ends.
+    func accept(on listener: Int32) {
+        while true {
+            do {
+                guard let descriptor = try acceptConnection(listener, until: nil) else { continue }
+                guard clients.change({ count in
+                    guard count < Self.mostClients else { return false }
+                    count += 1
+                    return true
+                }) else { continue }
+                let raw = descriptor.release()
+                startThread("control") { [self] in
+                    serve(LineChannel(Descriptor(owning: raw)))
+                    clients.change { $0 -= 1 }
+                }
+            } catch {
+                Log.error("The control socket: \(error)")
+                usleep(100_000)
+            }
+        }
+    }
+
+    private func serve(_ channel: LineChannel) {
+        do {
+            guard let line = try channel.readLine(deadline: MonotonicTime.now.adding(milliseconds: 10_000)) else { return }
+            let response: ControlResponse
+            do {
+                let request = try ControlCodec.decode(ControlRequest.self, from: line)
+                response = try answer(request) { [self] progress in send(ControlResponse(progress: progress), channel) }
+            } catch let failure as ControlFailure {
+                response = ControlResponse(failure: failure)
+            } catch is DecodingError {
+                response = ControlResponse(failure: ControlFailure("The request is not one that this service understands",
+                                                                   advice: "Use the shadow-virt command of the same release (\(ProductVersion.text))"))
+            } catch {
+                response = ControlResponse(failure: ControlFailure("\(error)"))
+            }
+            send(response, channel)
+        } catch {
+            Log.debug("A control connection ended: \(error)")
+        }
+    }
+
+    private func send(_ response: ControlResponse, _ channel: LineChannel) {
+        do {
+            try channel.writeLine(ControlCodec.encode(response), deadline: MonotonicTime.now.adding(milliseconds: 2000))
+        } catch {
+            Log.debug("A control client went away: \(error)")
+        }
+    }
+
+    private func answer(_ request: ControlRequest, _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void) throws -> ControlResponse {
+        switch request.verb {
+        case .ping:
+            return ControlResponse(done: "shadow-virt \(ProductVersion.text)")
+        case .status:
+            return ControlResponse(status: StatusReport(host: configuration.hostName, version: ProductVersion.text, time: Timestamp.now,
+                                                        domains: try registry.status(of: request.domain)))
+        case .doctor:
+            return ControlResponse(doctor: try Doctor(environment: registry.environment).report(domain: request.domain, to: request.to))
+        case .protect:
+            return try protect(request, progress)
+        case .unprotect:
+            let domain = try named(request)
+            try withProgress("Ending the protection of \(domain)", progress) { [registry] in
+                try registry.unprotect(domain, deadline: MonotonicTime.now.adding(milliseconds: 60_000))
+            }
+            return ControlResponse(done: "Domain \(domain) is not protected any more; it runs on")
+        case .swap:
+            let domain = try named(request)
+            return ControlResponse(handover: try withProgress("Swapping \(domain)", progress) { [registry] in
+                try registry.swap(domain, deadline: MonotonicTime.now.adding(milliseconds: 90_000))
+            })
+        case .failover:
+            let domain = try named(request)
+            return ControlResponse(handover: try withProgress("Failing \(domain) over", progress) { [registry] in
+                try registry.failover(domain, force: request.force ?? false) { progress(ControlResponse.Progress($0)) }
+            })
+        }
+    }
+
+    private func named(_ request: ControlRequest) throws -> String {
+        guard let domain = request.domain, !domain.isEmpty else { throw ControlFailure("The request names no domain") }
+        return domain
+    }
+
+    private func protect(_ request: ControlRequest, _ progress: @Sendable (ControlResponse.Progress) -> Void) throws -> ControlResponse {
+        let domain = try named(request)
+        guard let host = request.to else { throw ControlFailure("The request names no host", advice: "Use --to HOST") }
+        if let interval = request.intervalMs, !Interval.rangeMs.contains(interval) {
+            throw ControlFailure("The interval of \(interval) ms is outside \(Interval.rangeMs.lowerBound) to \(Interval.rangeMs.upperBound) ms")
+        }
+        let protection = try registry.protect(domain, to: host, intervalMs: request.intervalMs, withoutDisks: request.withoutDisks ?? false)
+        guard request.wait ?? true else {
+            return ControlResponse(done: "Protecting \(protection.domain.name) to \(protection.peerName); `shadow-virt status` shows how far it is")
+        }
+        while true {
+            switch protection.settled(until: MonotonicTime.now.adding(milliseconds: 1000)) {
+            case .protected:
+                return ControlResponse(done: "Domain \(protection.domain.name) is protected to \(protection.peerName)")
+            case .refused(let reason):
+                try? registry.unprotect(protection.domain.uuid, deadline: MonotonicTime.now.adding(milliseconds: 30_000))
+                throw ControlFailure("Domain \(protection.domain.name) could not be protected: \(reason)")
+            case .ended(let reason):
+                throw ControlFailure("The protection of \(protection.domain.name) ended before it began: \(reason)")
+            case nil:
+                let status = protection.status
+                progress(ControlResponse.Progress(status.reason, bytesDone: status.syncBytesDone, bytesTotal: status.syncBytesTotal))
+            }
+        }
+    }
+
+    /// Runs `work` and says so every few seconds.
+    private func withProgress<R: Sendable>(_ what: String, _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void,
+                                           _ work: @escaping @Sendable () throws -> R) throws -> R {
+        let result = Guarded<Result<R, any Error>?>(nil)
+        startThread("work") { result.change { $0 = Result { try work() } } }
+        while true {
+            if let done = result.wait(until: MonotonicTime.now.adding(milliseconds: 4000), { $0 }) { return try done.get() }
+            progress(ControlResponse.Progress(what))
+        }
+    }
+}

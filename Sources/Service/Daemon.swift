@@ -1,0 +1,149 @@
+import CLinux
+import Configuration
+import ControlProtocol
+import Foundation
+import Glibc
+import Libvirt
+import Orchestration
+import Platform
+import Transport
+
+/// The service of one host: libvirt's events in, the control socket and the peers' port open, a registry between them.
+public final class Daemon: @unchecked Sendable {
+    private let configuration: ServiceConfiguration
+    private let libvirt: ReconnectingConnection
+    private let registry: Registry
+    private let environment: HostEnvironment
+    private var subscriptions: [EventSubscription] = []
+    private let stopping = Guarded(false)
+
+    /// Runs until SIGTERM or SIGINT. Returns the process's exit status.
+    public static func run(_ configuration: ServiceConfiguration) -> Int32 {
+        do {
+            return try Daemon(configuration).serve()
+        } catch {
+            Log.error("\(error)")
+            return 1
+        }
+    }
+
+    private init(_ configuration: ServiceConfiguration) throws {
+        self.configuration = configuration
+        let secret = try configuration.loadSecret()
+        try configuration.checkListenAllowed(secret: secret)
+        guard geteuid() == 0 else {
+            throw ControlFailure("shadow-virt serve needs root: it writes into the memory of shadows", advice: "Run it with systemd or sudo")
+        }
+        libvirt = ReconnectingConnection(configuration.libvirtURI)
+        let libvirt = libvirt
+        environment = HostEnvironment(configuration: configuration, secretBytes: secret) { try libvirt.connection() }
+        registry = Registry(environment: environment)
+    }
+
+    private func serve() throws -> Int32 {
+        let signals = blockSignals()
+        try FileManager.default.createDirectory(atPath: configuration.runtimeDirectory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o711])
+        try environment.records.prepare()
+        let control = try ControlSocket.listen(path: configuration.controlSocket, group: try controlGroup())
+        let peers = try TCP.listen(Endpoint(address: configuration.listen.host, port: configuration.listen.port))
+        watchLibvirt()
+
+        let controlServer = ControlServer(registry: registry, configuration: configuration)
+        let peerServer = PeerServer(registry: registry, environment: environment)
+        startThread("control-accept") { [control = control.release()] in controlServer.accept(on: control) }
+        startThread("peer-accept") { [peers = peers.release()] in peerServer.accept(on: peers) }
+        if libvirt.waitUntilConnected(timeoutSeconds: 5) == nil {
+            Log.warning("Libvirt at \(configuration.libvirtURI) does not answer; trying on")
+        }
+        // Not before libvirt answers: guests that stand still are found through it.
+        startThread("resume") { [self] in
+            while libvirt.waitUntilConnected(timeoutSeconds: 60) == nil {}
+            registry.resume()
+        }
+        Notification.ready()
+        Log.info("shadow-virt \(ProductVersion.text) on \(configuration.hostName): libvirt \(configuration.libvirtURI), peers on \(configuration.listen)")
+        waitForSignal(signals)
+        Log.info("Stopping: guests run on, protections begin anew with the next start")
+        Notification.stopping()
+        registry.shutDown()
+        unlink(configuration.controlSocket)
+        return 0
+    }
+
+    private func controlGroup() throws -> gid_t? {
+        guard let name = configuration.controlSocketGroup else { return nil }
+        guard let entry = getgrnam(name) else {
+            throw ControlFailure("There is no group \(name)", advice: "Correct control_socket_group in \(configuration.file)")
+        }
+        return entry.pointee.gr_gid
+    }
+
+    // MARK: Libvirt
+
+    private func watchLibvirt() {
+        EventLoop.start()
+        let registry = registry
+        subscriptions.append(libvirt.onLifecycle { registry.dispatch($0) })
+        subscriptions.append(libvirt.onMonitorEvent(event: "STOP|RESUME|MIGRATION|COLO_EXIT", filter: .regex) { registry.dispatch($0) })
+        subscriptions.append(libvirt.onChange { change in
+            switch change {
+            case .connected:
+                Log.debug("Libvirt is connected")
+                registry.libvirtReconnected()
+            case .lost(let reason): Log.warning("The connection to libvirt was lost (\(reason)); protections go on")
+            default: break
+            }
+        })
+        libvirt.start()
+    }
+
+    // MARK: Signals
+
+    private func blockSignals() -> sigset_t {
+        var set = sigset_t()
+        sigemptyset(&set)
+        sigaddset(&set, SIGTERM)
+        sigaddset(&set, SIGINT)
+        sigaddset(&set, SIGHUP)
+        pthread_sigmask(SIG_BLOCK, &set, nil)
+        return set
+    }
+
+    private func waitForSignal(_ signals: sigset_t) {
+        var signals = signals
+        while true {
+            var number: Int32 = 0
+            guard sigwait(&signals, &number) == 0 else { continue }
+            if number == SIGHUP {
+                Log.info("SIGHUP: the configuration is read at start only")
+                continue
+            }
+            return
+        }
+    }
+}
+
+/// systemd's notification socket: one datagram a message, nothing without `NOTIFY_SOCKET`.
+enum Notification {
+    static func ready() { send("READY=1\nSTATUS=Serving") }
+    static func stopping() { send("STOPPING=1") }
+
+    private static func send(_ message: String) {
+        guard var path = ProcessInfo.processInfo.environment["NOTIFY_SOCKET"], !path.isEmpty else { return }
+        // An abstract socket is written with @ and addressed with a zero byte.
+        if path.hasPrefix("@") { path = "\0" + path.dropFirst() }
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        let bytes = Array(path.utf8)
+        guard bytes.count < MemoryLayout.size(ofValue: address.sun_path) else { return }
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }
+        let length = socklen_t(MemoryLayout<sa_family_t>.size + bytes.count)
+        let socket = Descriptor(owning: Glibc.socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0))
+        let text = Array(message.utf8)
+        withUnsafePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { target in
+                _ = sendto(socket.raw, text, text.count, Int32(MSG_NOSIGNAL), target, length)
+            }
+        }
+    }
+}
