@@ -18,6 +18,7 @@ readonly repository
 # shellcheck source=Support/install.sh
 source "$repository/Tests/Support/install.sh"
 export HOME=${HOME:-/tmp}
+adopt_orphans "$0" "$@"
 
 unit=yes end_to_end=yes filter='' time_limit=3300
 
@@ -98,7 +99,8 @@ selection=(--disable-swift-testing)
 # Into a file: a process that a test leaves behind would hold a pipe open for good.
 status=0
 : >"$output"
-TMPDIR=$work timeout --signal=INT --kill-after=20 "$time_limit" \
+# XCTest prints by blocks otherwise: nothing to see for minutes, and the last ones lost when it is cut off.
+TMPDIR=$work timeout --signal=INT --kill-after=20 "$time_limit" stdbuf -oL \
   swift test --package-path "$repository" --skip-build "${selection[@]}" </dev/null >"$output" 2>&1 &
 runner=$!
 tail -n +1 -s 0.3 -f --pid="$runner" "$output" |

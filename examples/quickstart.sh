@@ -26,9 +26,11 @@ readonly tick_ms=4
 # shellcheck source=../Tests/Support/install.sh
 source "$repository/Tests/Support/install.sh"
 
+adopt_orphans "$0" "$@"
+
 json='' keep='' work='' swift_option=()
 why='' finished='' job='' work_made='' hosts_up=''
-services=() followers=()
+services=() followers=() probes=()
 
 usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
@@ -237,6 +239,8 @@ hosts_up=yes
 # In a session of its own, so that Ctrl-C meets hosts that are up, not half of one.
 problem=$(setsid --wait "$hosts" up "$work" quickstart 2>&1) || fail "the hosts could not be started: ${problem##*$'\n'}"
 event "two hosts with a libvirtd each: hostA 10.77.0.1, hostB 10.77.0.2"
+# What a libvirtd asks QEMU once, for minutes to come; both at the same time.
+for host in A B; do on "$host" virsh -q domcapabilities --virttype kvm >/dev/null 2>&1 & probes+=($!); done
 
 secret=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 configure() { # HOST ADDRESS PEER PEER-ADDRESS
@@ -268,6 +272,7 @@ event "shadow-virt serves on both"
 
 # --- a guest -------------------------------------------------------------------------------------------------------
 
+wait "${probes[@]}" || true
 versions=$(on A virsh -q version --daemon)
 libvirt_version=$(sed -n 's/^Running against daemon: //p' <<<"$versions")
 qemu_version=$(sed -n 's/^Running hypervisor: QEMU //p' <<<"$versions")
@@ -352,7 +357,7 @@ sleep 2
 ledger "$work/swap-check.json" check --swap "$(serial B)" "$(serial A)@$left_A" || consistent=false
 ledger "$work/swap-outage.json" outage "$work/B.times" "$work/A2.times" || fail "the guest ran on both hosts at once"
 swap_outage_ms=$(value "$work/swap-outage.json" outage_ms)
-activation_ms=$(value "$work/swap.json" activation_ms)
+activation_ms=$(calculate %.3f "$(value "$work/swap.json" activation_ms)")
 swap_epochs_lost=$(value "$work/swap.json" epochs_lost)
 [[ $consistent == true ]] || fail "the guest's ledger after the swap: $(value "$work/swap-check.json" problem)"
 ((swap_epochs_lost == 0)) || fail "the swap lost $swap_epochs_lost epochs"
