@@ -29,6 +29,10 @@ readonly private_paths=(
 )
 # Who uses the mount points made by us, and which these are: the last pair of hosts to go removes them.
 readonly registry=/run/shadow-virt-hosts
+# Runs a command, writes its pid to a file, and reaps whatever is left to it (prctl 36: PR_SET_CHILD_SUBREAPER) until nothing is.
+readonly reaper='
+  syscall(157, 36, 1, 0, 0, 0); my ($file, @command) = @ARGV; my $pid = fork() // die; if (!$pid) { exec @command; exit 127 }
+  open(my $out, ">", $file) or die; print $out "$pid\n"; close $out; 1 while wait() > 0;'
 readonly start_limit_seconds=${HOSTS_START_LIMIT:-30}
 
 fail() { echo "$program: $*" >&2; exit 1; }
@@ -186,8 +190,10 @@ libvirtd_start() { # HOST
   ! alive "$root/libvirtd.pid" >/dev/null || fail "libvirtd on host$1 runs already"
   binary=$(PATH=$PATH:/usr/sbin command -v libvirtd) || fail "libvirtd not found (Debian: apt install libvirt-daemon)"
   rm -f "$root/libvirtd.started"
-  enter "$1" setsid bash -c 'echo $$ >"$1"; exec "$2" --listen --pid-file /run/libvirt/libvirtd.pid' \
-    libvirtd "$root/libvirtd.started" "$binary" </dev/null >>"$root/libvirtd.out" 2>&1 9>&- &
+  # Under a reaper: libvirt waits for a QEMU that it ended until somebody has reaped it, and not every container's process 1
+  # is quick at that.
+  enter "$1" setsid perl -e "$reaper" "$root/libvirtd.started" "$binary" --listen --pid-file /run/libvirt/libvirtd.pid \
+    </dev/null >>"$root/libvirtd.out" 2>&1 9>&- &
   disown
   for _ in {1..100}; do [[ ! -s $root/libvirtd.started ]] || break; sleep 0.02; done
   [[ -s $root/libvirtd.started ]] || fail "libvirtd on host$1 was not started: $(tail -n 3 "$root/libvirtd.out")"
