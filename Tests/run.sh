@@ -18,8 +18,6 @@ readonly repository
 # shellcheck source=Support/install.sh
 source "$repository/Tests/Support/install.sh"
 export HOME=${HOME:-/tmp}
-adopt_orphans "$0" "$@"
-
 unit=yes end_to_end=yes filter='' time_limit=3300
 
 usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }

@@ -26,8 +26,6 @@ readonly tick_ms=4
 # shellcheck source=../Tests/Support/install.sh
 source "$repository/Tests/Support/install.sh"
 
-adopt_orphans "$0" "$@"
-
 json='' keep='' work='' swift_option=()
 why='' finished='' job='' work_made='' hosts_up=''
 services=() followers=() probes=()

@@ -6,7 +6,6 @@
 #   find_swift                     true when `swift` 6 or later is on PATH, which may be extended to /opt/swift/usr/bin
 #   need_swift [--from-swift-org]  finds it, or installs it: from apt where the release has it, else from swift.org
 #                                  when told to or when somebody at the terminal says yes
-#   adopt_orphans "$0" "$@"        starts this script over as the one that inherits and reaps orphaned processes
 
 # For `swift build`: headers of libvirt, xxHash and GnuTLS.
 build_packages=(libvirt-dev libxxhash-dev libgnutls28-dev libc6-dev)
@@ -170,12 +169,4 @@ signed_by_swift() { # WORK
   gpg --homedir "$home" --batch --quiet --no-autostart --import "$1/keys.asc" 2>/dev/null || true
   gpg --homedir "$home" --batch --no-autostart --status-fd 1 --verify "$1/swift.tar.gz.sig" "$1/swift.tar.gz" 2>/dev/null |
     grep -Eq "^\[GNUPG:\] VALIDSIG .*\b$swift_key( |\$)"
-}
-
-# QEMU, started by libvirtd, belongs to PID 1, and libvirt reports its end only once it has been reaped. What runs as PID 1 in
-# containers and small machines does so seconds later, or never. A subreaper (prctl 36, call 157 on x86_64) comes before it.
-adopt_orphans() { # SCRIPT ARGUMENT...
-  [[ ${SHADOW_VIRT_REAPER:-} != "$$" && $(uname -m) == x86_64 ]] || return 0
-  command -v perl >/dev/null || return 0
-  SHADOW_VIRT_REAPER=$$ exec perl -e 'syscall(157, 36, 1, 0, 0, 0); exec @ARGV or die' "$BASH" "$@"
 }
