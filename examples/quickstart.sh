@@ -18,7 +18,7 @@ export LC_ALL=C
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly repository
-readonly hosts=$repository/Tests/Support/hosts.sh program=$repository/.build/release/shadow-virt
+readonly hosts=$repository/Tests/Support/hosts.sh program=$repository/.build/release/shadow-virt guests=$repository/.build/guests
 readonly interval_ms=20 run_seconds=10
 # The ledger guest's, Tests/Guests/ledger.S.
 readonly tick_ms=4
@@ -58,7 +58,7 @@ on_exit() {
   trap - EXIT ERR
   trap '' INT TERM HUP
   set +e
-  if [[ -n $job ]]; then kill -TERM -- "-$job" 2>/dev/null; wait "$job" 2>/dev/null; fi
+  [[ -z $job ]] || end_job
   if [[ -n $finished ]]; then
     status=0
   else
@@ -72,6 +72,16 @@ on_exit() {
   fi
   if [[ -n $finished ]]; then echo "quickstart: ok"; else echo "quickstart: FAILED: $why"; fi
   exit "$status"
+}
+
+end_job() { # and all that it started, before their files are removed
+  local turn
+  kill -TERM -- "-$job" 2>/dev/null
+  for turn in {1..100}; do
+    kill -0 -- "-$job" 2>/dev/null || return
+    ((turn != 60)) || kill -KILL -- "-$job" 2>/dev/null
+    sleep 0.05
+  done
 }
 
 interrupted() { why="interrupted by SIG$1"; exit $((128 + $2)); } # also while something runs in the foreground
@@ -91,7 +101,7 @@ remove_hosts() { # STATUS
 
 # After a failure the folder stays, for its logs; one that was asked for stays in any case.
 remove_work() { # STATUS
-  rm -rf --one-file-system "$work"/guests "$work"/[AB]/var/lib "$work"/[AB]/var/cache "$work"/[AB]/etc/shadow-virt/secret
+  rm -rf --one-file-system "$work"/[AB]/var/lib "$work"/[AB]/var/cache "$work"/[AB]/etc/shadow-virt/secret
   if [[ $1 == 1 && -n $(find "$work" -name '*.log' -size +0 2>/dev/null) ]]; then
     echo "Logs: $work"
   elif [[ $work_made == temporary ]]; then
@@ -184,7 +194,7 @@ shadow_virt() { # HOST WORD...; a failure's own words become the reason
   fi
 }
 
-follow() { "$work/guests/ledger-tool" follow "$@" & followers+=($!); } # FILE OUT ...
+follow() { "$guests/ledger-tool" follow "$@" & followers+=($!); disown; } # FILE OUT ...
 
 # --- the machine ---------------------------------------------------------------------------------------------------
 
@@ -224,11 +234,11 @@ if ! build -c release --product shadow-virt; then
   grep -E 'error:' "$work/build.log" >&2 || tail -n 20 "$work/build.log" >&2
   fail "the build failed ($work/build.log)"
 fi
-# Built by root in somebody's clone: leave it to them.
-[[ $(stat -c %u "$repository") == 0 ]] || chown -R --reference="$repository" "$repository/.build"
-logged "$work/build.log" env HOME="$SWIFT_CACHES" "$repository/Tests/Guests/build.sh" "$work/guests" ||
+logged "$work/build.log" env HOME="$SWIFT_CACHES" "$repository/Tests/Guests/build.sh" "$guests" ||
   fail "the guest could not be built: $(tail -n 3 "$work/build.log")"
 rm -rf "$SWIFT_CACHES"
+# Built by root in somebody's clone: leave it to them.
+[[ $(stat -c %u "$repository") == 0 ]] || chown -R --reference="$repository" "$repository/.build"
 event "built $("$program" --version)"
 
 # --- two hosts -----------------------------------------------------------------------------------------------------
@@ -257,6 +267,7 @@ configure B 10.77.0.2 A 10.77.0.1
 start_service() { # HOST
   setsid "$hosts" exec "$work" "$1" "$program" serve </dev/null >>"$work/service$1.log" 2>&1 &
   services+=($!)
+  disown # so that bash has nothing to say about its end
 }
 answers() { # HOST PID
   kill -0 "$2" || fail "the service on host$1 has ended: $(tail -n 2 "$work/service$1.log" | tr '\n' ' ')"
@@ -275,7 +286,7 @@ versions=$(on A virsh -q version --daemon)
 libvirt_version=$(sed -n 's/^Running against daemon: //p' <<<"$versions")
 qemu_version=$(sed -n 's/^Running hypervisor: QEMU //p' <<<"$versions")
 
-for host in A B; do cp "$work/guests/ledger.img" "$work/$host/var/lib/libvirt/images/"; done
+for host in A B; do cp "$guests/ledger.img" "$work/$host/var/lib/libvirt/images/"; done
 # Disks are not replicated (--without-disks), so the guest boots from one that its driver, on the first IDE channel only,
 # doesn't look for: it would notice that the disk over there has not what it wrote.
 "$repository/Tests/Guests/domain.sh" ledger | sed "s/dev='hda'/dev='hdc'/" >"$work/ledger.xml"
@@ -314,7 +325,7 @@ event "ran $run_seconds s: $(since_before epoch) epochs"
 ledger() { # FILE WORD...; ledger-tool's finding, 0 when fine
   local file=$1
   shift
-  "$work/guests/ledger-tool" "$@" >"$file"
+  "$guests/ledger-tool" "$@" >"$file"
 }
 
 pid=$(<"$work/A/run/libvirt/qemu/ledger.pid")
