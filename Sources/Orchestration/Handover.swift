@@ -187,33 +187,23 @@ extension PrimaryProtection {
     }
 
     /// QEMU is dead: its guest runs nowhere. When libvirt says that it crashed, not that somebody ended it, the shadow takes over.
+    ///
+    /// Nothing here gives the shadow up while it may be the only copy: an unreachable peer, or a libvirt that is away, is waited for.
     func failover() throws -> Outcome {
-        guard let ended = processWatch?.raw,
-              let ready = try? wait(ended, for: .readable, until: MonotonicTime.now.adding(milliseconds: 5000)), !ready.isEmpty else {
-            return .retry("Libvirt reports the guest's end, but its QEMU still runs")
-        }
+        guard qemuIsGone(waitMs: 5000) else { return .retry("Libvirt reports the guest's end, but its QEMU still runs") }
         let died = MonotonicTime.now
-        guard let worker, worker.statistics[.committedEpoch] > 0 else { return try awaitStopReason(before: "the shadow was complete") }
-        let generation = currentGeneration
-        // What was captured is on its way; the shadow loads only after it.
-        let drained: Bool? = select(until: MonotonicTime.now.adding(milliseconds: Double(environment.configuration.peerTimeoutMs))) { event in
-            switch event {
-            case .worker(let event, generation) where event.kind == .drained: true
-            case .workerEnded(_, generation): false
-            case .worker(let event, generation) where event.kind == .sessionLost: false
-            default: nil
-            }
+        let lost = drain()
+        // Destroyed or shut down is known by now in most cases, and no shadow is loaded in vain.
+        if let ended = endedOnPurpose(takeVerdict(waitMs: 0)) { return ended }
+        board.set(.swapping, "QEMU died; loading the shadow on \(peer.name)")
+        let loaded: PeerResponse
+        switch try loadHoweverLongItTakes() {
+        case .loaded(let response): loaded = response
+        case .outcome(let outcome): return outcome
         }
-        let lost = drained == true ? 0 : worker.statistics[.epoch] - min(worker.statistics[.epoch], worker.statistics[.committedEpoch])
-        // Destroyed or shut down: known by now in most cases, so that a shadow is not loaded in vain.
-        if let detail = stopDetail ?? takeStopDetail(waitMs: 0), detail != .failed { return .ended("the guest ended (\(detail))") }
-        board.set(.swapping, "QEMU died; activating the shadow")
-        guard let loaded = try loadHoweverLongItTakes() else { return .ended("by request, after QEMU died") }
-        guard let detail = stopDetail ?? takeStopDetail(waitMs: 20_000) else {
-            return .retry("QEMU is gone and libvirt does not say why; the shadow was not started")
-        }
-        guard detail == .failed else { return .ended("the guest ended (\(detail))") }
-        stopDetail = detail
+        let verdict = takeVerdict(waitMs: nil)
+        if let ended = endedOnPurpose(verdict) { return ended }
+        guard case .crashed = verdict else { return .ended("by request, after QEMU died") }
         Log.warning("\(domain.name): QEMU died; failing over to \(peer.name) at epoch \(loaded.epoch ?? 0), \(lost) captured epochs lost")
         switch try commitAndRun(epoch: loaded.epoch ?? 0, loadMs: loaded.milliseconds ?? 0) {
         case .running:
@@ -225,34 +215,100 @@ extension PrimaryProtection {
         }
     }
 
-    /// The guest is dead here, so giving up would lose it: an unreachable peer is asked until it answers. Nil: told to end.
-    private func loadHoweverLongItTakes() throws -> PeerResponse? {
+    private func qemuIsGone(waitMs: Double) -> Bool {
+        if let watch = processWatch?.raw {
+            let ready = (try? wait(watch, for: .readable, until: MonotonicTime.now.adding(milliseconds: waitMs))) ?? []
+            return !ready.isEmpty
+        }
+        // No process was watched: it ended between two attempts. Libvirt forgets a QEMU only after it is gone.
+        return (try? domain.handle().isActive()) == false
+    }
+
+    /// Lets the worker deliver what it holds. Returns the epochs that were captured and did not arrive.
+    private func drain() -> UInt64 {
+        guard let worker else { return 0 }
+        let generation = currentGeneration
+        let drained: Bool? = select(until: MonotonicTime.now.adding(milliseconds: Double(environment.configuration.peerTimeoutMs))) { event in
+            switch event {
+            case .worker(let event, generation) where event.kind == .drained: true
+            case .worker(let event, generation) where event.kind == .sessionLost || event.kind == .failed: false
+            case .workerEnded(_, generation): false
+            default: nil
+            }
+        }
+        let statistics = worker.statistics
+        return drained == true ? 0 : statistics[.epoch] - min(statistics[.epoch], statistics[.committedEpoch])
+    }
+
+    /// Why the guest ended, by libvirt's word.
+    private enum Verdict {
+        case crashed
+        case onPurpose(String)
+        /// An administrator wants no more of it.
+        case givenUp
+    }
+
+    private func endedOnPurpose(_ verdict: Verdict?) -> Outcome? {
+        guard case .onPurpose(let how) = verdict else { return nil }
+        return .ended("the guest ended (\(how))")
+    }
+
+    /// Libvirt's verdict: from its event or, when that was missed, from the domain's state. `waitMs` nil: for as long as it takes.
+    private func takeVerdict(waitMs: Double?) -> Verdict? {
+        let deadline = waitMs.map { MonotonicTime.now.adding(milliseconds: $0) }
+        while true {
+            if stopDetail == nil {
+                stopDetail = select(until: min(deadline ?? .now.adding(milliseconds: 1000), .now.adding(milliseconds: 1000))) { event in
+                    if case .lifecycle(.stopped(let detail)) = event { detail } else { nil }
+                }
+            }
+            if let stopDetail { return stopDetail == .failed ? .crashed : .onPurpose("\(stopDetail)") }
+            if let deadline {
+                if deadline <= .now { return nil }
+                continue
+            }
+            if let verdict = verdictFromState() { return verdict }
+            board.set(.degraded, "QEMU died, and libvirt does not say why; the shadow on \(peer.name) waits. "
+                + "`shadow-virt failover \(domain.name)` there starts it")
+            if takeUnprotect(waitMs: 500) { return .givenUp }
+        }
+    }
+
+    private func verdictFromState() -> Verdict? {
+        guard let (state, reason) = try? domain.handle().state(), state == .shutoff else { return nil }
+        switch ShutoffReason(rawValue: reason) {
+        // `daemon`: libvirtd found QEMU dead when it came back.
+        case .crashed, .failed, .daemon: return .crashed
+        case .unknown: return nil
+        default: return .onPurpose(state.describe(reason: reason))
+        }
+    }
+
+    private func takeUnprotect(waitMs: Double) -> Bool {
+        let unprotect: Reply<Void>? = select(until: MonotonicTime.now.adding(milliseconds: waitMs)) { event in
+            if case .unprotect(let reply) = event { reply } else { nil }
+        }
+        guard let unprotect else { return false }
+        pendingUnprotect = unprotect
+        return true
+    }
+
+    private enum Load { case loaded(PeerResponse), outcome(Outcome) }
+
+    /// The guest is dead here, so giving up would lose it: an unreachable peer is asked until it answers.
+    private func loadHoweverLongItTakes() throws -> Load {
         while true {
             do {
-                return try client.ask(PeerRequest(.load, host: environment.hostName, session: record.session, uuid: domain.uuid), timeoutMs: 15_000)
+                return .loaded(try client.ask(PeerRequest(.load, host: environment.hostName, session: record.session, uuid: domain.uuid), timeoutMs: 15_000))
             } catch let error as PeerUnreachable {
                 board.set(.degraded, "QEMU died, and the shadow cannot take over: \(error)")
+            } catch let failure as ControlFailure {
+                if let ended = endedOnPurpose(takeVerdict(waitMs: 2000)) { return .outcome(ended) }
+                Log.error("\(domain.name): QEMU died, and there is no shadow to take over: \(failure)")
+                return .outcome(.ended("QEMU died, and there is no shadow to take over: \(failure)"))
             }
-            if let detail = stopDetail ?? takeStopDetail(waitMs: 500), detail != .failed { return nil }
-            let unprotect: Reply<Void>? = select(until: MonotonicTime.now.adding(milliseconds: 500)) { event in
-                if case .unprotect(let reply) = event { reply } else { nil }
-            }
-            if let unprotect {
-                pendingUnprotect = unprotect
-                return nil
-            }
+            if let ended = endedOnPurpose(takeVerdict(waitMs: 500)) { return .outcome(ended) }
+            if takeUnprotect(waitMs: 500) { return .outcome(.ended("by request, after QEMU died")) }
         }
-    }
-
-    private func takeStopDetail(waitMs: Double) -> StoppedDetail? {
-        select(until: MonotonicTime.now.adding(milliseconds: waitMs)) { event in
-            if case .lifecycle(.stopped(let detail)) = event { detail } else { nil }
-        }
-    }
-
-    private func awaitStopReason(before what: String) throws -> Outcome {
-        let detail = stopDetail ?? takeStopDetail(waitMs: 20_000)
-        if detail == .failed { Log.error("\(domain.name): QEMU died before \(what); the guest is lost") }
-        return .ended("the guest ended (\(detail.map { "\($0)" } ?? "reason unknown")) before \(what)")
     }
 }

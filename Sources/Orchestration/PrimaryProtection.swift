@@ -42,6 +42,9 @@ public final class PrimaryProtection: @unchecked Sendable {
     var processWatch: Descriptor?
     private var firstCopyAnnounced = false
     private var suspension: Suspension?
+    private var wasProtected = false
+    private var wasEverProtected = false
+    private let firstFailure = Guarded<String?>(nil)
     var stopDetail: StoppedDetail?
     var pendingUnprotect: Reply<Void>?
     private let rate = RateMeter()
@@ -118,12 +121,14 @@ public final class PrimaryProtection: @unchecked Sendable {
         var failures = 0
         do { try environment.records.write(record) } catch { Log.error("\(domain.name): \(error)") }
         if record.phase == .handedOver { return waitForRemoval() }
+        var outcome = attempt()
         while true {
-            let outcome = attempt()
             switch outcome {
             case .ended(let reason):
-                over(reason)
+                cleanUp(keepGuard: false)
                 environment.records.remove(domain.uuid)
+                Log.info("\(domain.name): protection ended: \(reason)")
+                isOver.change { $0 = reason }
                 pendingUnprotect?.give(.success(()))
                 return
             case .handedOver:
@@ -132,16 +137,17 @@ public final class PrimaryProtection: @unchecked Sendable {
                 leaveBehind()
                 return reply.give(.success(()))
             case .retry(let reason):
-                failures = board.current.state == .protected ? 0 : failures + 1
+                if !wasEverProtected { firstFailure.change { $0 = $0 ?? reason } }
+                failures = wasProtected ? 1 : failures + 1
+                wasProtected = false
                 board.set(.degraded, reason)
                 cleanUp(keepGuard: true)
-                let delay = min(10_000.0, 100 * pow(2, Double(min(failures, 7))))
-                if let ended = pauseBetweenAttempts(delay) {
-                    cleanUp(keepGuard: false)
-                    over(ended)
-                    environment.records.remove(domain.uuid)
-                    pendingUnprotect?.give(.success(()))
-                    return
+                // The first retry at once: a worker that was killed is replaced before anybody notices.
+                let pause = failures == 1 ? 0 : min(10_000.0, 100 * pow(2, Double(min(failures, 7))))
+                do {
+                    outcome = try pauseBetweenAttempts(pause) ?? attempt()
+                } catch {
+                    outcome = .retry("\(error)")
                 }
             }
         }
@@ -152,10 +158,7 @@ public final class PrimaryProtection: @unchecked Sendable {
             if record.phase == .committing { return try resolveDoubt() }
             if let outcome = try standBackIfTakenOver() { return outcome }
             try begin()
-            let outcome = try follow()
-            if case .retry = outcome { return outcome }
-            if case .ended = outcome { cleanUp(keepGuard: false) }
-            return outcome
+            return try follow()
         } catch let failure as ControlFailure {
             return .retry(failure.description)
         } catch {
@@ -163,36 +166,37 @@ public final class PrimaryProtection: @unchecked Sendable {
         }
     }
 
-    private func over(_ reason: String) {
-        Log.info("\(domain.name): protection ended: \(reason)")
-        isOver.change { $0 = reason }
-    }
-
-    /// Waits before the next attempt; returns why the protection ends instead, when it does.
-    private func pauseBetweenAttempts(_ milliseconds: Double) -> String? {
+    /// Waits before the next attempt; returns how the protection ends instead, when it does.
+    private func pauseBetweenAttempts(_ milliseconds: Double) throws -> Outcome? {
         let until = MonotonicTime.now.adding(milliseconds: milliseconds)
         while let event = next(until: until) {
             switch event {
             case .unprotect(let reply):
                 pendingUnprotect = reply
-                return "by request"
+                return .ended("by request")
             case .swap(let reply):
                 reply.give(.failure(ControlFailure("Domain \(domain.name) is not protected at the moment: \(board.current.reason)",
                                                    advice: "Wait until `shadow-virt status` shows it protected")))
             case .yield(let reply):
                 reply.give(Result { try yieldToPeer() })
-                return "\(peer.name) took the guest over"
-            case .lifecycle(.stopped(let detail)) where detail != .migrated:
-                return "the guest ended (\(detail))"
+                return .ended("\(peer.name) took the guest over")
+            case .lifecycle(.stopped(let detail)):
+                stopDetail = detail
+                return try guestEnded()
             case .shutdown(let reply):
-                // Between attempts nothing of ours runs; the record is there.
-                reply.give(.success(()))
+                return .serviceStops(reply)
             default: break
             }
         }
         // Events may have been missed while libvirt was away.
-        if let active = try? domain.handle().isActive(), !active { return "the guest does not run any more" }
+        if (try? domain.handle().isActive()) == false { return try guestEnded() }
         return nil
+    }
+
+    /// The domain is not active any more, for whatever reason.
+    private func guestEnded() throws -> Outcome {
+        if let stopDetail, stopDetail != .failed { return .ended("the guest ended (\(stopDetail))") }
+        return try failover()
     }
 
     /// After a hand-over nothing is left to do here but to say so, until somebody protects the guest anew or removes the entry.
@@ -350,7 +354,7 @@ public final class PrimaryProtection: @unchecked Sendable {
             case .lifecycle(let event):
                 if let outcome = try handle(event) { return outcome }
             case .libvirtReconnected:
-                guard try domain.handle().isActive() else { return .ended("the guest does not run any more") }
+                guard try domain.handle().isActive() else { return try guestEnded() }
             case .swap(let reply):
                 if let outcome = swap(reply) { return outcome }
             case .unprotect(let reply):
@@ -376,6 +380,8 @@ public final class PrimaryProtection: @unchecked Sendable {
         switch event.kind {
         case .following:
             // The link's state does not change that the user suspended the guest.
+            wasProtected = true
+            wasEverProtected = true
             if !isSuspended { board.set(.protected) }
         case .linkLost:
             if !isSuspended { board.set(board.state == .syncing ? .syncing : .degraded, event.reason ?? "The connection to \(peer.name) broke") }
@@ -395,8 +401,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private func handle(_ event: LifecycleEvent.Event) throws -> Outcome? {
         guard case .stopped(let detail) = event else { return nil }
         stopDetail = detail
-        if detail == .failed { return try failover() }
-        return .ended("the guest ended (\(detail))")
+        return try guestEnded()
     }
 
     /// A stream that has been silent for long while nobody suspended the guest: QEMU's migration state may be broken.
@@ -500,11 +505,13 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     /// Waits until it is clear how the protection began; nil at the deadline.
     public func settled(until deadline: MonotonicTime) -> Settled? {
-        switch board.wait(for: [.protected, .degraded, .failedOver, .suspended], until: deadline) {
+        let state = board.wait(for: [.protected, .degraded, .failedOver, .suspended], until: deadline)
+        if let reason = firstFailure.read({ $0 }) { return .refused(reason) }
+        if let reason = isOver.read({ $0 }) { return .ended(reason) }
+        return switch state {
         case .protected, .suspended: .protected
-        case .degraded: .refused(board.current.reason)
         case .failedOver: .ended("the guest runs on \(peer.name)")
-        default: isOver.read { $0 }.map { .ended($0) }
+        case .degraded, .syncing, .swapping, .inDoubt, nil: nil
         }
     }
 
