@@ -5,6 +5,26 @@ import Libvirt
 import Platform
 import Replication
 
+/// A held guest's QEMU, stopped as a process: whatever somebody orders with virsh meanwhile, the guest does not run.
+struct HeldProcess {
+    private let pid: pid_t
+
+    /// Stops the process after a look at the guest: it must stand still in COLO.
+    init(_ domain: LocalDomain) throws {
+        pid = try domain.processID()
+        let status = try domain.monitor(QueryStatus()).status
+        guard status == "colo" else { throw ControlFailure("Somebody resumed the guest (it is `\(status)`)") }
+        guard kill(pid, SIGSTOP) == 0 else { throw SystemError("kill", "QEMU's process \(pid)") }
+    }
+
+    func letGo() { kill(pid, SIGCONT) }
+
+    /// The same for one that an earlier attempt, or an earlier service, left stopped; harmless to any other.
+    static func letGo(_ domain: LocalDomain) {
+        if let pid = try? domain.processID() { kill(pid, SIGCONT) }
+    }
+}
+
 /// Moving the guest to its shadow, and what keeps it from ever running twice.
 ///
 ///     hold     the guest stands still here, its exact state is committed there     any failure: let it run on here
@@ -43,12 +63,25 @@ extension PrimaryProtection {
             }
         }
         board.set(.swapping)
+        let process: HeldProcess
+        do {
+            process = try HeldProcess(domain)
+        } catch {
+            worker.order(WorkerCommand(.release))
+            reply.give(.failure(ControlFailure("The guest could not be held for the swap: \(error)", advice: "It runs on here; try again")))
+            board.set(.protected)
+            return nil
+        }
         let stoppedAt = MonotonicTime(nanoseconds: held.at ?? MonotonicTime.now.nanoseconds)
         do {
             let loaded = try client.ask(PeerRequest(.load, host: environment.hostName, session: record.session, uuid: domain.uuid), timeoutMs: 15_000)
             guard loaded.phase == .loaded, loaded.epoch == epoch else {
                 throw ControlFailure("\(peer.name) loaded epoch \(loaded.epoch ?? 0), the guest was stopped at \(epoch)")
             }
+            let wasResumed: Bool? = select(until: .now) { event in
+                if case .resumed(let moment) = event, worker.statistics.isInsideCapture(moment) { true } else { nil }
+            }
+            guard wasResumed == nil else { throw ControlFailure("Somebody resumed the guest during the swap") }
             let outcome = try commitAndRun(epoch: epoch, loadMs: loaded.milliseconds ?? 0)
             switch outcome {
             case .running(let runMs):
@@ -65,6 +98,7 @@ extension PrimaryProtection {
         } catch {
             // Before the commit, or the peer said itself that it does not run the guest.
             uncommit()
+            process.letGo()
             worker.order(WorkerCommand(.release))
             reply.give(.failure(ControlFailure("The guest did not come up on \(peer.name): \(error)", advice: "It runs on here; protection begins anew")))
             return .retry("A swap failed: \(error)")
@@ -126,6 +160,7 @@ extension PrimaryProtection {
                 case .receiving, .failed, .unknown, nil:
                     // It does not run there, and without an order it never will.
                     uncommit()
+                    HeldProcess.letGo(domain)
                     worker?.order(WorkerCommand(.release))
                     return .retry("A swap was cut off; the guest did not come up on \(peer.name)")
                 }

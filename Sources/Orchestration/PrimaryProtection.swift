@@ -358,7 +358,12 @@ public final class PrimaryProtection: @unchecked Sendable {
                 return .retry("QEMU left COLO (\(reason))")
             case .stopped(let moment):
                 stopped(at: moment)
-            case .resumed:
+            case .resumed(let moment):
+                if worker?.statistics.isInsideCapture(moment) == true {
+                    // Part of that epoch is from before, part from after: the shadow must not keep it.
+                    worker?.kill()
+                    return .retry("Somebody resumed the guest while an epoch was captured; the shadow is made anew")
+                }
                 try resumed()
             case .suspendNoted(let evidence):
                 suspendNoted(evidence)
@@ -418,12 +423,18 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// A stream that has been silent for long while nobody suspended the guest: QEMU's migration state may be broken.
     private func watchProgress(_ last: inout (epochs: UInt64, at: MonotonicTime)) throws -> Outcome? {
         let epochs = worker?.statistics[.epochsTotal] ?? 0
-        if epochs != last.epochs || isSuspended || board.state != .protected {
+        if epochs != last.epochs || (isSuspended && suspension?.isConfirmed == true) || worker?.statistics[.linkUp] == 0 {
             last = (epochs, .now)
             return nil
         }
-        guard MonotonicTime.now.milliseconds(since: last.at) > max(5000, record.intervalMs * 20) else { return nil }
+        guard MonotonicTime.now.milliseconds(since: last.at) > max(3000, record.intervalMs * 20) else { return nil }
         last.at = .now
+        if let pid = try? domain.processID(), QEMUDeadlock.isPresent(in: pid) {
+            // Only its end gets the guest going again, and the shadow has all but its last moments.
+            Log.error("\(domain.name): QEMU is deadlocked (its main loop and its migration wait for each other's lock); ending it, so that the shadow takes over")
+            kill(pid, SIGKILL)
+            return nil
+        }
         let migration = try domain.monitor(QueryMigrate()).status ?? "none"
         let status = try domain.monitor(QueryStatus()).status
         if migration == "colo" {

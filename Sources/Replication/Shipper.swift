@@ -27,10 +27,12 @@ final class Shipper: @unchecked Sendable {
             return worker.tell(WorkerEvent(.failed, reason: "\(error)"))
         }
         var attempt = 0
+        var lastReason = ""
         while !worker.backlog.isStopped {
             do {
                 let link = try connect(header)
                 attempt = 0
+                lastReason = ""
                 try ship(over: link)
             } catch HandshakeError.unknownSession(let reason) {
                 return worker.tell(WorkerEvent(.sessionLost, reason: reason))
@@ -39,7 +41,9 @@ final class Shipper: @unchecked Sendable {
             } catch {
                 worker.statistics[.linkUp] = 0
                 if worker.backlog.isStopped { return }
-                if attempt == 0 { worker.tell(WorkerEvent(.linkLost, reason: "The connection to \(options.peer) is lost: \(error)")) }
+                let reason = "No connection to \(options.peer): \(error)"
+                if reason != lastReason { worker.tell(WorkerEvent(.linkLost, reason: reason)) }
+                lastReason = reason
             }
             attempt += 1
             usleep(UInt32(min(1_000_000, 100_000 << min(attempt, 4))))

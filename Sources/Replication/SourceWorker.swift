@@ -223,11 +223,15 @@ public final class SourceWorker: @unchecked Sendable {
             statistics.openWindow(start: windowStart)
             try dialogue.reply()
             reader.deadline = MonotonicTime.now.adding(milliseconds: Self.stallMilliseconds)
+            var acknowledged = UInt64.max
             let device = try dialogue.receiveEpoch(into: &sink, acknowledgeEarly: order == .run) {
+                acknowledged = SharedStatistics.realtimeNanoseconds
+            } beforeBody: {
                 windowEnd = SharedStatistics.realtimeNanoseconds
             }
             let pause = MonotonicTime.now.milliseconds(since: lastReply)
-            statistics.record(windowStart: windowStart, windowEnd: windowEnd, pauseMicroseconds: UInt32(clamping: Int(pause * 1000)))
+            statistics.record(windowStart: windowStart, windowEnd: windowEnd, acknowledged: acknowledged,
+                              pauseMicroseconds: UInt32(clamping: Int(pause * 1000)))
             epoch.hold(reader.takeChunks())
             epoch.setDevice(device.bytes)
             lastCapacity = max(1024, epoch.count + epoch.count / 4)
@@ -337,6 +341,7 @@ public final class SourceWorker: @unchecked Sendable {
             let now = orders.read { $0 }
             if now.release { break }
             guard limit > .now, !now.stop, !now.orphaned, !backlog.isStopped else {
+                statistics.recordRelease(at: SharedStatistics.realtimeNanoseconds)
                 try dialogue.acknowledge()
                 tell(WorkerEvent(.holdFailed, reason: "The shadow did not commit the last epoch in time"))
                 return true
@@ -350,6 +355,7 @@ public final class SourceWorker: @unchecked Sendable {
             if now.orphaned || now.stop { return false }
             if now.release {
                 orders.change { $0.release = false }
+                statistics.recordRelease(at: SharedStatistics.realtimeNanoseconds)
                 try dialogue.acknowledge()
                 tell(WorkerEvent(.released, epoch: epoch.number))
                 return true
