@@ -44,15 +44,21 @@ extension PrimaryProtection {
             return nil
         }
         worker.order(WorkerCommand(.hold))
-        let generation = currentGeneration
-        let held: WorkerEvent? = select(until: MonotonicTime.now.adding(milliseconds: 15_000)) { event in
-            switch event {
-            case .worker(let event, generation) where event.kind == .held || event.kind == .holdFailed || event.kind == .streamEnded: event
-            case .workerEnded(let status, generation): WorkerEvent(.failed, reason: "The source worker ended (\(status))")
-            default: nil
+        var process: HeldProcess?
+        var held = awaitHold([.captured, .held, .holdFailed, .streamEnded])
+        if let captured = held, captured.kind == .captured, let epoch = captured.epoch {
+            do {
+                process = try HeldProcess(domain)
+                worker.statistics[.provenEpoch] = epoch
+            } catch {
+                worker.order(WorkerCommand(.release))
+                reply.give(.failure(ControlFailure("The guest could not be held for the swap: \(error)", advice: "It runs on here; try again")))
+                return .retry("A swap failed: \(error)")
             }
+            held = awaitHold([.held, .holdFailed, .streamEnded])
         }
-        guard let held, held.kind == .held, let epoch = held.epoch else {
+        guard let held, held.kind == .held, let epoch = held.epoch, let process else {
+            process?.letGo()
             if held == nil { worker.order(WorkerCommand(.release)) }
             reply.give(.failure(ControlFailure("The guest could not be held for the swap: \(held?.reason ?? "no answer from the worker")",
                                                advice: "It runs on here; try again")))
@@ -63,15 +69,6 @@ extension PrimaryProtection {
             }
         }
         board.set(.swapping)
-        let process: HeldProcess
-        do {
-            process = try HeldProcess(domain)
-        } catch {
-            worker.order(WorkerCommand(.release))
-            reply.give(.failure(ControlFailure("The guest could not be held for the swap: \(error)", advice: "It runs on here; try again")))
-            board.set(.protected)
-            return nil
-        }
         let stoppedAt = MonotonicTime(nanoseconds: held.at ?? MonotonicTime.now.nanoseconds)
         do {
             let loaded = try client.ask(PeerRequest(.load, host: environment.hostName, session: record.session, uuid: domain.uuid), timeoutMs: 15_000)
@@ -102,6 +99,18 @@ extension PrimaryProtection {
             worker.order(WorkerCommand(.release))
             reply.give(.failure(ControlFailure("The guest did not come up on \(peer.name): \(error)", advice: "It runs on here; protection begins anew")))
             return .retry("A swap failed: \(error)")
+        }
+    }
+
+    /// The worker's next word on the way to a held guest.
+    private func awaitHold(_ kinds: Set<WorkerEvent.Kind>) -> WorkerEvent? {
+        let generation = currentGeneration
+        return select(until: MonotonicTime.now.adding(milliseconds: 15_000)) { event in
+            switch event {
+            case .worker(let event, generation) where kinds.contains(event.kind): event
+            case .workerEnded(let status, generation): WorkerEvent(.failed, reason: "The source worker ended (\(status))")
+            default: nil
+            }
         }
     }
 

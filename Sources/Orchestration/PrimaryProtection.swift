@@ -43,6 +43,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private var firstCopyAnnounced = false
     private var suspension: Suspension?
     private var suspendWatch: SuspendWatch?
+    private let libvirtIsAway = Guarded(false)
     private var wasProtected = false
     private var wasEverProtected = false
     private let firstFailure = Guarded<String?>(nil)
@@ -94,6 +95,19 @@ public final class PrimaryProtection: @unchecked Sendable {
     }
 
     // MARK: Events
+
+    /// QEMU's RESUME events, in their order, on the event loop's thread: the worker waits for them.
+    func noteResume(at moment: UInt64) {
+        worker?.statistics.noteResume(at: moment)
+        post(.resumed(moment))
+    }
+
+    /// Without libvirt no events come, and nobody can order QEMU about either.
+    func noteLibvirt(isThere: Bool) {
+        libvirtIsAway.change { $0 = !isThere }
+        worker?.statistics[.eventsAway] = isThere ? 0 : 1
+        if isThere { post(.libvirtReconnected) }
+    }
 
     func post(_ event: PrimaryEvent) { mailbox.change { $0.append(event) } }
 
@@ -317,6 +331,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         } onEnd: { [weak self] status in
             self?.post(.workerEnded(status, generation: mine))
         }
+        process.statistics[.eventsAway] = libvirtIsAway.read { $0 } ? 1 : 0
         currentWorker.change { $0 = process }
         let ready: Bool? = select(until: MonotonicTime.now.adding(milliseconds: 10_000)) { event in
             switch event {
@@ -359,11 +374,7 @@ public final class PrimaryProtection: @unchecked Sendable {
             case .stopped(let moment):
                 stopped(at: moment)
             case .resumed(let moment):
-                if worker?.statistics.isInsideCapture(moment) == true {
-                    // Part of that epoch is from before, part from after: the shadow must not keep it.
-                    worker?.kill()
-                    return .retry("Somebody resumed the guest while an epoch was captured; the shadow is made anew")
-                }
+                if worker?.statistics.isInsideCapture(moment) == true { return try torn() }
                 try resumed()
             case .suspendNoted(let evidence):
                 suspendNoted(evidence)
@@ -392,6 +403,23 @@ public final class PrimaryProtection: @unchecked Sendable {
         }
     }
 
+    /// Somebody resumed the guest while an epoch was captured: part of it is from before, part from after, so the shadow never gets
+    /// to commit it. QEMU may have locked itself up over it.
+    private func torn() throws -> Outcome {
+        let reason = "Somebody resumed the guest while an epoch was captured"
+        worker?.kill()
+        if endDeadlockedQEMU() { return try failover() }
+        return .retry(reason)
+    }
+
+    /// True: QEMU was deadlocked and is dead now. Only that gets the guest going again, from the shadow.
+    private func endDeadlockedQEMU() -> Bool {
+        guard let pid = try? domain.processID(), QEMUDeadlock.isPresent(in: pid) else { return false }
+        Log.error("\(domain.name): QEMU is deadlocked (its main loop and its migration wait for one lock); ending it, so that the shadow takes over")
+        kill(pid, SIGKILL)
+        return true
+    }
+
     private func handle(_ event: WorkerEvent) throws -> Outcome? {
         switch event.kind {
         case .following:
@@ -401,6 +429,8 @@ public final class PrimaryProtection: @unchecked Sendable {
             if !isSuspended { board.set(.protected) }
         case .linkLost:
             if !isSuspended { board.set(board.state == .syncing ? .syncing : .degraded, event.reason ?? "The connection to \(peer.name) broke") }
+        case .sessionLost where worker?.statistics[.torn] == 1:
+            return try torn()
         case .sessionLost, .failed:
             return .retry(event.reason ?? "The source worker gave up")
         case .streamEnded:
@@ -429,12 +459,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         }
         guard MonotonicTime.now.milliseconds(since: last.at) > max(3000, record.intervalMs * 20) else { return nil }
         last.at = .now
-        if let pid = try? domain.processID(), QEMUDeadlock.isPresent(in: pid) {
-            // Only its end gets the guest going again, and the shadow has all but its last moments.
-            Log.error("\(domain.name): QEMU is deadlocked (its main loop and its migration wait for each other's lock); ending it, so that the shadow takes over")
-            kill(pid, SIGKILL)
-            return nil
-        }
+        if endDeadlockedQEMU() { return try failover() }
         let migration = try domain.monitor(QueryMigrate()).status ?? "none"
         let status = try domain.monitor(QueryStatus()).status
         if migration == "colo" {
@@ -496,6 +521,8 @@ public final class PrimaryProtection: @unchecked Sendable {
         }
         current.isConfirmed = true
         suspension = current
+        // The guest stands still, and every event about the epochs so far has come: none of them is torn.
+        worker.statistics[.provenEpoch] = worker.statistics[.epoch]
         board.set(.suspended, "The guest is suspended; the shadow holds its last epoch")
     }
 

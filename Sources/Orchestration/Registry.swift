@@ -49,15 +49,15 @@ public final class Registry: @unchecked Sendable {
         let moment = UInt64(max(0, event.seconds)) * 1_000_000_000 + UInt64(event.microseconds) * 1000
         switch event.name {
         case "STOP": primary.post(.stopped(moment))
-        case "RESUME": primary.post(.resumed(moment))
+        case "RESUME": primary.noteResume(at: moment)
         case "MIGRATION": primary.post(.migration((try? event.decode(JSONValue.self))?["status"]?.string ?? ""))
         case "COLO_EXIT": primary.post(.coloExit((try? event.decode(JSONValue.self))?["reason"]?.string ?? ""))
         default: break
         }
     }
 
-    public func libvirtReconnected() {
-        for primary in entries.read({ Array($0.primaries.values) }) { primary.post(.libvirtReconnected) }
+    public func libvirtChanged(isThere: Bool) {
+        for primary in entries.read({ Array($0.primaries.values) }) { primary.noteLibvirt(isThere: isThere) }
     }
 
     // MARK: Administrators

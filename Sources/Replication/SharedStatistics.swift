@@ -17,6 +17,11 @@ public final class SharedStatistics: @unchecked Sendable {
         /// 1: the data connection stands. 1: epochs are withheld because the user suspended the guest.
         case linkUp, suspended
         case syncBytes, syncBytesTotal
+        /// Written by the parent. An epoch is committed only once it is proved that nobody let the guest run while it was captured:
+        /// QEMU's RESUME event after its acknowledgement says so (`provenUntil`: its time, nanoseconds on the realtime clock), or
+        /// the parent looked itself (`provenEpoch`). 1 in `torn`: somebody did. 1 in `eventsAway`: libvirt is gone, so no events
+        /// come, and no orders to QEMU either.
+        case provenUntil, provenEpoch, torn, eventsAway
     }
 
     /// Ring sizes: half a minute of pauses at 20 ms; the windows of the last seconds at 5 ms.
@@ -51,6 +56,21 @@ public final class SharedStatistics: @unchecked Sendable {
         let pause = self[.pauseCount]
         memory.base.storeBytes(of: pauseMicroseconds, toByteOffset: Self.pausesAt + Int(pause % UInt64(Self.pauses)) * 4, as: UInt32.self)
         self[.pauseCount] = pause + 1
+    }
+
+    /// The guest is about to be allowed to run on. Before the order goes out: its RESUME event must not be taken for somebody else's.
+    func publishAcknowledgement(_ moment: UInt64) {
+        let at = Self.windowsAt + Int(self[.windowCount] % UInt64(Self.windows)) * Self.windowBytes
+        memory.base.storeBytes(of: moment, toByteOffset: at + 16, as: UInt64.self)
+    }
+
+    /// For the parent, for each RESUME event in their order: what it says about the epochs so far.
+    public func noteResume(at moment: UInt64) {
+        if isInsideCapture(moment) {
+            self[.torn] = 1
+        } else if self[.torn] == 0 {
+            self[.provenUntil] = moment
+        }
     }
 
     /// The guest of the last recorded epoch, which was held, was let go now.
