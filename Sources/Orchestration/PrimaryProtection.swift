@@ -88,8 +88,10 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     /// Starts the protection's thread.
     public func start() {
+        startThread("qemu-watch") { [weak self] in self?.watchForDeadlock() }
         startThread("primary") { [self] in
             run()
+            isOver.change { $0 = $0 ?? "" }
             onEnd(self)
         }
     }
@@ -374,7 +376,7 @@ public final class PrimaryProtection: @unchecked Sendable {
             case .stopped(let moment):
                 stopped(at: moment)
             case .resumed(let moment):
-                if worker?.statistics.isInsideCapture(moment) == true { return try torn() }
+                if worker?.statistics.isInsideCapture(moment) == true { return torn() }
                 try resumed()
             case .suspendNoted(let evidence):
                 suspendNoted(evidence)
@@ -404,20 +406,20 @@ public final class PrimaryProtection: @unchecked Sendable {
     }
 
     /// Somebody resumed the guest while an epoch was captured: part of it is from before, part from after, so the shadow never gets
-    /// to commit it. QEMU may have locked itself up over it.
-    private func torn() throws -> Outcome {
-        let reason = "Somebody resumed the guest while an epoch was captured"
+    /// to commit it. QEMU may have locked itself up over it; the watch sees to that.
+    private func torn() -> Outcome {
         worker?.kill()
-        if endDeadlockedQEMU() { return try failover() }
-        return .retry(reason)
+        return .retry("Somebody resumed the guest while an epoch was captured")
     }
 
-    /// True: QEMU was deadlocked and is dead now. Only that gets the guest going again, from the shadow.
-    private func endDeadlockedQEMU() -> Bool {
-        guard let pid = try? domain.processID(), QEMUDeadlock.isPresent(in: pid) else { return false }
-        Log.error("\(domain.name): QEMU is deadlocked (its main loop and its migration wait for one lock); ending it, so that the shadow takes over")
-        kill(pid, SIGKILL)
-        return true
+    /// Looks every second whether QEMU is deadlocked, and ends it then: only that gets the guest going again, from the shadow. On a
+    /// thread of its own, because whoever asks a deadlocked QEMU anything waits for ever.
+    private func watchForDeadlock() {
+        while isOver.wait(until: MonotonicTime.now.adding(milliseconds: 1000), { $0 }) == nil {
+            guard record.phase == .protecting, let pid = try? domain.processID(), QEMUDeadlock.isPresent(in: pid) else { continue }
+            Log.error("\(domain.name): QEMU is deadlocked (its main loop and its migration wait for one lock); ending it, so that the shadow takes over")
+            kill(pid, SIGKILL)
+        }
     }
 
     private func handle(_ event: WorkerEvent) throws -> Outcome? {
@@ -430,7 +432,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         case .linkLost:
             if !isSuspended { board.set(board.state == .syncing ? .syncing : .degraded, event.reason ?? "The connection to \(peer.name) broke") }
         case .sessionLost where worker?.statistics[.torn] == 1:
-            return try torn()
+            return torn()
         case .sessionLost, .failed:
             return .retry(event.reason ?? "The source worker gave up")
         case .streamEnded:
@@ -459,7 +461,6 @@ public final class PrimaryProtection: @unchecked Sendable {
         }
         guard MonotonicTime.now.milliseconds(since: last.at) > max(3000, record.intervalMs * 20) else { return nil }
         last.at = .now
-        if endDeadlockedQEMU() { return try failover() }
         let migration = try domain.monitor(QueryMigrate()).status ?? "none"
         let status = try domain.monitor(QueryStatus()).status
         if migration == "colo" {
@@ -577,7 +578,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     public func settled(until deadline: MonotonicTime) -> Settled? {
         let state = board.wait(for: [.protected, .degraded, .failedOver, .suspended], until: deadline)
         if let reason = firstFailure.read({ $0 }) { return .refused(reason) }
-        if let reason = isOver.read({ $0 }) { return .ended(reason) }
+        if let reason = isOver.read({ $0 }), !reason.isEmpty { return .ended(reason) }
         return switch state {
         case .protected, .suspended: .protected
         case .failedOver: .ended("the guest runs on \(peer.name)")
