@@ -348,7 +348,11 @@ public final class PrimaryProtection: @unchecked Sendable {
     // MARK: Following
 
     private func follow() throws -> Outcome {
-        suspendWatch = SuspendWatch(domain: domain.name) { [weak self] in self?.post(.suspendNoted($0)) }
+        suspendWatch = SuspendWatch(domain: domain.name) { [weak self] in
+            self?.post(.suspendNoted($0))
+        } onJob: { [weak self] isActive in
+            self?.worker?.order(WorkerCommand(isActive ? .standBack : .goOn))
+        }
         defer {
             suspendWatch?.stop()
             suspendWatch = nil
@@ -459,12 +463,15 @@ public final class PrimaryProtection: @unchecked Sendable {
             last = (epochs, .now)
             return nil
         }
-        guard MonotonicTime.now.milliseconds(since: last.at) > max(3000, record.intervalMs * 20) else { return nil }
+        guard MonotonicTime.now.milliseconds(since: last.at) > max(5000, record.intervalMs * 20) else { return nil }
         last.at = .now
         let migration = try domain.monitor(QueryMigrate()).status ?? "none"
         let status = try domain.monitor(QueryStatus()).status
         if migration == "colo" {
-            guard status == "colo" else { return nil }
+            guard status == "colo" else {
+                // Nothing is wrong with QEMU, and yet nothing moves: begin anew rather than stand still.
+                return worker?.statistics[.linkUp] == 1 ? .retry("No epoch was captured for a while") : nil
+            }
             // The guest stands still because of a worker that does not move: no courtesy.
             worker?.kill()
             return .retry("An epoch did not end; its worker was ended")

@@ -18,6 +18,7 @@ public final class SourceWorker: @unchecked Sendable {
         var hold = false
         var release = false
         var suspended = false
+        var standBack = false
         var stop = false
         /// The parent is gone: no stop order will come, and a held guest must stay held.
         var orphaned = false
@@ -96,6 +97,8 @@ public final class SourceWorker: @unchecked Sendable {
                     orders.hold = false
                 case .suspend: orders.suspended = true
                 case .resume: orders.suspended = false
+                case .standBack: orders.standBack = true
+                case .goOn: orders.standBack = false
                 case .setInterval: orders.intervalMs = command.intervalMs ?? orders.intervalMs
                 case .stop: orders.stop = true
                 case .startSource, .startShadow, .connection, .activate: break
@@ -280,8 +283,12 @@ public final class SourceWorker: @unchecked Sendable {
             statistics[.heldBytes] = UInt64(pool.bytesInUse)
             statistics[.suspended] = now.suspended ? 1 : 0
 
+            // Suspended, resumed and suspended again between two epochs: the parent waits for an answer to each.
+            if !now.suspended { toldSuspended = false }
             var waitUntil = MonotonicTime.now.adding(milliseconds: 10)
-            if now.suspended {
+            if now.standBack, !now.suspended, !now.hold {
+                waitUntil = MonotonicTime.now.adding(milliseconds: 1000)
+            } else if now.suspended {
                 if !toldSuspended {
                     tell(WorkerEvent(.suspended, epoch: lastEpoch))
                     toldSuspended = true
