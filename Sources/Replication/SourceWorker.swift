@@ -349,13 +349,14 @@ public final class SourceWorker: @unchecked Sendable {
         orders.change { $0.hold = false }
         // The parent looks whether the guest really stands still, and proves the epoch by that.
         tell(WorkerEvent(.captured, epoch: epoch.number))
-        let limit = MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs)
+        // Everything before it was committed, so this is one epoch's way there and back. The guest stands still meanwhile.
+        let limit = MonotonicTime.now.adding(milliseconds: min(options.peerTimeoutMs, 2000))
         // The parent may think better of it meanwhile. Until it has heard `held` nobody relies on the guest's standing still, so
         // when it goes away the guest runs on.
         while !backlog.waitUntilCommitted(epoch.number, until: min(limit, MonotonicTime.now.adding(milliseconds: 20))) {
             let now = orders.read { $0 }
             if now.release { break }
-            guard limit > .now, !now.stop, !now.orphaned, !backlog.isStopped else {
+            guard limit > .now, statistics[.linkUp] == 1, !now.stop, !now.orphaned, !backlog.isStopped else {
                 statistics.recordRelease(at: SharedStatistics.realtimeNanoseconds)
                 try dialogue.acknowledge()
                 tell(WorkerEvent(.holdFailed, reason: "The shadow did not commit the last epoch in time"))
