@@ -59,6 +59,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         var at: UInt64
         /// That a user asked for it, by libvirt's own record; without it a stop is never repeated.
         var evidence: SuspendWatch.Evidence?
+        var resumes = 0
         /// The worker withholds epochs, and the guest stands still.
         var isConfirmed = false
         /// Known from libvirt's status file alone: the stop fell inside an epoch, whose end has undone it or will.
@@ -509,6 +510,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     }
 
     private func resumed() throws {
+        suspension?.resumes += 1
         if suspension?.isConfirmed == true { endSuspension() }
     }
 
@@ -520,16 +522,13 @@ public final class PrimaryProtection: @unchecked Sendable {
     }
 
     /// The worker withholds epochs. One that began before it heard of it has undone the user's stop: repeat that, unless somebody
-    /// resumed the guest in the meantime. In doubt it runs: a suspend that did not hold is seen, a guest that stands still is down.
+    /// resumed the guest in the meantime. A resume that libvirt accepted came either before that epoch, and shows as one RESUME more
+    /// than epochs explain, or within it, and then the epoch is torn (`torn`). Later ones libvirt refuses: the guest runs.
     private func confirmSuspension() throws {
         guard var current = suspension, !current.isConfirmed, let worker else { return }
         if try domain.monitor(QueryStatus()).running {
             let epochs = worker.statistics.windowsBegun(after: current.at)
-            guard let evidence = current.evidence, let saves = suspendWatch?.saves, current.isInsideEpoch || epochs > 0 else { return endSuspension() }
-            // Saves that epochs account for: each begun since saves twice, but for the one that found the guest stopped already.
-            // A suspend noted by name is followed, or was led, by one more save at its own end.
-            let expected = !current.isInsideEpoch ? 2 * epochs : evidence.isByName ? 2 + 2 * epochs : 2 * epochs
-            guard saves - evidence.save <= expected else { return endSuspension() }
+            guard current.evidence != nil, current.isInsideEpoch || (epochs > 0 && current.resumes <= epochs) else { return endSuspension() }
             Log.info("\(domain.name): a suspend met an epoch, which undid it; suspending again")
             try domain.handle().suspend()
         }

@@ -16,8 +16,6 @@ import Platform
 /// The third row counts only when all three were read before the next one replaced them, and the middle two are equal byte for byte.
 /// The file tells of libvirt's asynchronous jobs as well, when they begin: `virsh dump` stops the guest and lets it go again before
 /// it finds that it must not dump, and epochs have to stay clear of that.
-///
-/// Whoever acts on it compares the number of saves since: a `virsh resume` in the meantime shows as more saves than epochs explain.
 final class SuspendWatch: @unchecked Sendable {
     private struct Save: Equatable {
         var inode: UInt64
@@ -35,6 +33,9 @@ final class SuspendWatch: @unchecked Sendable {
     private let onSuspend: @Sendable (Evidence) -> Void
     private let onJob: @Sendable (Bool) -> Void
     private var hadJob = false
+    private var lastJob: MonotonicTime?
+    /// Saves this close to a job of libvirt's prove nothing: it stops, saves and starts for reasons of its own.
+    private static let jobShadowMilliseconds = 500.0
     private let saveCount = Guarded(0)
     private var history: [Save] = []
     /// libvirt's status files have 10 to 40 KiB; what is larger is not looked at.
@@ -85,9 +86,14 @@ final class SuspendWatch: @unchecked Sendable {
             history = []
             return true
         }
+        if save.hasJob || hadJob { lastJob = .now }
         if save.hasJob != hadJob {
             hadJob = save.hasJob
             onJob(hadJob)
+        }
+        if let lastJob, MonotonicTime.now.milliseconds(since: lastJob) < Self.jobShadowMilliseconds {
+            history = []
+            return true
         }
         if save.byUser { onSuspend(Evidence(isByName: true, save: number)) }
         let isFresh = ((try? wait(notify.raw, for: .readable, until: .now)) ?? []).isEmpty
