@@ -245,7 +245,8 @@ event "built $("$program" --version)"
 
 hosts_up=yes
 # In a session of its own, so that Ctrl-C meets hosts that are up, not half of one.
-problem=$(setsid --wait "$hosts" up "$work" quickstart 2>&1) || fail "the hosts could not be started: ${problem##*$'\n'}"
+problem=$(setsid --wait "$hosts" up "$work" quickstart 2>&1) ||
+  fail "the hosts could not be started: $(head -n 3 <<<"$problem" | tr '\n' ' ')"
 event "two hosts with a libvirtd each: hostA 10.77.0.1, hostB 10.77.0.2"
 # What a libvirtd asks QEMU once, for minutes to come; both at the same time.
 for host in A B; do on "$host" virsh -q domcapabilities --virttype kvm >/dev/null 2>&1 & probes+=($!); done
