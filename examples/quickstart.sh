@@ -223,10 +223,10 @@ done
 need_swift "${swift_option[@]}" || fail "$install_problem"
 
 event "building shadow-virt in release mode, with $(swift --version 2>/dev/null | sed -n 's/.*\(Swift version [0-9.]*\).*/\1/p')"
-# Swift's caches go into the work folder: nothing is left in root's home.
+# Caches and lock files of Swift go into the work folder: nothing is left in the home and in /tmp.
 export SWIFT_CACHES=$work/caches
 build() {
-  logged "$work/build.log" env HOME="$SWIFT_CACHES" swift build --package-path "$repository" \
+  logged "$work/build.log" env HOME="$SWIFT_CACHES" TMPDIR="$SWIFT_CACHES" swift build --package-path "$repository" \
     --cache-path "$SWIFT_CACHES" --config-path "$SWIFT_CACHES" --security-path "$SWIFT_CACHES" "$@"
 }
 mkdir -p "$SWIFT_CACHES"
@@ -234,7 +234,7 @@ if ! build -c release --product shadow-virt; then
   grep -E 'error:' "$work/build.log" >&2 || tail -n 20 "$work/build.log" >&2
   fail "the build failed ($work/build.log)"
 fi
-logged "$work/build.log" env HOME="$SWIFT_CACHES" "$repository/Tests/Guests/build.sh" "$guests" ||
+logged "$work/build.log" env HOME="$SWIFT_CACHES" TMPDIR="$SWIFT_CACHES" "$repository/Tests/Guests/build.sh" "$guests" ||
   fail "the guest could not be built: $(tail -n 3 "$work/build.log")"
 rm -rf "$SWIFT_CACHES"
 # Built by root in somebody's clone: leave it to them.
