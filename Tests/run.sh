@@ -45,8 +45,6 @@ done
 need_packages "${build_packages[@]}" || echo "$install_problem" >&2 # the build may find them elsewhere
 # libvirt's own tests run on a qemu driver too, so these are wanted by both kinds.
 need_packages "${host_packages[@]}" || echo "$install_problem (tests that need them are skipped)" >&2
-# shellcheck disable=SC2119
-need_swift || give_up "$install_problem"
 
 if [[ -n $end_to_end ]]; then
   ((EUID == 0)) || echo "Not root: the end-to-end tests are going to be skipped"
@@ -55,9 +53,10 @@ fi
 
 # --- build ---------------------------------------------------------------------------------------------------------
 
-# Short, because sockets below it may have paths of 107 bytes only. Tests find it as TMPDIR.
+# For the tests and for what Swift leaves lying around. Short, because paths of sockets have 107 bytes at most.
 work=$(mktemp -d /tmp/svt.XXXXXX)
 readonly work output=$work/output
+export TMPDIR=$work
 runner=''
 
 remove_leftovers() { # of tests that were cut off: processes, hosts; and the folder
@@ -73,6 +72,9 @@ remove_leftovers() { # of tests that were cut off: processes, hosts; and the fol
 trap remove_leftovers EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+
+# shellcheck disable=SC2119
+need_swift || give_up "$install_problem"
 
 # Tests written for swift-testing would not be counted below.
 if grep -rqE '^(@testable )?import Testing\b' "$repository/Tests" --include='*.swift'; then
@@ -98,7 +100,7 @@ selection=(--disable-swift-testing)
 status=0
 : >"$output"
 # XCTest prints by blocks otherwise: nothing to see for minutes, and the last ones lost when it is cut off.
-TMPDIR=$work timeout --signal=INT --kill-after=20 "$time_limit" stdbuf -oL \
+timeout --signal=INT --kill-after=20 "$time_limit" stdbuf -oL \
   swift test --package-path "$repository" --skip-build "${selection[@]}" </dev/null >"$output" 2>&1 &
 runner=$!
 tail -n +1 -s 0.3 -f --pid="$runner" "$output" |

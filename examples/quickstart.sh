@@ -220,23 +220,23 @@ need_packages "${build_packages[@]}" "${host_packages[@]}" || echo "$install_pro
 for tool in virsh libvirtd qemu-system-x86_64 ip nsenter as ld; do
   PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null || fail "$tool is missing and could not be installed"
 done
-need_swift "${swift_option[@]}" || fail "$install_problem"
+# Caches, lock files and whatever else Swift leaves in the home and in /tmp go into the work folder.
+readonly caches=$work/caches
+mkdir -p "$caches"
+TMPDIR=$caches need_swift "${swift_option[@]}" || fail "$install_problem"
 
-event "building shadow-virt in release mode, with $(swift --version 2>/dev/null | sed -n 's/.*\(Swift version [0-9.]*\).*/\1/p')"
-# Caches and lock files of Swift go into the work folder: nothing is left in the home and in /tmp.
-export SWIFT_CACHES=$work/caches
+event "building shadow-virt in release mode, with $(TMPDIR=$caches swift --version 2>/dev/null | sed -n 's/.*\(Swift version [0-9.]*\).*/\1/p')"
 build() {
-  logged "$work/build.log" env HOME="$SWIFT_CACHES" TMPDIR="$SWIFT_CACHES" swift build --package-path "$repository" \
-    --cache-path "$SWIFT_CACHES" --config-path "$SWIFT_CACHES" --security-path "$SWIFT_CACHES" "$@"
+  logged "$work/build.log" env HOME="$caches" TMPDIR="$caches" swift build --package-path "$repository" \
+    --cache-path "$caches" --config-path "$caches" --security-path "$caches" "$@"
 }
-mkdir -p "$SWIFT_CACHES"
 if ! build -c release --product shadow-virt; then
   grep -E 'error:' "$work/build.log" >&2 || tail -n 20 "$work/build.log" >&2
   fail "the build failed ($work/build.log)"
 fi
-logged "$work/build.log" env HOME="$SWIFT_CACHES" TMPDIR="$SWIFT_CACHES" "$repository/Tests/Guests/build.sh" "$guests" ||
+logged "$work/build.log" env HOME="$caches" TMPDIR="$caches" "$repository/Tests/Guests/build.sh" "$guests" ||
   fail "the guest could not be built: $(tail -n 3 "$work/build.log")"
-rm -rf "$SWIFT_CACHES"
+rm -rf "$caches"
 # Built by root in somebody's clone: leave it to them.
 [[ $(stat -c %u "$repository") == 0 ]] || chown -R --reference="$repository" "$repository/.build"
 event "built $("$program" --version)"

@@ -125,7 +125,7 @@ install_swift() {
     g++ libxml2-dev libncurses-dev libz3-dev pkg-config tzdata zlib1g-dev || return 1
   url=https://download.swift.org/swift-$swift_release-release/${platform//./}/swift-$swift_release-RELEASE
   url=$url/swift-$swift_release-RELEASE-$platform.tar.gz
-  work=$(mktemp -d "${TMPDIR:-/var/tmp}/swift.XXXXXX")
+  work=$(mktemp -d /var/tmp/swift.XXXXXX) # 4 GB, too much for a /tmp in memory
   status=0
   fetch_swift "$url" "$work" || status=1
   rm -rf "$work"
