@@ -70,7 +70,12 @@ on_exit() {
   elif [[ -n $work_made ]]; then
     remove_work "$status"
   fi
-  if [[ -n $finished ]]; then echo "quickstart: ok"; else echo "quickstart: FAILED: $why"; fi
+  if [[ -n $finished ]]; then
+    echo "quickstart: ok"
+  else
+    [[ $why != *$'\n'* ]] || echo "$why" >&2 # the last line is to be one line
+    echo "quickstart: FAILED: ${why%%$'\n'*}"
+  fi
   exit "$status"
 }
 
@@ -200,7 +205,7 @@ follow() { "$guests/ledger-tool" follow "$@" & followers+=($!); disown; } # FILE
 
 ((EUID == 0)) || fail "needs root, for namespaces, libvirtd and /dev/kvm: run it with sudo"
 [[ $(uname -m) == x86_64 ]] || fail "the example's guest runs on x86_64 only; this machine is $(uname -m)"
-[[ -c /dev/kvm ]] || fail "no /dev/kvm: KVM is not available here (switch virtualization on in the firmware, or nested \
+[[ $(stat -Lc %t:%T /dev/kvm 2>/dev/null) == a:e8 ]] || fail "no /dev/kvm: KVM is not available here (switch virtualization on in the firmware, or nested \
 virtualization for this virtual machine, and load kvm_intel or kvm_amd)"
 { : <>/dev/kvm; } 2>/dev/null || fail "/dev/kvm cannot be opened: this container or machine has no right to use it"
 
@@ -292,8 +297,8 @@ for host in A B; do cp "$guests/ledger.img" "$work/$host/var/lib/libvirt/images/
 # doesn't look for: it would notice that the disk over there has not what it wrote.
 "$repository/Tests/Guests/domain.sh" ledger | sed "s/dev='hda'/dev='hdc'/" >"$work/ledger.xml"
 follow "$(serial A)" "$work/A1.times" "$(serial B)" "$work/B.times"
-on A virsh -q define "$work/ledger.xml" >/dev/null || fail "virsh define failed"
-on A virsh -q start ledger >/dev/null || fail "virsh start failed"
+problem=$(on A virsh -q define "$work/ledger.xml" 2>&1 && on A virsh -q start ledger 2>&1) ||
+  fail "libvirt on hostA refused the guest: $(tr '\n' ' ' <<<"$problem")"
 wait_for 20 "the guest's first tick" ticks_since "$(serial A)" 0
 event "the guest runs on hostA (QEMU $qemu_version, libvirt $libvirt_version)"
 
