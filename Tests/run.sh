@@ -1,12 +1,13 @@
 #!/bin/bash
 # All tests of shadow-virt: installs what they need, builds, runs them, counts them.
 #
-#   Tests/run.sh [--unit | --end-to-end] [--filter REGEX] [--time-limit SECONDS]
+#   Tests/run.sh [--unit | --end-to-end] [--filter REGEX] [--time-limit SECONDS] [--install-swift]
 #
 #   --unit          unit tests only: no root, no KVM
 #   --end-to-end    only what runs guests on two libvirt hosts: root and /dev/kvm
 #   --filter REGEX  only tests whose name (Module.Class/test) matches
 #   --time-limit N  give up after N seconds of testing (default 3300)
+#   --install-swift when neither PATH nor apt has Swift 6: fetches it from swift.org
 #
 # Installs missing packages from apt when it may (root); asks nothing. What this machine cannot do is skipped, and the
 # reason is printed. The last line is "N passed, N failed, N skipped"; exit status 0 when none failed and some passed.
@@ -18,7 +19,7 @@ readonly repository
 # shellcheck source=Support/install.sh
 source "$repository/Tests/Support/install.sh"
 export HOME=${HOME:-/tmp}
-unit=yes end_to_end=yes filter='' time_limit=3300
+unit=yes end_to_end=yes filter='' time_limit=3300 swift_option=()
 
 usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 wrong() { echo "run.sh: $1 (try --help)" >&2; exit 64; }
@@ -28,6 +29,7 @@ while (($# > 0)); do
   case $1 in
   --unit) end_to_end='' ;;
   --end-to-end) unit='' ;;
+  --install-swift) swift_option=(--from-swift-org) ;;
   --filter | --time-limit)
     [[ -n ${2:-} ]] || wrong "$1 needs a value"
     if [[ $1 == --filter ]]; then filter=$2; else time_limit=$2; fi
@@ -73,8 +75,7 @@ trap remove_leftovers EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# shellcheck disable=SC2119
-need_swift || give_up "$install_problem"
+need_swift "${swift_option[@]}" || give_up "$install_problem"
 
 # Tests written for swift-testing would not be counted below.
 if grep -rqE '^(@testable )?import Testing\b' "$repository/Tests" --include='*.swift'; then
