@@ -9,9 +9,10 @@
 
 # For `swift build`: headers of libvirt, xxHash and GnuTLS.
 build_packages=(libvirt-dev libxxhash-dev libgnutls28-dev libc6-dev)
-# For hosts with guests: no service is started by any of these, and none is needed.
+# For hosts with guests. libvirt-daemon-system makes the user that Debian 12's libvirt insists on; where systemd runs it also
+# starts the machine's own libvirtd, which nothing here touches.
 host_packages=(
-  libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux binutils
+  libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux binutils perl
 )
 
 # What --from-swift-org installs, and where. The key is the one that signs all releases of Swift 6.
