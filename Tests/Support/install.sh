@@ -12,7 +12,7 @@ build_packages=(libvirt-dev libxxhash-dev libgnutls28-dev libc6-dev)
 # For hosts with guests. libvirt-daemon-system makes the user that Debian 12's libvirt insists on; where systemd runs it also
 # starts the machine's own libvirtd, which nothing here touches.
 host_packages=(
-  libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux binutils perl
+  libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux binutils
 )
 
 # What --from-swift-org installs, and where. The key is the one that signs all releases of Swift 6.
