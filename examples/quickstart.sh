@@ -124,20 +124,24 @@ explain() { # the end of what the services said
 }
 
 print_playground() {
+  local pid
+  for pid in "${followers[@]}"; do kill "$pid" 2>/dev/null; done
   cat <<END
 
-The two hosts are still up. To play with them (as root, in $repository):
-  on() { Tests/Support/hosts.sh exec $work "\$@"; }
-  on A virsh list --all                                      # A and B are the hosts
-  on A $program protect ledger --to hostB --without-disks
-  on A $program status ledger
-  on A $program swap ledger                                  # and back: on B ... --to hostA, on B ... swap
-  kill -9 \$(cat $work/A/run/libvirt/qemu/ledger.pid)         # what happens when QEMU dies
-  Tests/Support/hosts.sh cut $work                           # pulls the cable; join plugs it in again
-  tail -f $work/{A,B}/var/log/libvirt/ledger.serial          # the guest counts its ticks here
-  tail -f $work/service{A,B}.log                             # what the services say
+The two hosts are still up. To play with them, as root:
+  cd $repository; work=$work
+  on() { Tests/Support/hosts.sh exec \$work "\$@"; }
+  shadow=\$PWD/.build/release/shadow-virt
+  on A virsh list --all                                          # A and B are the hosts
+  on A \$shadow protect ledger --to hostB --without-disks         # likewise on B, to hostA
+  on A \$shadow status ledger
+  on A \$shadow swap ledger
+  kill -9 \$(cat \$work/A/run/libvirt/qemu/ledger.pid)             # what happens when QEMU dies
+  Tests/Support/hosts.sh cut \$work                               # pulls the cable; join plugs it in again
+  tail -f \$work/{A,B}/var/log/libvirt/ledger.serial              # the guest counts its ticks
+  tail -f \$work/service{A,B}.log                                 # what the services say
 To remove them:
-  Tests/Support/hosts.sh down $work; kill ${followers[*]} 2>/dev/null; rm -rf $work
+  Tests/Support/hosts.sh down \$work && rm -rf \$work
 END
 }
 
