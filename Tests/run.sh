@@ -1,12 +1,13 @@
 #!/bin/bash
 # All tests of shadow-virt: installs what they need, builds, runs them, counts them.
 #
-#   Tests/run.sh [--unit | --end-to-end] [--filter REGEX] [--time-limit SECONDS]
+#   Tests/run.sh [--unit | --end-to-end] [--filter REGEX] [--time-limit SECONDS] [--install-swift]
 #
 #   --unit          unit tests only: no root, no KVM
 #   --end-to-end    only what runs guests on two libvirt hosts: root and /dev/kvm
 #   --filter REGEX  only tests whose name (Module.Class/test) matches
 #   --time-limit N  give up after N seconds of testing (default 3300)
+#   --install-swift when neither PATH nor apt has Swift 6: fetches it from swift.org
 #
 # Installs missing packages from apt when it may (root); asks nothing. What this machine cannot do is skipped, and the
 # reason is printed. The last line is "N passed, N failed, N skipped"; exit status 0 when none failed and some passed.
@@ -18,7 +19,7 @@ readonly repository
 # shellcheck source=Support/install.sh
 source "$repository/Tests/Support/install.sh"
 export HOME=${HOME:-/tmp}
-unit=yes end_to_end=yes filter='' time_limit=3300
+unit=yes end_to_end=yes filter='' time_limit=3300 swift_option=()
 
 usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 wrong() { echo "run.sh: $1 (try --help)" >&2; exit 64; }
@@ -28,6 +29,7 @@ while (($# > 0)); do
   case $1 in
   --unit) end_to_end='' ;;
   --end-to-end) unit='' ;;
+  --install-swift) swift_option=(--from-swift-org) ;;
   --filter | --time-limit)
     [[ -n ${2:-} ]] || wrong "$1 needs a value"
     if [[ $1 == --filter ]]; then filter=$2; else time_limit=$2; fi
@@ -45,8 +47,6 @@ done
 need_packages "${build_packages[@]}" || echo "$install_problem" >&2 # the build may find them elsewhere
 # libvirt's own tests run on a qemu driver too, so these are wanted by both kinds.
 need_packages "${host_packages[@]}" || echo "$install_problem (tests that need them are skipped)" >&2
-# shellcheck disable=SC2119
-need_swift || give_up "$install_problem"
 
 if [[ -n $end_to_end ]]; then
   ((EUID == 0)) || echo "Not root: the end-to-end tests are going to be skipped"
@@ -55,9 +55,10 @@ fi
 
 # --- build ---------------------------------------------------------------------------------------------------------
 
-# Short, because sockets below it may have paths of 107 bytes only. Tests find it as TMPDIR.
+# For the tests and for what Swift leaves lying around. Short, because paths of sockets have 107 bytes at most.
 work=$(mktemp -d /tmp/svt.XXXXXX)
 readonly work output=$work/output
+export TMPDIR=$work
 runner=''
 
 remove_leftovers() { # of tests that were cut off: processes, hosts; and the folder
@@ -73,6 +74,8 @@ remove_leftovers() { # of tests that were cut off: processes, hosts; and the fol
 trap remove_leftovers EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+
+need_swift "${swift_option[@]}" || give_up "$install_problem"
 
 # Tests written for swift-testing would not be counted below.
 if grep -rqE '^(@testable )?import Testing\b' "$repository/Tests" --include='*.swift'; then
@@ -98,7 +101,7 @@ selection=(--disable-swift-testing)
 status=0
 : >"$output"
 # XCTest prints by blocks otherwise: nothing to see for minutes, and the last ones lost when it is cut off.
-TMPDIR=$work timeout --signal=INT --kill-after=20 "$time_limit" stdbuf -oL \
+timeout --signal=INT --kill-after=20 "$time_limit" stdbuf -oL \
   swift test --package-path "$repository" --skip-build "${selection[@]}" </dev/null >"$output" 2>&1 &
 runner=$!
 tail -n +1 -s 0.3 -f --pid="$runner" "$output" |

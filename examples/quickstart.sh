@@ -70,7 +70,12 @@ on_exit() {
   elif [[ -n $work_made ]]; then
     remove_work "$status"
   fi
-  if [[ -n $finished ]]; then echo "quickstart: ok"; else echo "quickstart: FAILED: $why"; fi
+  if [[ -n $finished ]]; then
+    echo "quickstart: ok"
+  else
+    [[ $why != *$'\n'* ]] || echo "$why" >&2 # the last line is to be one line
+    echo "quickstart: FAILED: ${why%%$'\n'*}"
+  fi
   exit "$status"
 }
 
@@ -119,20 +124,24 @@ explain() { # the end of what the services said
 }
 
 print_playground() {
+  local pid
+  for pid in "${followers[@]}"; do kill "$pid" 2>/dev/null; done
   cat <<END
 
-The two hosts are still up. To play with them (as root, in $repository):
-  on() { Tests/Support/hosts.sh exec $work "\$@"; }
-  on A virsh list --all                                      # A and B are the hosts
-  on A $program protect ledger --to hostB --without-disks
-  on A $program status ledger
-  on A $program swap ledger                                  # and back: on B ... --to hostA, on B ... swap
-  kill -9 \$(cat $work/A/run/libvirt/qemu/ledger.pid)         # what happens when QEMU dies
-  Tests/Support/hosts.sh cut $work                           # pulls the cable; join plugs it in again
-  tail -f $work/{A,B}/var/log/libvirt/ledger.serial          # the guest counts its ticks here
-  tail -f $work/service{A,B}.log                             # what the services say
+The two hosts are still up. To play with them, as root:
+  cd $repository; work=$work
+  on() { Tests/Support/hosts.sh exec \$work "\$@"; }
+  shadow=\$PWD/.build/release/shadow-virt
+  on A virsh list --all                                          # A and B are the hosts
+  on A \$shadow protect ledger --to hostB --without-disks         # likewise on B, to hostA
+  on A \$shadow status ledger
+  on A \$shadow swap ledger
+  kill -9 \$(cat \$work/A/run/libvirt/qemu/ledger.pid)             # what happens when QEMU dies
+  Tests/Support/hosts.sh cut \$work                               # pulls the cable; join plugs it in again
+  tail -f \$work/{A,B}/var/log/libvirt/ledger.serial              # the guest counts its ticks
+  tail -f \$work/service{A,B}.log                                 # what the services say
 To remove them:
-  Tests/Support/hosts.sh down $work; kill ${followers[*]} 2>/dev/null; rm -rf $work
+  Tests/Support/hosts.sh down \$work && rm -rf \$work
 END
 }
 
@@ -200,7 +209,7 @@ follow() { "$guests/ledger-tool" follow "$@" & followers+=($!); disown; } # FILE
 
 ((EUID == 0)) || fail "needs root, for namespaces, libvirtd and /dev/kvm: run it with sudo"
 [[ $(uname -m) == x86_64 ]] || fail "the example's guest runs on x86_64 only; this machine is $(uname -m)"
-[[ -c /dev/kvm ]] || fail "no /dev/kvm: KVM is not available here (switch virtualization on in the firmware, or nested \
+[[ $(stat -Lc %t:%T /dev/kvm 2>/dev/null) == a:e8 ]] || fail "no /dev/kvm: KVM is not available here (switch virtualization on in the firmware, or nested \
 virtualization for this virtual machine, and load kvm_intel or kvm_amd)"
 { : <>/dev/kvm; } 2>/dev/null || fail "/dev/kvm cannot be opened: this container or machine has no right to use it"
 
@@ -220,23 +229,23 @@ need_packages "${build_packages[@]}" "${host_packages[@]}" || echo "$install_pro
 for tool in virsh libvirtd qemu-system-x86_64 ip nsenter as ld; do
   PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null || fail "$tool is missing and could not be installed"
 done
-need_swift "${swift_option[@]}" || fail "$install_problem"
+# Caches, lock files and whatever else Swift leaves in the home and in /tmp go into the work folder.
+readonly caches=$work/caches
+mkdir -p "$caches"
+TMPDIR=$caches need_swift "${swift_option[@]}" || fail "$install_problem"
 
-event "building shadow-virt in release mode, with $(swift --version 2>/dev/null | sed -n 's/.*\(Swift version [0-9.]*\).*/\1/p')"
-# Swift's caches go into the work folder: nothing is left in root's home.
-export SWIFT_CACHES=$work/caches
+event "building shadow-virt in release mode, with $(TMPDIR=$caches swift --version 2>/dev/null | sed -n 's/.*\(Swift version [0-9.]*\).*/\1/p')"
 build() {
-  logged "$work/build.log" env HOME="$SWIFT_CACHES" swift build --package-path "$repository" \
-    --cache-path "$SWIFT_CACHES" --config-path "$SWIFT_CACHES" --security-path "$SWIFT_CACHES" "$@"
+  logged "$work/build.log" env HOME="$caches" TMPDIR="$caches" swift build --package-path "$repository" \
+    --cache-path "$caches" --config-path "$caches" --security-path "$caches" "$@"
 }
-mkdir -p "$SWIFT_CACHES"
 if ! build -c release --product shadow-virt; then
   grep -E 'error:' "$work/build.log" >&2 || tail -n 20 "$work/build.log" >&2
   fail "the build failed ($work/build.log)"
 fi
-logged "$work/build.log" env HOME="$SWIFT_CACHES" "$repository/Tests/Guests/build.sh" "$guests" ||
+logged "$work/build.log" env HOME="$caches" TMPDIR="$caches" "$repository/Tests/Guests/build.sh" "$guests" ||
   fail "the guest could not be built: $(tail -n 3 "$work/build.log")"
-rm -rf "$SWIFT_CACHES"
+rm -rf "$caches"
 # Built by root in somebody's clone: leave it to them.
 [[ $(stat -c %u "$repository") == 0 ]] || chown -R --reference="$repository" "$repository/.build"
 event "built $("$program" --version)"
@@ -245,7 +254,8 @@ event "built $("$program" --version)"
 
 hosts_up=yes
 # In a session of its own, so that Ctrl-C meets hosts that are up, not half of one.
-problem=$(setsid --wait "$hosts" up "$work" quickstart 2>&1) || fail "the hosts could not be started: ${problem##*$'\n'}"
+problem=$(setsid --wait "$hosts" up "$work" quickstart 2>&1) ||
+  fail "the hosts could not be started: $(head -n 3 <<<"$problem" | tr '\n' ' ')"
 event "two hosts with a libvirtd each: hostA 10.77.0.1, hostB 10.77.0.2"
 # What a libvirtd asks QEMU once, for minutes to come; both at the same time.
 for host in A B; do on "$host" virsh -q domcapabilities --virttype kvm >/dev/null 2>&1 & probes+=($!); done
@@ -291,8 +301,8 @@ for host in A B; do cp "$guests/ledger.img" "$work/$host/var/lib/libvirt/images/
 # doesn't look for: it would notice that the disk over there has not what it wrote.
 "$repository/Tests/Guests/domain.sh" ledger | sed "s/dev='hda'/dev='hdc'/" >"$work/ledger.xml"
 follow "$(serial A)" "$work/A1.times" "$(serial B)" "$work/B.times"
-on A virsh -q define "$work/ledger.xml" >/dev/null || fail "virsh define failed"
-on A virsh -q start ledger >/dev/null || fail "virsh start failed"
+problem=$(on A virsh -q define "$work/ledger.xml" 2>&1 && on A virsh -q start ledger 2>&1) ||
+  fail "libvirt on hostA refused the guest: $(tr '\n' ' ' <<<"$problem")"
 wait_for 20 "the guest's first tick" ticks_since "$(serial A)" 0
 event "the guest runs on hostA (QEMU $qemu_version, libvirt $libvirt_version)"
 

@@ -9,9 +9,10 @@
 
 # For `swift build`: headers of libvirt, xxHash and GnuTLS.
 build_packages=(libvirt-dev libxxhash-dev libgnutls28-dev libc6-dev)
-# For hosts with guests: no service is started by any of these, and none is needed.
+# For hosts with guests. libvirt-daemon-system makes the user that Debian 12's libvirt insists on; where systemd runs it also
+# starts the machine's own libvirtd, which nothing here touches.
 host_packages=(
-  libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux binutils
+  libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux binutils
 )
 
 # What --from-swift-org installs, and where. The key is the one that signs all releases of Swift 6.
@@ -101,10 +102,10 @@ need_swift() { # [--from-swift-org]
     install_swift && find_swift
     return
   fi
-  install_problem="Swift 6 or later is needed${old}; this release's apt does not have it. Any of these helps:
-  - again with --install-swift: fetches Swift $swift_release from swift.org (1 GB), checks its signature, puts it in $swift_folder
-  - install it yourself (https://www.swift.org/install/linux) so that \`swift\` is on PATH
-  - if it is on your own PATH but not on root's: sudo env \"PATH=\$PATH\" $0"
+  install_problem="Swift 6 or later is needed${old}; this release's apt does not have it: run again with --install-swift, or install it so that it is on PATH
+  --install-swift fetches Swift $swift_release from swift.org (1 GB), checks its signature and puts it in $swift_folder
+  to install it yourself: https://www.swift.org/install/linux
+  if it is on your own PATH but not on root's: sudo env \"PATH=\$PATH\" $0"
   return 1
 }
 
@@ -116,7 +117,7 @@ ask_for_swift() { # REMARK
 }
 
 install_swift() {
-  local url work status
+  local url folder status
   if ((EUID != 0)); then install_problem="Installing Swift into $swift_folder needs root"; return 1; fi
   if [[ -e $swift_folder ]]; then install_problem="$swift_folder exists and holds no Swift 6: move it away"; return 1; fi
   swift_platform || return 1
@@ -125,10 +126,10 @@ install_swift() {
     g++ libxml2-dev libncurses-dev libz3-dev pkg-config tzdata zlib1g-dev || return 1
   url=https://download.swift.org/swift-$swift_release-release/${platform//./}/swift-$swift_release-RELEASE
   url=$url/swift-$swift_release-RELEASE-$platform.tar.gz
-  work=$(mktemp -d "${TMPDIR:-/var/tmp}/swift.XXXXXX")
+  folder=$(mktemp -d /var/tmp/swift.XXXXXX) # 4 GB, too much for a /tmp in memory
   status=0
-  fetch_swift "$url" "$work" || status=1
-  rm -rf "$work"
+  fetch_swift "$url" "$folder" || status=1
+  rm -rf "$folder"
   return $status
 }
 
@@ -143,27 +144,27 @@ swift_platform() { # sets `platform`, as in swift.org's file names
   esac
 }
 
-fetch_swift() { # URL WORK
-  local url=$1 work=$2
+fetch_swift() { # URL FOLDER
+  local url=$1 folder=$2
   echo "Fetching $url"
-  if ! curl -fsSL --retry 3 -o "$work/swift.tar.gz" "$url" || ! curl -fsSL --retry 3 -o "$work/swift.tar.gz.sig" "$url.sig" ||
-    ! curl -fsSL --retry 3 -o "$work/keys.asc" https://www.swift.org/keys/all-keys.asc; then
+  if ! curl -fsSL --retry 3 -o "$folder/swift.tar.gz" "$url" || ! curl -fsSL --retry 3 -o "$folder/swift.tar.gz.sig" "$url.sig" ||
+    ! curl -fsSL --retry 3 -o "$folder/keys.asc" https://www.swift.org/keys/all-keys.asc; then
     install_problem="Cannot fetch Swift from swift.org; is this machine online?"
     return 1
   fi
-  if ! signed_by_swift "$work"; then
+  if ! signed_by_swift "$folder"; then
     install_problem="The signature of $url is not that of Swift's release key $swift_key: nothing was installed"
     return 1
   fi
   echo "Its signature is good; unpacking it into $swift_folder"
-  mkdir "$work/swift"
-  tar -xzf "$work/swift.tar.gz" -C "$work/swift" --strip-components=1 --no-same-owner
+  mkdir "$folder/swift"
+  tar -xzf "$folder/swift.tar.gz" -C "$folder/swift" --strip-components=1 --no-same-owner
   # Complete or not at all.
   mkdir -p "${swift_folder%/*}"
-  mv "$work/swift" "$swift_folder.new" && mv "$swift_folder.new" "$swift_folder"
+  mv "$folder/swift" "$swift_folder.new" && mv "$swift_folder.new" "$swift_folder"
 }
 
-signed_by_swift() { # WORK
+signed_by_swift() { # FOLDER
   local home=$1/gnupg
   (umask 077; mkdir "$home")
   gpg --homedir "$home" --batch --quiet --no-autostart --import "$1/keys.asc" 2>/dev/null || true
