@@ -85,22 +85,19 @@ func waitFor(_ what: String, seconds: Double, _ condition: () throws -> Bool) th
 }
 
 /// Runs a program and returns what it printed on stdout; anything but exit status 0 is an error.
+///
+/// Not Foundation's `Process`: that one waits until daemons which the program leaves behind have ended, too.
 @discardableResult
-func runProgram(_ path: String, _ arguments: [String]) throws -> String {
-    let process = Process()
-    process.executableURL = URL(fileURLWithPath: path)
-    process.arguments = arguments
-    let output = Pipe()
-    let errors = Pipe()
-    process.standardOutput = output
-    process.standardError = errors
-    process.standardInput = FileHandle.nullDevice
-    try process.run()
-    let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-    let complaint = String(decoding: errors.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-    process.waitUntilExit()
-    guard process.terminationStatus == 0 else {
-        throw BenchFailure("\(([path] + arguments).joined(separator: " ")): exit \(process.terminationStatus): \(complaint)\(text)")
+func runProgram(_ program: String, _ arguments: [String], seconds: Double = 120) throws -> String {
+    let path = "/tmp/shadow-virt-benchmark-output.\(getpid())"
+    defer { unlink(path) }
+    let process = try Subprocess.spawn("/bin/bash", arguments: ["-c", "out=$1; shift; exec \"$@\" >\"$out\"", "run", path, program] + arguments,
+                                       descriptors: [])
+    let status = process.wait(until: MonotonicTime.now.adding(milliseconds: seconds * 1000))
+    if status == nil { process.signal(SIGKILL) }
+    let text = (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+    guard status == "exit 0" else {
+        throw BenchFailure("\(([program] + arguments).joined(separator: " ")): \(status ?? "no end after \(Int(seconds)) s")")
     }
     return text
 }
