@@ -50,30 +50,31 @@ enum LibvirtPauseBenchmark {
             ("ready, cache=writeback", "<driver type='raw'/>", true),
         ]
         let file = "\(bench.work)/guard.img"
+        let disk = try hosts.on("A", ["virsh", "-q", "domblklist", "ledger"]).split(separator: " ").first.map { String($0) } ?? "vda"
         var found: [String: [Double]] = [:]
         try hosts.protect("ledger", intervalMs: 20)
         let domain = try hosts.connection("A").lookup(name: "ledger")
         for round in 0..<(bench.quick ? 1 : 3) {
             for (index, kind) in kinds.enumerated() {
-                if index == 1, round == 0 { try domain.blockJobAbort(disk: "hda") }
+                if index == 1, round == 0 { try domain.blockJobAbort(disk: disk) }
                 if index == 0, round > 0 { continue }
                 if let driver = kind.xml {
-                    let bytes = try domain.blockInfo(disk: "hda").capacity
+                    let bytes = try domain.blockInfo(disk: disk).capacity
                     let fd = open(file, O_RDWR | O_CREAT | O_TRUNC, 0o600)
                     ftruncate(fd, off_t(bytes))
                     close(fd)
-                    try domain.blockCopy(disk: "hda", destinationXML: "<disk type='file'><source file='\(file)'/>\(driver)</disk>",
+                    try domain.blockCopy(disk: disk, destinationXML: "<disk type='file'><source file='\(file)'/>\(driver)</disk>",
                                          parameters: kind.ready ? [:] : ["bandwidth": .ulong(1)], flags: [.transientJob, .reuseExternal])
                     if kind.ready {
                         try waitFor("the copy", seconds: 20) {
-                            guard let info = try domain.blockJobInfo(disk: "hda") else { return false }
+                            guard let info = try domain.blockJobInfo(disk: disk) else { return false }
                             return info.end > 0 && info.current == info.end
                         }
                     }
                 }
                 let all = measure(bench.quick ? 2 : 3)
                 found[kind.name, default: []] += [all.median, all.p99]
-                if kind.xml != nil { try domain.blockJobAbort(disk: "hda") }
+                if kind.xml != nil { try domain.blockJobAbort(disk: disk) }
                 unlink(file)
             }
         }
