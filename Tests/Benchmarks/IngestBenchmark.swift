@@ -235,10 +235,10 @@ private final class Sink: @unchecked Sendable {
     private func send(_ fd: Int32, type: UInt8, epoch: UInt64, location: UInt64, blob: [UInt8], secret: [UInt8]) throws {
         func le64(_ value: UInt64) -> [UInt8] { withUnsafeBytes(of: value.littleEndian) { Array($0) } }
         func le32(_ value: Int) -> [UInt8] { withUnsafeBytes(of: UInt32(value).littleEndian) { Array($0) } }
-        let hash = blob.isEmpty ? XXH128_hash_t() : XXH3_128bits_withSecret(blob, blob.count, secret, secret.count)
+        let hash = blob.isEmpty ? XXH128_hash_t() : cxxhash_128(blob, blob.count, secret, secret.count)
         let covered = Array("SVF1".utf8) + le32(Int(type)) + le64(sequence) + le64(epoch) + le32(1) + le32(24 + blob.count)
             + le64(location) + le64(hash.low64) + le64(hash.high64)
-        let checksum = XXH3_64bits_withSecret(covered, covered.count, secret, secret.count)
+        let checksum = cxxhash_64(covered, covered.count, secret, secret.count)
         try writeFully(fd, le64(checksum) + covered + blob, deadline: MonotonicTime.now.adding(milliseconds: 5000), during: "a frame")
         sequence += 1
     }
