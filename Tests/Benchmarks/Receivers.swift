@@ -97,7 +97,7 @@ final class Workers: Receiver {
     private let source: Worker
     private let shadow: Worker
 
-    init(_ bench: Bench, memoryMiB: Int = 64, intervalMs: Double = 20) throws {
+    init(_ bench: Bench, program: String? = nil, memoryMiB: Int = 64, intervalMs: Double = 20) throws {
         let path = "\(bench.work)/worker.colo"
         uri = "unix:\(path)"
         let session = UUID()
@@ -105,7 +105,7 @@ final class Workers: Receiver {
         let (journal, state) = try ShadowWorker.makeFiles()
         shadow = try Worker(bench, WorkerCommand(.startShadow, shadow: ShadowWorkerOptions(
             session: session, domain: "ledger", sharedBlock: "pc.ram", ramBytes: UInt64(memoryMiB) << 20, peerTimeoutMs: 5000)),
-            descriptors: [ram.raw, journal, state])
+            descriptors: [ram.raw, journal, state], program: program)
         close(journal)
         close(state)
         try shadow.await(.ready)
@@ -114,7 +114,7 @@ final class Workers: Receiver {
         source = try Worker(bench, WorkerCommand(.startSource, source: SourceWorkerOptions(
             session: session, domain: "ledger", host: "a", peer: "b", peerAddress: "127.0.0.1", peerPort: port, secret: nil,
             streamPath: path, streamOwner: 0, streamGroup: 0, intervalMs: intervalMs, intervalLimitMs: 1000, ceilingBytes: 256 << 20,
-            keepaliveMs: 1000, peerTimeoutMs: 5000)), descriptors: [])
+            keepaliveMs: 1000, peerTimeoutMs: 5000)), descriptors: [], program: program)
         try source.await(.ready)
         let shadow = shadow
         startThread("connect") {
@@ -147,11 +147,11 @@ final class Worker: @unchecked Sendable {
     private let seen = Guarded<[WorkerEvent]>([])
     var pid: pid_t { process.pid }
 
-    init(_ bench: Bench, _ start: WorkerCommand, descriptors: [Int32]) throws {
+    init(_ bench: Bench, _ start: WorkerCommand, descriptors: [Int32], program: String? = nil) throws {
         let pair = try UnixSocket.messagePair()
         let shared = try memoryFile("benchmark-statistics", bytes: SharedStatistics.bytes)
         statistics = try SharedStatistics(shared.raw)
-        process = try Subprocess.spawn(bench.shadowVirt, arguments: ["worker"], descriptors: [pair.theirs.raw, shared.raw] + descriptors)
+        process = try Subprocess.spawn(program ?? bench.shadowVirt, arguments: ["worker"], descriptors: [pair.theirs.raw, shared.raw] + descriptors)
         channel = WorkerChannel(pair.takeOurs())
         try channel.send(start)
         startThread("events") { [channel, seen] in
