@@ -30,7 +30,7 @@ let package = Package(
         .executableTarget(name: "shadow-virt", dependencies: ["Commands", "Service", "Orchestration", "Replication"]),
         .executableTarget(name: "shadow-virt-benchmark",
                           dependencies: ["Platform", "CXXHash", "MigrationStream", "Replication", "Transport", "Libvirt"], path: "Tests/Benchmarks",
-                          exclude: ["run.sh"]),
+                          exclude: ["run.sh", "README.md"]),
 
         .testTarget(name: "LibvirtTests", dependencies: ["Libvirt"]),
         .testTarget(name: "MigrationStreamTests", dependencies: ["MigrationStream", "Platform"]),

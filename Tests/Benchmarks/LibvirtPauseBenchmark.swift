@@ -28,12 +28,14 @@ enum LibvirtPauseBenchmark {
             try hosts.protect("ledger", intervalMs: delay)
             let all = measure(seconds)
             let rate = Double(all.count) / seconds
-            rows.append(["\(delay) ms", format(rate, 1), format(all.median), format(all.p99)])
-            json["\(delay)_ms"] = ["epochs_per_second": rate, "pause_ms_median": all.median, "pause_ms_p99": all.p99]
+            // Doubled while the shadow lags: then it is the peer or this machine that is too slow, not the pause.
+            let used = try hosts.status("ledger")["interval_ms"] as? Double ?? .nan
+            rows.append(["\(delay) ms", format(rate, 1), format(all.median), format(all.p99), format(used, 0)])
+            json["\(delay)_ms"] = ["epochs_per_second": rate, "pause_ms_median": all.median, "pause_ms_p99": all.p99, "interval_used_ms": used]
             if delay == 10 { bench.target("epochs a second at 10 ms through libvirt", format(rate, 1), ">= 95", met: rate >= 95) }
             try hosts.shadowVirt("A", ["unprotect", "ledger"])
         }
-        printTable("Guest pause and epochs a second through libvirt", ["interval", "epochs/s", "pause median ms", "p99 ms"],
+        printTable("Guest pause and epochs a second through libvirt", ["interval", "epochs/s", "pause median ms", "p99 ms", "interval used ms"],
                    rows.sorted { (Int($0[0].split(separator: " ")[0]) ?? 0) < (Int($1[0].split(separator: " ")[0]) ?? 0) })
         bench.results["libvirt"] = json
         bench.results["guard"] = try guardShare(bench, hosts, measure)
