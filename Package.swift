@@ -28,6 +28,9 @@ let package = Package(
                 dependencies: ["Platform", "CLinux", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol"]),
         .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol"]),
         .executableTarget(name: "shadow-virt", dependencies: ["Commands", "Service", "Orchestration", "Replication"]),
+        .executableTarget(name: "shadow-virt-benchmark",
+                          dependencies: ["Platform", "CXXHash", "MigrationStream", "Replication", "Transport", "Libvirt"], path: "Tests/Benchmarks",
+                          exclude: ["run.sh", "README.md"]),
 
         .testTarget(name: "LibvirtTests", dependencies: ["Libvirt"]),
         .testTarget(name: "MigrationStreamTests", dependencies: ["MigrationStream", "Platform"]),

@@ -29,18 +29,24 @@ public final class ChunkPool: Sendable {
     private struct State {
         var free: [Chunk] = []
         var bytes = 0
+        /// The fewest free chunks there were since the last look, and the chunks given back since then.
+        var fewestFree = 0
+        var given = 0
     }
 
     /// Ordinary chunks have this size. 1 MiB: two or three epochs of 100 pages, and one read(2) of a large one.
     public let chunkBytes: Int
     public let limitBytes: Int
     private let keepChunks: Int
+    private static let trimEvery = 256
     private let state = Mutex(State())
 
     /// - Parameters:
     ///   - chunkBytes: rounded up to whole pages; at least 64 KiB, so that a page record always fits.
     ///   - limitBytes: `take` returns nil rather than having more than this in use.
-    ///   - keepChunks: free chunks kept mapped; the rest goes back to the kernel. 16 spare a steady stream all page faults.
+    ///   - keepChunks: free chunks kept mapped for good; 16 spare a steady stream of small epochs all page faults. Those beyond
+    ///     go back to the kernel once a few seconds (`trimEvery` chunks) have passed without need for them: unmapping them at once
+    ///     would make a stream of large epochs fault in every page anew, which takes longer than reading it.
     public init(chunkBytes: Int = 1 << 20, limitBytes: Int, keepChunks: Int = 16) {
         self.chunkBytes = roundUpToPage(max(chunkBytes, 64 << 10))
         self.limitBytes = limitBytes
@@ -59,7 +65,15 @@ public final class ChunkPool: Sendable {
         let recycled: Chunk?? = state.withLock { state in
             guard state.bytes + size <= limitBytes else { return .some(nil) }
             state.bytes += size
-            return size == chunkBytes ? state.free.popLast().map { .some($0) } ?? .none : .none
+            guard size == chunkBytes, let chunk = state.free.popLast() else {
+                // What is mapped stays below the limit, too.
+                let excess = (state.bytes + state.free.count * chunkBytes - limitBytes + chunkBytes - 1) / chunkBytes
+                if excess > 0 { state.free.removeFirst(min(excess, state.free.count)) }
+                state.fewestFree = 0
+                return .none
+            }
+            state.fewestFree = min(state.fewestFree, state.free.count)
+            return .some(chunk)
         }
         switch recycled {
         case .some(nil): return nil
@@ -74,15 +88,24 @@ public final class ChunkPool: Sendable {
 
     /// Returns a chunk; when this was its last holder the memory is used again or unmapped.
     public func give(_ chunk: Chunk) {
-        state.withLock { state in
+        // Unmapped outside the lock.
+        let unneeded: [Chunk] = state.withLock { state in
             chunk.holders -= 1
-            guard chunk.holders == 0 else { return }
+            guard chunk.holders == 0 else { return [] }
             state.bytes -= chunk.capacity
-            guard chunk.capacity == chunkBytes, state.free.count < keepChunks else { return }
+            guard chunk.capacity == chunkBytes else { return [] }
             chunk.holders = 1
             chunk.used = 0
             state.free.append(chunk)
+            state.given += 1
+            guard state.given >= Self.trimEvery else { return [] }
+            let unneeded = Array(state.free.prefix(max(0, state.fewestFree - keepChunks)))
+            state.free.removeFirst(unneeded.count)
+            state.given = 0
+            state.fewestFree = state.free.count
+            return unneeded
         }
+        withExtendedLifetime(unneeded) {}
     }
 
     /// Adds a holder.

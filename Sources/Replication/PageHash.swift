@@ -18,7 +18,7 @@ struct PageHash: Sendable {
         precondition(secret.count == Self.secretBytes)
         self.secret = secret
         let page = [UInt8](repeating: 0, count: PageLocation.pageBytes)
-        let hash = XXH3_128bits_withSecret(page, page.count, secret, secret.count)
+        let hash = cxxhash_128(page, page.count, secret, secret.count)
         zeroLow = hash.low64
         zeroHigh = hash.high64
     }
@@ -38,13 +38,13 @@ struct PageHash: Sendable {
 
         @inline(__always)
         func hash128(_ bytes: UnsafeRawPointer, _ count: Int) -> (low: UInt64, high: UInt64) {
-            let hash = XXH3_128bits_withSecret(bytes, count, secret.baseAddress, secret.count)
+            let hash = cxxhash_128(bytes, count, secret.baseAddress, secret.count)
             return (hash.low64, hash.high64)
         }
 
         @inline(__always)
         func hash64(_ bytes: UnsafeRawPointer, _ count: Int) -> UInt64 {
-            XXH3_64bits_withSecret(bytes, count, secret.baseAddress, secret.count)
+            cxxhash_64(bytes, count, secret.baseAddress, secret.count)
         }
 
         @inline(__always)

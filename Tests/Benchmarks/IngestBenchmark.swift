@@ -1,0 +1,245 @@
+import CXXHash
+import Foundation
+import Glibc
+import Platform
+import Replication
+import Transport
+
+/// The source worker fed with a synthetic COLO stream as fast as it takes it, against a reader that throws the same bytes away.
+///
+/// The worker is a process of its own as in production, with parser, page table, framing and the connection to a shadow; the shadow is a
+/// sink that lets the kernel discard what arrives, so that it costs little of what the worker needs. Time runs until the last commit.
+enum IngestBenchmark {
+    static let pagesPerEpoch = 4096
+    static let regionPages = 8 * 4096
+
+    static func run(_ bench: Bench) throws {
+        let epochs = bench.quick ? 32 : 64
+        let rounds = bench.quick ? 2 : 5
+        let contents: [(name: String, changed: Double)] = [("every page changed", 1), ("one page in ten changed", 0.1)]
+        var rows: [[String]] = []
+        var json: [String: Any] = [:]
+        for (name, changed) in contents {
+            var plain: [Double] = []
+            var ours: [Double] = []
+            var cpu: [Double] = []
+            for _ in 0..<rounds {
+                plain.append(try Feeder(epochs, changed).intoNothing().rate)
+                let result = try Feeder(epochs, changed).intoWorker(bench)
+                ours.append(result.rate)
+                cpu.append(result.processorSecondsPerGiB)
+            }
+            let ratio = Distribution(ours).median / Distribution(plain).median
+            rows.append([name, format(Distribution(plain).median), format(Distribution(ours).median), format(ratio),
+                         format(Distribution(cpu).median)])
+            json[name] = ["nothing_gib_per_second": Distribution(plain).median, "worker_gib_per_second": Distribution(ours).median,
+                          "ratio": ratio, "worker_cpu_seconds_per_gib": Distribution(cpu).median]
+            bench.target("ingest to reading into nothing, \(name)", format(ratio), ">= 0.7", met: ratio >= 0.7)
+        }
+        printTable("Ingest: \(epochs) epochs of \(pagesPerEpoch) pages, median of \(rounds)",
+                   ["content", "into nothing GiB/s", "worker GiB/s", "ratio", "worker CPU s/GiB"], rows)
+        bench.results["ingest"] = json
+    }
+}
+
+/// Plays QEMU's part of the stream.
+private final class Feeder: @unchecked Sendable {
+    struct Result {
+        var rate = 0.0
+        var processorSecondsPerGiB = 0.0
+    }
+
+    private let epochs: Int
+    private let changed: Double
+    /// One epoch's bytes after SEND, the pages' contents varying with the epoch.
+    private var body: [UInt8] = []
+    private var pageOffsets: [Int] = []
+    private var regionWords: [Int] = []
+
+    init(_ epochs: Int, _ changed: Double) {
+        self.epochs = epochs
+        self.changed = changed
+        body = [0x03] + be32(2)
+        for page in 0..<IngestBenchmark.pagesPerEpoch {
+            let offset = UInt64(page) << 12
+            body += page == 0 ? be64(offset | 0x08) + [6] + Array("pc.ram".utf8) : be64(offset | 0x28)
+            pageOffsets.append(body.count)
+            // Guest pages are neither zero nor random: text-like bytes with a tail of zeros.
+            var content = [UInt8](repeating: 0, count: 4096)
+            var seed = UInt32(page &+ 1)
+            for index in 0..<3500 {
+                seed = seed &* 1_664_525 &+ 1_013_904_223
+                content[index] = UInt8(seed >> 26) &+ 32
+            }
+            body += content
+        }
+        body += be64(0x10) + [0x7e] + be32(2) + [0x00] + be32(4) + be64(100_000)
+        body += [UInt8](repeating: 0x04, count: 99_999) + [0x00]
+    }
+
+    private func be32(_ value: UInt32) -> [UInt8] { withUnsafeBytes(of: value.bigEndian) { Array($0) } }
+    private func be64(_ value: UInt64) -> [UInt8] { withUnsafeBytes(of: value.bigEndian) { Array($0) } }
+
+    private func push(_ fd: Int32, _ bytes: [UInt8]) throws {
+        // As QEMU: 128 KiB a call.
+        try bytes.withUnsafeBytes { buffer in
+            var done = 0
+            while done < buffer.count {
+                let n = send(fd, buffer.baseAddress.map { $0 + done }, min(128 << 10, buffer.count - done), Int32(MSG_NOSIGNAL))
+                guard n > 0 else { throw BenchFailure("The stream's reader is gone (errno \(errno))") }
+                done += n
+            }
+        }
+    }
+
+    /// Changes the first word of some pages, spread evenly.
+    private func alter(_ epoch: Int) {
+        let step = max(1, Int(1 / changed))
+        for page in stride(from: epoch % step, to: pageOffsets.count, by: step) {
+            body[pageOffsets[page]] = UInt8(truncatingIfNeeded: epoch)
+            body[pageOffsets[page] + 1] = UInt8(truncatingIfNeeded: epoch >> 8)
+        }
+    }
+
+    func intoNothing() throws -> Result {
+        var pair: [Int32] = [-1, -1]
+        guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &pair) == 0 else { throw SystemError("socketpair") }
+        let reading = pair[1]
+        let total = epochs * body.count
+        let done = Guarded(false)
+        startThread("nothing") {
+            let buffer = UnsafeMutableRawPointer.allocate(byteCount: 1 << 20, alignment: 4096)
+            var left = total
+            while left > 0 {
+                let n = read(reading, buffer, 1 << 20)
+                if n <= 0 { break }
+                left -= n
+            }
+            buffer.deallocate()
+            done.change { $0 = true }
+        }
+        let begin = MonotonicTime.now
+        for epoch in 0..<epochs {
+            alter(epoch)
+            try push(pair[0], body)
+        }
+        _ = done.wait(until: nil) { $0 ? true : nil }
+        let seconds = MonotonicTime.now.milliseconds(since: begin) / 1000
+        close(pair[0])
+        close(pair[1])
+        return Result(rate: Double(total) / seconds / Double(1 << 30))
+    }
+
+    func intoWorker(_ bench: Bench) throws -> Result {
+        let sink = try Sink()
+        let path = "\(bench.work)/ingest.colo"
+        let worker = try Worker(bench, WorkerCommand(.startSource, source: SourceWorkerOptions(
+            session: UUID(), domain: "ingest", host: "a", peer: "b", peerAddress: "127.0.0.1", peerPort: sink.port, secret: nil,
+            streamPath: path, streamOwner: 0, streamGroup: 0, intervalMs: 0.001, intervalLimitMs: 0.001, ceilingBytes: 256 << 20,
+            keepaliveMs: 1000, peerTimeoutMs: 5000)), descriptors: [])
+        defer { worker.end() }
+        try worker.await(.ready)
+        let qemu = try UnixSocket.connect(path)
+        try push(qemu.raw, opening())
+        func expect(_ words: [UInt32]) throws {
+            let got = try readFully(qemu.raw, count: words.count * 4, deadline: MonotonicTime.now.adding(milliseconds: 30_000), during: "COLO")
+            guard got == words.flatMap(be32) else { throw BenchFailure("The worker said \(got), not \(words)") }
+        }
+        try expect([0])
+        let processor = processorSeconds(worker.pid)
+        let begin = MonotonicTime.now
+        for epoch in 0..<epochs {
+            alter(epoch)
+            try push(qemu.raw, be32(1))
+            try expect([2])
+            try push(qemu.raw, be32(3))
+            try push(qemu.raw, body)
+            try expect([5, 6])
+        }
+        try waitFor("the last commit", seconds: 30) { worker.statistics[.committedEpoch] >= UInt64(epochs) }
+        let seconds = MonotonicTime.now.milliseconds(since: begin) / 1000
+        let gibibytes = Double(epochs * body.count) / Double(1 << 30)
+        return Result(rate: gibibytes / seconds, processorSecondsPerGiB: (processorSeconds(worker.pid) - processor) / gibibytes)
+    }
+
+    /// Header, configuration, block list, an empty first pass and the first device state with its description.
+    private func opening() -> [UInt8] {
+        let bytes = UInt64(IngestBenchmark.regionPages) << 12
+        var out = Array("QEVM".utf8) + be32(3) + [0x07] + be32(2) + Array("pc".utf8)
+        out += [0x01] + be32(2) + [3] + Array("ram".utf8) + be32(0) + be32(4) + be64(bytes | 4)
+        out += [6] + Array("pc.ram".utf8) + be64(bytes) + be64(0x10) + [0x7e] + be32(2)
+        out += [0x03] + be32(2) + be64(0x10) + [0x7e] + be32(2)
+        let description = Array("{\"page_size\": 4096}".utf8)
+        return out + [0x04, 0, 0, 0, 0] + [0x00, 0x06] + be32(UInt32(description.count)) + description
+    }
+}
+
+/// A shadow that acknowledges every commit and lets the kernel throw the rest away (recv with MSG_TRUNC).
+private final class Sink: @unchecked Sendable {
+    let port = UInt16.random(in: 30_000...40_000)
+    private static let openingSecret = (0..<192).map { UInt8(truncatingIfNeeded: $0 &* 167 &+ 43) }
+    private var sessionSecret: [UInt8] = []
+    private var sequence: UInt64 = 0
+
+    init() throws {
+        let listener = try TCP.listen(Endpoint(address: "127.0.0.1", port: port)).release()
+        startThread("sink") { [self] in
+            let deadline = MonotonicTime.now.adding(milliseconds: 30_000)
+            guard let accepted = (try? acceptConnection(listener, until: deadline)) ?? nil else { return }
+            close(listener)
+            TCP.tune(accepted.raw, stallMilliseconds: 5000)
+            do {
+                _ = try Handshake.accept(accepted.raw, secret: .none, deadline: deadline)
+                try Handshake.conclude(accepted.raw, .welcome, deadline: deadline)
+                try serve(accepted.raw)
+            } catch ChannelError.closed {
+            } catch {
+                print("sink: \(error)")
+            }
+        }
+    }
+
+    /// Frames as Sources/Replication/Frame.swift has them.
+    private func serve(_ fd: Int32) throws {
+        while true {
+            let header = try readFully(fd, count: 40, deadline: nil, during: "a frame")
+            func word(_ at: Int, _ bytes: Int) -> UInt64 { (0..<bytes).reduce(0) { $0 | UInt64(header[at + $1]) << (8 * UInt64($1)) } }
+            let length = Int(word(36, 4))
+            switch header[12] {
+            case 1:
+                let payload = try readFully(fd, count: length, deadline: nil, during: "a frame")
+                guard let hello = try JSONSerialization.jsonObject(with: Data(payload[24...])) as? [String: Any],
+                      let secret = (hello["hashSecret"] as? String).flatMap({ Data(base64Encoded: $0) }) else { throw BenchFailure("No hello") }
+                sessionSecret = Array(secret)
+                let welcome = Array("{\"committedEpoch\":0}".utf8)
+                try send(fd, type: 16, epoch: 0, location: UInt64(welcome.count), blob: welcome, secret: Self.openingSecret)
+            case 4:
+                try discard(fd, length)
+                let epoch = word(24, 8)
+                try send(fd, type: 17, epoch: epoch, location: epoch, blob: [], secret: sessionSecret)
+            default:
+                try discard(fd, length)
+            }
+        }
+    }
+
+    private func discard(_ fd: Int32, _ length: Int) throws {
+        var left = length
+        while left > 0 {
+            let n = recv(fd, nil, left, Int32(MSG_TRUNC))
+            guard n > 0 else { throw ChannelError.closed(received: length - left, expected: length) }
+            left -= n
+        }
+    }
+
+    private func send(_ fd: Int32, type: UInt8, epoch: UInt64, location: UInt64, blob: [UInt8], secret: [UInt8]) throws {
+        func le64(_ value: UInt64) -> [UInt8] { withUnsafeBytes(of: value.littleEndian) { Array($0) } }
+        func le32(_ value: Int) -> [UInt8] { withUnsafeBytes(of: UInt32(value).littleEndian) { Array($0) } }
+        let hash = blob.isEmpty ? XXH128_hash_t() : cxxhash_128(blob, blob.count, secret, secret.count)
+        let covered = Array("SVF1".utf8) + le32(Int(type)) + le64(sequence) + le64(epoch) + le32(1) + le32(24 + blob.count)
+            + le64(location) + le64(hash.low64) + le64(hash.high64)
+        let checksum = cxxhash_64(covered, covered.count, secret, secret.count)
+        try writeFully(fd, le64(checksum) + covered + blob, deadline: MonotonicTime.now.adding(milliseconds: 5000), during: "a frame")
+        sequence += 1
+    }
+}

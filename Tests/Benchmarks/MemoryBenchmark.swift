@@ -1,0 +1,40 @@
+import Foundation
+import Glibc
+
+/// What the two workers occupy beyond the guest's RAM.
+enum MemoryBenchmark {
+    /// Measures the workers of the one guest that is protected, from host A to B, and adds a row a side.
+    static func measure(_ bench: Bench, _ hosts: TwoHosts, memoryMiB: Int, _ rows: inout [[String]], _ json: inout [String: Any]) throws {
+        for (role, host) in [("source", "A"), ("shadow", "B")] {
+            let mib = try ownMiB(hosts.worker(host))
+            let share = 100 * mib.total / Double(memoryMiB)
+            rows.append(["\(memoryMiB) MiB", role, format(mib.total, 1), format(mib.anonymous, 1), format(mib.files, 1), format(share, 1)])
+            json["\(memoryMiB)_mib_\(role)"] = ["own_mib": mib.total, "anonymous_mib": mib.anonymous, "memory_files_mib": mib.files]
+            // The ceiling is what a lagging peer may cost; 256 MiB in the shipped configuration.
+            let limit = Double(memoryMiB) * 0.02 + 256
+            bench.target("\(role) worker's memory, \(memoryMiB) MiB guest, MiB", format(mib.total, 1), "<= \(format(limit, 0))", met: mib.total <= limit)
+        }
+    }
+
+    static func report(_ bench: Bench, _ rows: [[String]], _ json: [String: Any]) {
+        printTable("Memory of the workers beyond the guest's RAM", ["guest", "worker", "MiB", "anonymous", "memory files", "% of guest"], rows)
+        bench.results["memory"] = json
+    }
+
+    /// Resident memory by mapping, without the shadow's RAM (QEMU's memory file) and the program itself.
+    private static func ownMiB(_ pid: pid_t) throws -> (total: Double, anonymous: Double, files: Double) {
+        var anonymous = 0.0
+        var files = 0.0
+        var mapping = ""
+        for line in try String(contentsOfFile: "/proc/\(pid)/smaps", encoding: .utf8).split(separator: "\n") {
+            let words = line.split(separator: " ", omittingEmptySubsequences: true)
+            if words[0].contains("-") {
+                mapping = words.count > 5 ? words[5...].joined(separator: " ") : ""
+            } else if words[0] == "Rss:", let kilobytes = Double(words[1]) {
+                if mapping.hasPrefix("/memfd:memory-backend-memfd") { continue }
+                if mapping.hasPrefix("/memfd:") { files += kilobytes / 1024 } else if !mapping.hasPrefix("/") { anonymous += kilobytes / 1024 }
+            }
+        }
+        return (anonymous + files, anonymous, files)
+    }
+}

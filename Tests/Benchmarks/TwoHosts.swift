@@ -1,0 +1,116 @@
+import Foundation
+import Glibc
+import Libvirt
+import Platform
+
+/// Two libvirt hosts (Tests/Support/hosts.sh) with the service on both.
+final class TwoHosts {
+    private let bench: Bench
+    private let folder: String
+    private var services: [String: Subprocess] = [:]
+    private var connections: [String: Connection] = [:]
+
+    init(_ bench: Bench) throws {
+        self.bench = bench
+        folder = "\(bench.work)/hosts"
+        try? FileManager.default.removeItem(atPath: folder)
+        bench.atEnd { [self] in down() }
+        try runProgram("\(bench.root)/Tests/Support/hosts.sh", ["up", folder])
+        let secret = (0..<32).map { _ in String(format: "%02x", UInt8.random(in: 0...255)) }.joined()
+        for (host, other, here, there) in [("A", "B", "10.77.0.1", "10.77.0.2"), ("B", "A", "10.77.0.2", "10.77.0.1")] {
+            let configuration = "\(folder)/\(host)/etc/shadow-virt"
+            try """
+            host_name = "\(host)"
+            listen = "\(here):16520"
+            peers = [ "\(other) \(there):16520 qemu+tcp://\(there)/system" ]
+
+            """.write(toFile: "\(configuration)/shadow-virt.conf", atomically: true, encoding: .utf8)
+            try secret.write(toFile: "\(configuration)/secret", atomically: true, encoding: .utf8)
+            chmod("\(configuration)/secret", 0o600)
+            services[host] = try Subprocess.spawn("/bin/bash", arguments: [
+                "-c", "exec \"$0\" exec \"$1\" \"$2\" \"$3\" serve >\"$1/$2/serve.log\" 2>&1",
+                "\(bench.root)/Tests/Support/hosts.sh", folder, host, bench.shadowVirt,
+            ], descriptors: [])
+            try waitFor("the service on host\(host)", seconds: 10) { (try? shadowVirt(host, ["status"])) != nil }
+            connections[host] = try Connection.open("qemu+unix:///system?socket=\(folder)/\(host)/run/libvirt/libvirt-sock")
+        }
+    }
+
+    private func down() {
+        connections.values.forEach { $0.close() }
+        for service in services.values {
+            service.signal(SIGTERM)
+            if service.wait(until: MonotonicTime.now.adding(milliseconds: 3000)) == nil { service.signal(SIGKILL) }
+        }
+        _ = try? runProgram("\(bench.root)/Tests/Support/hosts.sh", ["down", folder])
+    }
+
+    @discardableResult
+    func on(_ host: String, _ command: [String]) throws -> String {
+        try runProgram("\(bench.root)/Tests/Support/hosts.sh", ["exec", folder, host] + command)
+    }
+
+    @discardableResult
+    func shadowVirt(_ host: String, _ arguments: [String]) throws -> String { try on(host, [bench.shadowVirt] + arguments) }
+
+    func connection(_ host: String) throws -> Connection {
+        guard let connection = connections[host] else { throw BenchFailure("No connection to host\(host)") }
+        return connection
+    }
+
+    /// Boots a guest of that image on host A and waits for its ticks. Both hosts get the disk.
+    func boot(_ name: String, image: String, memoryMiB: Int = 64, bootSeconds: Double = 60) throws {
+        for host in ["A", "B"] {
+            try runProgram("/bin/cp", ["--sparse=always", bench.guest(image), "\(folder)/\(host)/var/lib/libvirt/images/\(name).img"])
+        }
+        let xml = try runProgram("\(bench.root)/Tests/Guests/domain.sh", [name, "MEMORY_MIB=\(memoryMiB)"])
+        let file = "\(bench.work)/\(name).xml"
+        try xml.write(toFile: file, atomically: true, encoding: .utf8)
+        try on("A", ["virsh", "-q", "create", file])
+        try waitFor("\(name)'s first ticks", seconds: bootSeconds) {
+            usleep(100_000)
+            let text = (try? String(contentsOfFile: "\(folder)/A/var/log/libvirt/\(name).serial", encoding: .utf8)) ?? ""
+            return text.contains("\nT 2")
+        }
+    }
+
+    func protect(_ name: String, at host: String = "A", to other: String = "B", intervalMs: Int) throws {
+        try shadowVirt(host, ["protect", name, "--to", other, "--without-disks", "--interval", "\(intervalMs)ms"])
+    }
+
+    func status(_ name: String, at host: String = "A") throws -> [String: Any] {
+        let text = try shadowVirt(host, ["status", name, "--format", "json"])
+        let report = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any]
+        guard let domain = (report?["domains"] as? [[String: Any]])?.first else { throw BenchFailure("No status of \(name): \(text)") }
+        return domain
+    }
+
+    // MARK: Processes
+
+    private func pidFile(_ path: String) -> pid_t? {
+        (try? String(contentsOfFile: path, encoding: .utf8)).flatMap { pid_t($0.split { $0 == " " || $0 == "\n" }.first ?? "") }
+    }
+
+    func service(_ host: String) throws -> pid_t {
+        guard let pid = services[host]?.pid else { throw BenchFailure("No service on host\(host)") }
+        return pid
+    }
+
+    /// The service's worker; there is one when one domain is protected.
+    func worker(_ host: String) throws -> pid_t {
+        let pid = try service(host)
+        var found: pid_t?
+        for task in try FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/task") {
+            let text = (try? String(contentsOfFile: "/proc/\(pid)/task/\(task)/children", encoding: .utf8)) ?? ""
+            for child in text.split(separator: " ").compactMap({ pid_t($0) }) {
+                let command = (try? String(contentsOfFile: "/proc/\(child)/cmdline", encoding: .utf8)) ?? ""
+                if command.contains("\0worker") { found = child }
+            }
+        }
+        guard let found else { throw BenchFailure("The service on host\(host) has no worker") }
+        return found
+    }
+
+    func libvirtd(_ host: String) -> pid_t? { pidFile("\(folder)/\(host)/libvirtd.pid") }
+    func qemu(_ host: String, _ name: String) -> pid_t? { pidFile("\(folder)/\(host)/run/libvirt/qemu/\(name).pid") }
+}
