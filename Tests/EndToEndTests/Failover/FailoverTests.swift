@@ -19,6 +19,7 @@ final class FailoverTests: HostsTestCase {
             try guest.protect()
             try guest.waitUntilProtected()
         }
+        try guest.lookAtEverything()
         let check = try guest.checkBooks(rollback: nil)
         let repeated = check.handOvers.map(\.repeatedTicks)
         report("failover: outage \(guest.outages.inMilliseconds); ticks repeated \(repeated); captured epochs lost \(epochsLost)")

@@ -16,8 +16,11 @@ class HostsTestCase: XCTestCase {
         let seed = ProcessInfo.processInfo.environment["E2E_SEED"].flatMap { UInt64($0) } ?? UInt64.random(in: 1...999_999)
         random = SeededRandom(seed: seed)
         print("\(self): seed \(seed) (repeat with E2E_SEED=\(seed))")
-        shared = Result { Shared(hosts: try TwoHosts()) }
+        shared = Result { Shared(hosts: try TwoHosts(configuration: configuration)) }
     }
+
+    /// Lines for both hosts' configuration.
+    class var configuration: [String] { [] }
 
     override class func tearDown() {
         if case .success(let mine) = shared {
@@ -72,9 +75,23 @@ class HostsTestCase: XCTestCase {
         guard let mine = try Self.shared?.get() else { return }
         mine.guest?.forget()
         for left in mine.hosts.down() { print("Left behind: \(left)") }
-        Self.shared = Result { Shared(hosts: try TwoHosts()) }
+        Self.shared = Result { Shared(hosts: try TwoHosts(configuration: Self.configuration)) }
         Self.lastFailed = false
         _ = try hosts
+    }
+
+    /// What this test leaves is of no use to the next.
+    func leaveDisorder() { Self.lastFailed = true }
+
+    /// Another guest in place of the one there is, booted on host A.
+    func freshGuest(vcpus: Int) throws -> LedgerGuest {
+        let old = try unprotectedGuest()
+        old.remove()
+        old.forget()
+        let guest = try LedgerGuest(try hosts)
+        Self.shared = .success(Shared(hosts: try hosts, guest: guest))
+        try guest.boot(on: .a, vcpus: vcpus)
+        return guest
     }
 
     // MARK: Failures
@@ -87,8 +104,8 @@ class HostsTestCase: XCTestCase {
     }
 
     override func tearDownWithError() throws {
-        if Self.lastFailed, let mine = try? Self.shared?.get() {
-            for host in Host.allCases { print("--- service on \(host.name) (last lines)\n\(mine.hosts.service(host).logText.split(separator: "\n").suffix(25).joined(separator: "\n"))") }
+        if (testRun?.totalFailureCount ?? 0) > 0, let mine = try? Self.shared?.get() {
+            for host in Host.allCases { print("--- service on \(host.name) (last lines)\n\(mine.hosts.service(host).logText.split(separator: "\n").suffix(15).joined(separator: "\n"))") }
         }
     }
 

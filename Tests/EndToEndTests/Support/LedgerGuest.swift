@@ -112,6 +112,20 @@ final class LedgerGuest {
         }
     }
 
+    /// Protected, and the other host says so as well.
+    @discardableResult
+    func waitUntilWholeAgain(limit: Double = 15) throws -> Double {
+        let begin = Clock.seconds
+        var left: Double { max(0.5, limit - (Clock.seconds - begin)) }
+        try hosts.waitForState(home, name, ["protected"], limit: left)
+        try waitUntil("The shadow on \(home.other.name) takes epochs", limit: left) {
+            guard let shadow = try? hosts.status(home.other, name) else { return false }
+            return shadow.role == "shadow" && shadow.state == "protected" && shadow.committed > 0
+        }
+        try waitForEpochs(3, limit: left)
+        return Clock.seconds - begin
+    }
+
     func killQEMU() throws {
         guard let pid = hosts.qemu(home, name) else { throw TestFailure("\(name) has no QEMU on \(home.name)") }
         kill(pid, SIGKILL)
@@ -145,6 +159,9 @@ final class LedgerGuest {
         var problemCount: Int
         var problems: [Problem]
     }
+
+    /// Runs until it has looked at all of its memory once more (Tests/Support/README.md).
+    func lookAtEverything() throws { try waitForTicks(3000, limit: 40) }
 
     /// Reads all that it printed since its boot: nothing torn, nothing lost; repeated at most `rollback` ticks at a hand-over.
     @discardableResult

@@ -48,6 +48,9 @@ final class Service: @unchecked Sendable {
     /// Kills it; the supervisor starts it again.
     func kill() { lock.withLock { child?.signal(SIGKILL) } }
 
+    /// It is not restarted any more; what ends it comes next.
+    func unplug() { lock.withLock { wanted = false } }
+
     /// Ends it for good, politely unless told otherwise.
     func stop(signal: Int32 = SIGTERM) throws {
         let current = lock.withLock {

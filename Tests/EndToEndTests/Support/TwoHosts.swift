@@ -40,7 +40,8 @@ final class TwoHosts: @unchecked Sendable {
 
     // MARK: Life
 
-    init() throws {
+    /// `configuration`: lines for both hosts' shadow-virt.conf.
+    init(configuration: [String] = []) throws {
         if let obstacle = Self.obstacle { throw XCTSkip("End-to-end tests skipped: \(obstacle)") }
         try require(access(Self.binary, X_OK) == 0, "No shadow-virt at \(Self.binary); set SHADOW_VIRT_BINARY")
         let guests = try Self.guests.get()
@@ -55,7 +56,7 @@ final class TwoHosts: @unchecked Sendable {
         do {
             try hosts("up", limit: 60)
             for host in Host.allCases {
-                try configure(host)
+                try configure(host, configuration)
                 try FileManager.default.copyItem(atPath: guests + "/ledger.img", toPath: root(host) + "/var/lib/libvirt/images/ledger.img")
                 services[host] = Service(command: [Self.script, "exec", folder, host.rawValue, Self.binary, "serve"], log: root(host) + "/service.log")
                 try service(host).start()
@@ -100,17 +101,31 @@ final class TwoHosts: @unchecked Sendable {
     func service(_ host: Host) -> Service { services[host]! }
     func serialLog(_ host: Host, _ domain: String) -> String { root(host) + "/var/log/libvirt/\(domain).serial" }
 
-    private func configure(_ host: Host) throws {
+    private func configure(_ host: Host, _ more: [String]) throws {
         let folder = root(host) + "/etc/shadow-virt"
         let peer = host.other
         let text = """
             host_name = "\(host.name)"
             listen = "\(host.address):16520"
             peers = [ "\(peer.name) \(peer.address):16520 qemu+tcp://\(peer.address)/system" ]
+            \(more.joined(separator: "\n"))
 
             """
         try text.write(toFile: folder + "/shadow-virt.conf", atomically: true, encoding: .utf8)
         try writeSecret(host, Self.secret)
+    }
+
+    /// A host loses power: its service, its guests, its libvirtd, its cable.
+    func crash(_ host: Host) throws {
+        service(host).unplug()
+        try hosts("crash", host.rawValue)
+    }
+
+    /// It comes back, and its service with it.
+    func boot(_ host: Host) throws {
+        try hosts("boot", host.rawValue)
+        try service(host).start()
+        try waitForService(host)
     }
 
     func writeSecret(_ host: Host, _ secret: String) throws {
@@ -140,7 +155,8 @@ final class TwoHosts: @unchecked Sendable {
     func domainState(_ host: Host, _ domain: String) throws -> String? {
         let result = try virsh(host, "domstate", domain, limit: 15)
         if result.succeeded { return result.out.trimmed }
-        try require(result.err.contains("failed to get domain"), "virsh domstate on \(host.name): \(result.summary)")
+        // Gone before or while it was asked.
+        try require(result.err.contains("failed to get domain") || result.err.contains("Domain not found"), "virsh domstate on \(host.name): \(result.summary)")
         return nil
     }
 

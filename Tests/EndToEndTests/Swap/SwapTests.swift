@@ -11,6 +11,7 @@ final class SwapTests: HostsTestCase {
             try guest.protect()
             try guest.waitUntilProtected()
         }
+        try guest.lookAtEverything()
         let check = try guest.checkBooks(rollback: 0)
         try guest.checkNeverTwice()
         XCTAssertEqual(check.handOvers.count, 20)
