@@ -41,17 +41,18 @@ public struct MonitorEventFilter: OptionSet, Sendable {
     public static let ignoringCase = MonitorEventFilter(rawValue: VIR_CONNECT_DOMAIN_QEMU_MONITOR_EVENT_REGISTER_NOCASE.rawValue)
 }
 
-/// Handlers run on the event loop's thread the moment an event arrives: return fast, don't call libvirt from there. The streams are the same
-/// events for consumers that are not in a hurry; they hold `capacity` events, drop the oldest beyond, and end with the connection.
+/// Handlers run on the event loop's thread the moment an event arrives: return fast, don't call libvirt from there. A handler that captures
+/// its connection keeps it open until the subscription is cancelled. The streams are the same events for consumers that are not in a
+/// hurry; they hold `capacity` events, drop the oldest beyond, and end with the connection.
 extension Connection {
     /// Domain lifecycle events, of one domain or all (`virConnectDomainEventRegisterAny`, VIR_DOMAIN_EVENT_ID_LIFECYCLE).
     public func onLifecycle(domain: Domain? = nil,
                             _ handler: @escaping @Sendable (LifecycleEvent) -> Void) throws(LibvirtError) -> EventSubscription {
         let callback: virConnectDomainEventCallback = { _, domain, kind, detail, opaque in
-            if let event = LifecycleEvent(domain, kind: kind, detail: detail) { HandlerBox.deliver(event, to: opaque) }
+            if let event = LifecycleEvent(domain, kind: kind, detail: detail) { EventHub.deliver(event, to: opaque) }
             return 0
         }
-        return try subscribe(domain, VIR_DOMAIN_EVENT_ID_LIFECYCLE, HandlerBox(handler),
+        return try subscribe(domain, VIR_DOMAIN_EVENT_ID_LIFECYCLE, handler,
                              unsafeBitCast(callback, to: virConnectDomainEventGenericCallback.self))
     }
 
@@ -62,11 +63,14 @@ extension Connection {
     /// QEMU monitor events by name, of one domain or all; nil: every event (`virConnectDomainQemuMonitorEventRegister`).
     public func onMonitorEvent(domain: Domain? = nil, event: String? = nil, filter: MonitorEventFilter = [],
                                _ handler: @escaping @Sendable (MonitorEvent) -> Void) throws(LibvirtError) -> EventSubscription {
-        let name = "virConnectDomainQemuMonitorEventRegister"
-        return try subscribe(name, HandlerBox(handler), remove: virConnectDomainQemuMonitorEventDeregister) { connection, opaque in
+        // Without a filter libvirt 9.0's client asks the daemon for the first domain only, and the others' events never come.
+        let (pattern, flags) = event.map { ($0, filter) } ?? (".*", [.regex])
+        let source = EventSource(id: nil, domainUUID: domain?.uuid, filter: pattern, filterFlags: flags.rawValue)
+        return try subscribe("virConnectDomainQemuMonitorEventRegister", source, remove: virConnectDomainQemuMonitorEventDeregister,
+                             handler) { connection, opaque in
             withExtendedLifetime(domain) {
-                virConnectDomainQemuMonitorEventRegister(connection, domain?.pointer, event, monitorCallback, opaque, releaseHandlerBox,
-                                                         filter.rawValue)
+                virConnectDomainQemuMonitorEventRegister(connection, domain?.pointer, pattern, monitorCallback, opaque, AnyEventHub.release,
+                                                         flags.rawValue)
             }
         }
     }
@@ -87,9 +91,9 @@ extension Connection {
                   let uuid = uuidString({ virDomainGetUUIDString(domain, $0) }) else { return }
             let event = BlockJobEvent(domainName: name, domainUUID: uuid, disk: disk, type: BlockJobType(rawValue: type),
                                       status: BlockJobStatus(rawValue: status), receivedNanoseconds: received)
-            HandlerBox.deliver(event, to: opaque)
+            EventHub.deliver(event, to: opaque)
         }
-        return try subscribe(domain, VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, HandlerBox(handler),
+        return try subscribe(domain, VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, handler,
                              unsafeBitCast(callback, to: virConnectDomainEventGenericCallback.self))
     }
 
@@ -97,12 +101,13 @@ extension Connection {
         try stream(capacity: capacity) { handler throws(LibvirtError) in try onBlockJob(domain: domain, handler) }
     }
 
-    private func subscribe<Event>(_ domain: Domain?, _ id: virDomainEventID, _ box: HandlerBox<Event>,
+    private func subscribe<Event>(_ domain: Domain?, _ id: virDomainEventID, _ handler: @escaping @Sendable (Event) -> Void,
                                   _ callback: virConnectDomainEventGenericCallback) throws(LibvirtError) -> EventSubscription {
-        try subscribe("virConnectDomainEventRegisterAny", box, remove: virConnectDomainEventDeregisterAny) { connection, opaque in
+        let id = Int32(bitPattern: id.rawValue)
+        return try subscribe("virConnectDomainEventRegisterAny", EventSource(id: id, domainUUID: domain?.uuid),
+                             remove: virConnectDomainEventDeregisterAny, handler) { connection, opaque in
             withExtendedLifetime(domain) {
-                virConnectDomainEventRegisterAny(connection, domain?.pointer, Int32(bitPattern: id.rawValue), callback, opaque,
-                                                 releaseHandlerBox)
+                virConnectDomainEventRegisterAny(connection, domain?.pointer, id, callback, opaque, AnyEventHub.release)
             }
         }
     }
@@ -112,6 +117,6 @@ private let monitorCallback: virConnectDomainQemuMonitorEventCallback = { _, dom
     let received = monotonicNanoseconds()
     guard let domain, let event = borrowed(event), let name = borrowed(virDomainGetName(domain)),
           let uuid = uuidString({ virDomainGetUUIDString(domain, $0) }) else { return }
-    HandlerBox.deliver(MonitorEvent(domainName: name, domainUUID: uuid, name: event, seconds: seconds, microseconds: microseconds,
+    EventHub.deliver(MonitorEvent(domainName: name, domainUUID: uuid, name: event, seconds: seconds, microseconds: microseconds,
                                     details: borrowed(details), receivedNanoseconds: received), to: opaque)
 }

@@ -15,11 +15,13 @@ public final class Connection: @unchecked Sendable {
         var pointer: OpaquePointer?
         var closeReason: CloseReason?
         var nextToken = 0
-        var registrations: [Int: EventRegistration] = [:]
+        var registrations: [EventSource: EventRegistration] = [:]
         var closeHandlers: [Int: @Sendable (CloseReason) -> Void] = [:]
     }
 
     let state: Locked<State>
+    /// Held while an event source is registered or taken back, the call to the daemon included.
+    let registrationLock = NSLock()
     private let closeBox: CloseBox
 
     /// Opens a connection (`virConnectOpen`, `virConnectOpenReadOnly`, `virConnectSetKeepAlive`). Starts the event loop if need be.

@@ -54,7 +54,9 @@ public struct JobInfo: Sendable, Hashable {
     /// Everything libvirt reported, by its names (`VIR_DOMAIN_JOB_...`).
     public let parameters: TypedParameters
 
-    public var operation: JobOperation? { parameters.integer(VIR_DOMAIN_JOB_OPERATION).map { JobOperation(rawValue: Int32(truncatingIfNeeded: $0)) } }
+    public var operation: JobOperation? {
+        parameters.integer(VIR_DOMAIN_JOB_OPERATION).map { JobOperation(rawValue: Int32(truncatingIfNeeded: $0)) }
+    }
     public var elapsedMilliseconds: UInt64? { parameters.unsigned(VIR_DOMAIN_JOB_TIME_ELAPSED) }
     public var remainingMilliseconds: UInt64? { parameters.unsigned(VIR_DOMAIN_JOB_TIME_REMAINING) }
     public var downtimeMilliseconds: UInt64? { parameters.unsigned(VIR_DOMAIN_JOB_DOWNTIME) }

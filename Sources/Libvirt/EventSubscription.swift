@@ -21,76 +21,134 @@ public final class EventSubscription: @unchecked Sendable {
     }
 }
 
-/// The context of one C callback. libvirt owns a reference from registration until it calls `release`.
-final class HandlerBox<Event>: @unchecked Sendable {
-    private let handler: Locked<(@Sendable (Event) -> Void)?>
+/// What an event comes from. libvirt refuses to register the same C function twice for the same events of a connection ("event callback
+/// already tracked"), so each source is registered once, with an `EventHub` for all its handlers.
+struct EventSource: Hashable {
+    /// `virDomainEventID`; nil for QEMU monitor events.
+    var id: Int32?
+    var domainUUID: String?
+    /// The monitor event's filter.
+    var filter: String = ""
+    var filterFlags: UInt32 = 0
+}
 
-    init(_ handler: @escaping @Sendable (Event) -> Void) { self.handler = Locked(handler) }
+/// What the connection needs of a hub, whatever its events.
+class AnyEventHub: @unchecked Sendable {
+    var isEmpty: Bool { true }
 
-    func deliver(_ event: Event) { handler.withLock { $0 }?(event) }
-    func cut() { handler.withLock { $0 = nil } }
-
-    static func deliver(_ event: Event, to opaque: UnsafeMutableRawPointer?) {
+    /// The `virFreeCallback`: libvirt holds one reference to a hub from registration until it calls this.
+    static let release: @convention(c) (UnsafeMutableRawPointer?) -> Void = { opaque in
         guard let opaque else { return }
-        Unmanaged<HandlerBox<Event>>.fromOpaque(opaque).takeUnretainedValue().deliver(event)
+        Unmanaged<AnyEventHub>.fromOpaque(opaque).release()
     }
 }
 
-/// The `virFreeCallback` of every `HandlerBox`.
-let releaseHandlerBox: @convention(c) (UnsafeMutableRawPointer?) -> Void = { opaque in
-    guard let opaque else { return }
-    Unmanaged<AnyObject>.fromOpaque(opaque).release()
+/// The context of one C callback: hands each event to its handlers.
+final class EventHub<Event>: AnyEventHub, @unchecked Sendable {
+    /// Emptied when cancelled, so that a delivery under way skips it.
+    final class Slot: Sendable {
+        let handler: Locked<(@Sendable (Event) -> Void)?>
+        init(_ handler: @escaping @Sendable (Event) -> Void) { self.handler = Locked(handler) }
+    }
+
+    private let slots = Locked<[Slot]>([])
+
+    override var isEmpty: Bool { slots.withLock { $0.isEmpty } }
+
+    func add(_ handler: @escaping @Sendable (Event) -> Void) -> Slot {
+        let slot = Slot(handler)
+        slots.withLock { $0.append(slot) }
+        return slot
+    }
+
+    func remove(_ slot: Slot) {
+        slot.handler.withLock { $0 = nil }
+        slots.withLock { $0.removeAll { $0 === slot } }
+    }
+
+    func deliver(_ event: Event) {
+        for slot in slots.withLock({ $0 }) { slot.handler.withLock { $0 }?(event) }
+    }
+
+    static func deliver(_ event: Event, to opaque: UnsafeMutableRawPointer?) {
+        guard let opaque else { return }
+        Unmanaged<EventHub<Event>>.fromOpaque(opaque).takeUnretainedValue().deliver(event)
+    }
 }
 
-/// A callback as libvirt knows it: its number and how to take it back.
+/// A hub with its registration: a number and how to take it back.
 struct EventRegistration: @unchecked Sendable {
-    let id: Int32
     /// `virConnectDomainEventDeregisterAny` or `virConnectDomainQemuMonitorEventDeregister`.
-    let remove: @convention(c) (OpaquePointer?, Int32) -> Int32
+    typealias Remove = @convention(c) (OpaquePointer?, Int32) -> Int32
+
+    let hub: AnyEventHub
+    let id: Int32
+    let remove: Remove
 
     func deregister(_ connection: OpaquePointer) { _ = remove(connection, id) }
 }
 
 extension Connection {
-    /// Registers `box` by the C call `body`, which gets the connection and the box's opaque pointer and returns a callback number.
-    func subscribe<Event>(_ name: String, _ box: HandlerBox<Event>, remove: @escaping @convention(c) (OpaquePointer?, Int32) -> Int32,
-                          _ body: (OpaquePointer, UnsafeMutableRawPointer) -> Int32) throws(LibvirtError) -> EventSubscription {
-        let context = Unmanaged<AnyObject>.passRetained(box)
-        let token: Int
+    /// Adds a handler to `source`, which the C call `register` registers if it is not: it gets the connection and the hub's opaque pointer,
+    /// and returns a callback number.
+    func subscribe<Event>(_ name: String, _ source: EventSource, remove: @escaping EventRegistration.Remove,
+                          _ handler: @escaping @Sendable (Event) -> Void,
+                          _ register: (OpaquePointer, UnsafeMutableRawPointer) -> Int32) throws(LibvirtError) -> EventSubscription {
+        // One thread at a time: two must not register the same source, or one take it away while another joins it.
+        registrationLock.lock()
+        defer { registrationLock.unlock() }
+        if let hub = state.withLock({ $0.registrations[source]?.hub }) as? EventHub<Event> {
+            return subscription(hub, hub.add(handler), source)
+        }
+        let hub = EventHub<Event>()
+        let slot = hub.add(handler)
+        let context = Unmanaged<AnyEventHub>.passRetained(hub)
+        let isOpen: Bool
         do throws(LibvirtError) {
-            token = try call(name) { pointer in
-                guard let id = ok(body(pointer, context.toOpaque())) else { return nil }
-                return track(EventRegistration(id: id, remove: remove), pointer)
+            isOpen = try call(name) { pointer -> Bool? in
+                guard let id = ok(register(pointer, context.toOpaque())) else { return nil }
+                return track(EventRegistration(hub: hub, id: id, remove: remove), source, pointer)
             }
         } catch {
             // libvirt calls the free function only for what it registered.
             context.release()
             throw error
         }
-        return EventSubscription { [weak self] in
-            box.cut()
-            self?.untrack(token)
+        guard isOpen else { throw .closed(name) }
+        return subscription(hub, slot, source)
+    }
+
+    private func subscription<Event>(_ hub: EventHub<Event>, _ slot: EventHub<Event>.Slot, _ source: EventSource) -> EventSubscription {
+        EventSubscription { [weak self] in
+            hub.remove(slot)
+            if hub.isEmpty { self?.untrack(source) }
         }
     }
 
-    /// Remembers the registration, so that closing can take it back: each one holds a reference to the C connection. Closed by another thread
-    /// in the meantime: it is taken back at once.
-    private func track(_ registration: EventRegistration, _ pointer: OpaquePointer) -> Int {
-        let token = state.withLock { state -> Int? in
-            guard state.pointer != nil else { return nil }
-            state.nextToken += 1
-            state.registrations[state.nextToken] = registration
-            return state.nextToken
+    /// Remembers the registration, so that closing can take it back: each one holds a reference to the C connection. False: another thread has
+    /// closed meanwhile, and it is taken back at once.
+    private func track(_ registration: EventRegistration, _ source: EventSource, _ pointer: OpaquePointer) -> Bool {
+        let isOpen = state.withLock { state in
+            if state.pointer != nil { state.registrations[source] = registration }
+            return state.pointer != nil
         }
-        if token == nil { registration.deregister(pointer) }
-        return token ?? 0
+        if !isOpen { registration.deregister(pointer) }
+        return isOpen
     }
 
-    /// Deregistering may ask the daemon: not on the caller's thread, which may be the event loop's.
-    private func untrack(_ token: Int) {
-        guard let registration = state.withLock({ $0.registrations.removeValue(forKey: token) }) else { return }
+    /// Takes back a source's registration unless a handler has joined again. Deregistering may ask the daemon: not on the caller's thread,
+    /// which may be the event loop's.
+    private func untrack(_ source: EventSource) {
         DispatchQueue.global().async {
-            _ = try? self.call("virConnectDomainEventDeregisterAny") { registration.deregister($0) }
+            self.registrationLock.lock()
+            defer { self.registrationLock.unlock() }
+            let registration = self.state.withLock { state -> EventRegistration? in
+                guard let registration = state.registrations[source], registration.hub.isEmpty else { return nil }
+                return state.registrations.removeValue(forKey: source)
+            }
+            guard let registration, let pointer = self.borrow() else { return }
+            registration.deregister(pointer)
+            virConnectClose(pointer)
         }
     }
 

@@ -79,6 +79,7 @@ extension LibvirtError {
         public static let xmlError = Kind(rawValue: 27)
         public static let domainExists = Kind(rawValue: 28)
         public static let operationDenied = Kind(rawValue: 29)
+        public static let xmlDetail = Kind(rawValue: 35)
         public static let systemError = Kind(rawValue: 38)
         public static let rpc = Kind(rawValue: 39)
         public static let noDomain = Kind(rawValue: 42)
@@ -107,7 +108,7 @@ extension LibvirtError {
         public static let names: [Int32: String] = [
             0: "ok", 1: "internal error", 2: "no memory", 3: "no support", 4: "unknown host", 5: "no connect", 6: "invalid connection",
             7: "invalid domain", 8: "invalid argument", 9: "operation failed", 26: "call failed", 27: "XML error", 28: "domain exists",
-            29: "operation denied", 38: "system error", 39: "RPC error", 42: "no domain", 45: "authentication failed",
+            29: "operation denied", 35: "XML detail", 38: "system error", 39: "RPC error", 42: "no domain", 45: "authentication failed",
             49: "no storage pool", 50: "no storage volume", 55: "operation invalid", 67: "configuration unsupported",
             68: "operation timeout", 70: "hook script failed", 74: "argument unsupported", 78: "operation aborted",
             80: "no domain metadata", 82: "overflow", 83: "block copy active", 84: "operation unsupported", 86: "agent unresponsive",

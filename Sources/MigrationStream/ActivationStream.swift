@@ -23,6 +23,12 @@ public struct ActivationStream {
         }
     }
 
+    /// Whether a block is all zero in a QEMU that has just started: video memory is, ROMs and tables are not. Spares 16 MiB
+    /// of standard VGA memory 4096 words, and QEMU looking at each of its pages.
+    public static func startsZero(_ block: String) -> Bool {
+        block == "vga.vram" || block.hasSuffix("/vga.vram") || block.hasSuffix("/qxl.vram")
+    }
+
     /// Blocks and contents that do not fit together.
     public enum BuildError: Error, CustomStringConvertible, Sendable, Equatable {
         case noSuchBlock(Int)

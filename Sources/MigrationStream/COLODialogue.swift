@@ -283,13 +283,16 @@ public final class COLODialogue {
     func say(_ first: COLOMessage, _ second: COLOMessage? = nil) throws(StreamError) {
         var words = (first.rawValue.bigEndian, (second ?? first).rawValue.bigEndian)
         let count = second == nil ? 4 : 8
-        do throws(StreamError) {
-            try withUnsafeBytes(of: &words) { bytes throws(StreamError) in
+        // The error as a value: Swift 6.0 knows typed throws in few of the library's closures.
+        let failure: StreamError? = withUnsafeBytes(of: &words) { bytes in
+            do throws(StreamError) {
                 try reader.send(UnsafeRawBufferPointer(rebasing: bytes[..<count]))
+                return nil
+            } catch {
+                return error
             }
-        } catch {
-            throw broken(error)
         }
+        if let failure { throw broken(failure) }
     }
 
     @usableFromInline

@@ -145,8 +145,8 @@ public final class StreamReader {
         guard let current = chunk, cursor > epochStart else { return chunks }
         current.used = cursor - current.base
         chunks.append(current)
-        // With less than 64 KiB left the next epoch would move on almost at once.
-        if capacityEnd - limit >= 64 << 10 || cursor < limit {
+        // With less than a sixteenth (64 KiB) left the next epoch would move on almost at once.
+        if capacityEnd - limit >= current.capacity / 16 || cursor < limit {
             pool.share(current)
             epochStart = cursor
         } else {

@@ -6,6 +6,7 @@ import FoundationXML
 struct DomainDefinition {
     struct Disk {
         var target: String
+        var bus: String
         var device: String
         var isReadOnly: Bool
         var isShareable: Bool
@@ -52,7 +53,7 @@ struct DomainDefinition {
         elements("devices/disk").map { disk in
             func value(_ path: String) -> String? { (try? disk.nodes(forXPath: path))?.first?.stringValue }
             let source = value("source/@file") ?? value("source/@dev") ?? value("source/@name") ?? value("source/@volume") ?? ""
-            return Disk(target: value("target/@dev") ?? "?", device: value("@device") ?? "disk",
+            return Disk(target: value("target/@dev") ?? "?", bus: value("target/@bus") ?? "", device: value("@device") ?? "disk",
                         isReadOnly: !disk.elements(forName: "readonly").isEmpty, isShareable: !disk.elements(forName: "shareable").isEmpty,
                         isEmpty: disk.elements(forName: "source").isEmpty, format: value("driver/@type") ?? "raw", source: source,
                         hasBlockJob: !disk.elements(forName: "mirror").isEmpty)
@@ -93,6 +94,7 @@ struct DomainDefinition {
         root.removeAttribute(forName: "id")
         Self.shareMemory(root)
         Self.dropRuntime(root)
+        Self.dropIncoming(root)
         if let old = root.elements(forName: "qemu:commandline").first {
             Self.append(arguments: ["-incoming", "defer"], to: old)
         } else {
@@ -104,6 +106,27 @@ struct DomainDefinition {
             if let namespace = XMLNode.namespace(withName: "qemu", stringValue: Self.qemuNamespace) as? XMLNode { root.addNamespace(namespace) }
         }
         return root.xmlString
+    }
+
+    /// A definition for the other host to keep: without the arguments that made the guest wait for its state here.
+    func persistentXML() throws -> String {
+        guard let copy = try? XMLDocument(xmlString: xml), let root = copy.rootElement() else {
+            throw ControlFailure("Libvirt's XML of the domain cannot be parsed")
+        }
+        Self.dropIncoming(root)
+        return root.xmlString
+    }
+
+    /// A guest that came by a hand-over has `-incoming defer` on its command line already.
+    private static func dropIncoming(_ root: XMLElement) {
+        for commandline in root.elements(forName: "qemu:commandline") {
+            let arguments = commandline.elements(forName: "qemu:arg")
+            for (index, argument) in arguments.enumerated() where argument.attribute(forName: "value")?.stringValue == "-incoming" {
+                argument.detach()
+                if index + 1 < arguments.count { arguments[index + 1].detach() }
+            }
+            if (commandline.children ?? []).allSatisfy({ $0.kind == .text }) { commandline.detach() }
+        }
     }
 
     private static func append(arguments: [String], to commandline: XMLElement) {

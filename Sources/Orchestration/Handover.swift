@@ -75,7 +75,7 @@ extension PrimaryProtection {
 
     /// Writes the commit and tells the peer. Throws only when the guest certainly does not run there.
     private func commitAndRun(epoch: UInt64, loadMs: Double) throws -> CommitOutcome {
-        let persistent = try? persistentDefinition()
+        let persistent = persistentDefinition()
         record.phase = .committing
         try environment.records.write(record)
         do {
@@ -93,10 +93,19 @@ extension PrimaryProtection {
         do { try environment.records.write(record) } catch { Log.error("\(domain.name): \(error)") }
     }
 
-    private func persistentDefinition() throws -> (xml: String, autostart: Bool)? {
-        let handle = try domain.handle()
-        guard try handle.isPersistent() else { return nil }
-        return (try handle.xml(flags: [.inactive, .secure]), try handle.autostart())
+    /// The definition to keep at the peer; nil for a transient domain. Without an answer from libvirt the guest goes over all the
+    /// same: it running matters more than its definition.
+    private func persistentDefinition() -> (xml: String, autostart: Bool)? {
+        do {
+            let handle = try domain.handle()
+            guard try handle.isPersistent() else { return nil }
+            return (try DomainDefinition(xml: handle.xml(flags: [.inactive, .secure])).persistentXML(), try handle.autostart())
+        } catch let error as LibvirtError where error.isNoDomain {
+            return nil
+        } catch {
+            Log.warning("\(domain.name): its persistent definition could not be read (\(error)); define it on \(peer.name) by hand")
+            return nil
+        }
     }
 
     /// A hand-over was committed and nobody knows whether the guest runs there. Until the peer says so, it runs nowhere.
@@ -110,7 +119,7 @@ extension PrimaryProtection {
                     finishHandover()
                     return .handedOver
                 case .loaded:
-                    let persistent = try? persistentDefinition()
+                    let persistent = persistentDefinition()
                     _ = try client.ask(PeerRequest(.run, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
                                                    xml: persistent?.xml, autostart: persistent?.autostart), timeoutMs: 15_000)
                     continue

@@ -11,6 +11,8 @@ enum PrimaryEvent: Sendable {
     /// QEMU's STOP and RESUME, nanoseconds on the realtime clock.
     case stopped(UInt64)
     case resumed(UInt64)
+    /// Libvirt's status file tells of a user's suspend.
+    case suspendNoted
     /// QEMU's MIGRATION status.
     case migration(String)
     case coloExit(String)

@@ -56,6 +56,8 @@ public final class PrimaryProtection: @unchecked Sendable {
         var resumes = 0
         /// The worker withholds epochs, and the guest stands still.
         var isConfirmed = false
+        /// Known from libvirt's status file alone: the stop fell inside an epoch, whose end has undone it or will.
+        var isInsideEpoch = false
     }
 
     public init(domain: LocalDomain, environment: HostEnvironment, peer: Peer, intervalMs: Double, withoutDisks: Bool,
@@ -327,6 +329,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     // MARK: Following
 
     private func follow() throws -> Outcome {
+        let watch = SuspendWatch(domain: domain.name) { [weak self] in self?.post(.suspendNoted) }
+        defer { watch?.stop() }
         var lastProgress: (epochs: UInt64, at: MonotonicTime) = (0, .now)
         while true {
             rate.sample(worker?.statistics[.epochsTotal] ?? 0)
@@ -351,6 +355,8 @@ public final class PrimaryProtection: @unchecked Sendable {
                 stopped(at: moment)
             case .resumed:
                 try resumed()
+            case .suspendNoted:
+                suspendNoted()
             case .lifecycle(let event):
                 if let outcome = try handle(event) { return outcome }
             case .libvirtReconnected:
@@ -416,8 +422,10 @@ public final class PrimaryProtection: @unchecked Sendable {
         let migration = try domain.monitor(QueryMigrate()).status ?? "none"
         let status = try domain.monitor(QueryStatus()).status
         if migration == "colo" {
-            if status == "colo" { return .retry("QEMU stopped sending in the middle of an epoch") }
-            return nil
+            guard status == "colo" else { return nil }
+            // The guest stands still because of a worker that does not move: no courtesy.
+            worker?.kill()
+            return .retry("An epoch did not end; its worker was ended")
         }
         return .retry("QEMU stopped sending epochs: its migration is `\(migration)`, the guest `\(status)`")
     }
@@ -426,8 +434,21 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     /// QEMU stopped the guest. Epochs do that, too; what lies outside an epoch's window is somebody else's stop.
     private func stopped(at moment: UInt64) {
-        guard suspension == nil, let worker, board.state != .syncing, !worker.statistics.isInsideWindow(moment) else { return }
-        suspension = Suspension(at: moment)
+        guard let worker, board.state != .syncing, !worker.statistics.isInsideWindow(moment) else { return }
+        if suspension == nil {
+            suspension = Suspension(at: moment)
+            worker.order(WorkerCommand(.suspend))
+        } else if suspension?.isInsideEpoch == true, suspension?.isConfirmed == false {
+            // The status file was quicker than the event: an ordinary stop after all.
+            suspension?.isInsideEpoch = false
+            suspension?.at = moment
+        }
+    }
+
+    /// Libvirt noted a user's suspend.
+    private func suspendNoted() {
+        guard suspension == nil, let worker, board.state != .syncing else { return }
+        suspension = Suspension(at: SharedStatistics.realtimeNanoseconds, isInsideEpoch: true)
         worker.order(WorkerCommand(.suspend))
     }
 
@@ -447,10 +468,13 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// The worker withholds epochs. One that began before it heard of it has undone the user's stop: repeat that.
     private func confirmSuspension() throws {
         guard var current = suspension, !current.isConfirmed, let worker else { return }
-        let epochs = worker.statistics.windowsBegun(after: current.at)
+        let epochs = worker.statistics.windowsBegun(after: current.at) + (current.isInsideEpoch ? 1 : 0)
         let running = try domain.monitor(QueryStatus()).running
         if running, current.resumes > epochs || epochs == 0 { return endSuspension() }
-        if running { try domain.handle().suspend() }
+        if running {
+            Log.info("\(domain.name): a suspend met an epoch, which undid it; suspending again")
+            try domain.handle().suspend()
+        }
         current.isConfirmed = true
         suspension = current
         board.set(.suspended, "The guest is suspended; the shadow holds its last epoch")

@@ -204,7 +204,7 @@ public final class Registry: @unchecked Sendable {
             do {
                 let domain = try connection.lookup(uuid: shadow.uuid)
                 let (state, reason) = try domain.state()
-                return try domain.isActive() ? .live(state.describe(reason: reason)) : .dead(state.describe(reason: reason))
+                return try domain.isActive() ? .live(Self.word(state, reason)) : .dead(state.describe(reason: reason))
             } catch where error.isNoDomain {
                 return .dead("not defined there")
             }
@@ -250,7 +250,7 @@ public final class Registry: @unchecked Sendable {
             return try session(request).run(persistentXML: request.xml, autostart: request.autostart ?? false)
         case .query:
             guard let shadow = try? session(request) else { return PeerResponse(phase: .unknown) }
-            return PeerResponse(phase: shadow.phase, epoch: shadow.status.committedEpoch)
+            return PeerResponse(phase: try shadow.verifiedPhase(), epoch: shadow.status.committedEpoch)
         case .domainState:
             return try domainState(request.uuid ?? "")
         case .stopPrimary:
@@ -302,9 +302,19 @@ public final class Registry: @unchecked Sendable {
         do {
             let domain = try environment.connect().lookup(uuid: uuid)
             let (state, reason) = try domain.state()
-            return PeerResponse(state: state.describe(reason: reason), isLive: try domain.isActive())
+            let isActive = try domain.isActive()
+            return PeerResponse(state: isActive ? Self.word(state, reason) : state.describe(reason: reason), isLive: isActive)
         } catch let error as LibvirtError where error.isNoDomain {
             return PeerResponse(state: "absent", isLive: false)
+        }
+    }
+
+    /// An active domain's state for a person: inside an epoch libvirt calls a running guest paused.
+    private static func word(_ state: DomainState, _ reason: Int32) -> String {
+        switch state {
+        case .running: "running"
+        case .paused: reason == PausedReason.user.rawValue ? "suspended" : "running"
+        default: state.describe(reason: reason)
         }
     }
 
@@ -353,6 +363,14 @@ public final class Registry: @unchecked Sendable {
             Log.info("\(record.domain): removing the shadow that an earlier service left; \(record.peer) makes a new one")
             ShadowProtection.removeShadowDomain(domain, environment)
             return environment.records.remove(record.uuid)
+        }
+        // A guest that came here and has ended since is an ordinary domain.
+        do {
+            guard try domain.handle().isActive() else { return environment.records.remove(record.uuid) }
+        } catch let error as LibvirtError where error.isNoDomain {
+            return environment.records.remove(record.uuid)
+        } catch {
+            Log.warning("\(record.domain): \(error)")
         }
         entries.change { $0.shadows[record.uuid] = ShadowProtection(activated: record, environment: environment) }
     }

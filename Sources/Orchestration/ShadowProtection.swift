@@ -77,6 +77,18 @@ public final class ShadowProtection: @unchecked Sendable {
 
     public var phase: ShadowPhase { phaseBox.read { $0 } }
 
+    /// The phase after a look at the domain itself: a loaded shadow that somebody resumed with virsh is the guest from then on,
+    /// whatever we intended.
+    func verifiedPhase() throws -> ShadowPhase {
+        try lock.withLock {
+            guard phase == .loaded, try domain.handle().state().state == .running else { return phase }
+            Log.error("\(name): its loaded shadow was resumed from outside")
+            try environment.records.write(record(.running))
+            markRunning()
+            return .running
+        }
+    }
+
     // MARK: Preparing
 
     /// Creates the domain and its worker. On an error nothing is left behind.
@@ -255,6 +267,13 @@ public final class ShadowProtection: @unchecked Sendable {
             } catch {
                 phaseBox.change { $0 = .failed }
                 throw ControlFailure("QEMU did not accept the guest's state: \(error)", advice: "Its log is /var/log/libvirt/qemu/\(name).log on \(environment.hostName)")
+            }
+            if status == "running" {
+                // Somebody resumed the waiting shadow with virsh, so QEMU did not wait after loading. The primary is still held:
+                // end this copy before it hears of it.
+                phaseBox.change { $0 = .failed }
+                try? domain.handle().destroy()
+                throw ControlFailure("The shadow of \(name) was resumed by somebody before its time", advice: "Leave shadows alone: they are paused for a reason")
             }
             if status != "inmigrate" { return }
             guard deadline > .now else {

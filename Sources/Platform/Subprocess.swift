@@ -20,10 +20,7 @@ public final class Subprocess: @unchecked Sendable {
         defer { posix_spawn_file_actions_destroy(&actions) }
         posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
         posix_spawn_file_actions_adddup2(&actions, 2, 1)
-        // Two steps, through numbers far above, so that a source which happens to be 3, 4, … is not overwritten before its turn.
-        let high: Int32 = 512
-        for (index, fd) in descriptors.enumerated() { posix_spawn_file_actions_adddup2(&actions, fd, high + Int32(index)) }
-        for index in descriptors.indices { posix_spawn_file_actions_adddup2(&actions, high + Int32(index), 3 + Int32(index)) }
+        try addDescriptors(descriptors, &actions)
 
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
@@ -49,6 +46,21 @@ public final class Subprocess: @unchecked Sendable {
             throw error
         }
         return Subprocess(pid: pid, pidfd: Descriptor(owning: pidfd))
+    }
+
+    /// Two steps, through numbers above all of them, so that no source is overwritten before its turn, be it 3, 4, … or, in a
+    /// service with many domains, in the hundreds. The numbers in between are closed again.
+    private static func addDescriptors(_ descriptors: [Int32], _ actions: inout posix_spawn_file_actions_t) throws(SystemError) {
+        let high = max(descriptors.max() ?? 0, 3 + Int32(descriptors.count)) + 1
+        var status: Int32 = 0
+        for (index, fd) in descriptors.enumerated() where status == 0 {
+            status = posix_spawn_file_actions_adddup2(&actions, fd, high + Int32(index))
+        }
+        for index in descriptors.indices where status == 0 {
+            status = posix_spawn_file_actions_adddup2(&actions, high + Int32(index), 3 + Int32(index))
+            if status == 0 { status = posix_spawn_file_actions_addclose(&actions, high + Int32(index)) }
+        }
+        guard status == 0 else { throw SystemError("posix_spawn_file_actions_adddup2", "descriptors \(descriptors)", code: status) }
     }
 
     /// Sends a signal; nothing happens when the process has ended.

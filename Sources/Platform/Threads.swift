@@ -1,5 +1,6 @@
 import CLinux
 import Foundation
+import Glibc
 
 /// A thread with a name that shows up in `ps -L`. Worker threads block in system calls, so they are not tasks of the shared pool.
 public func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) {
@@ -11,9 +12,47 @@ public func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) 
     thread.start()
 }
 
+/// A lock to wait on, with limits on the monotonic clock. NSCondition's are on the wall clock: when that is set back by an hour a
+/// wait of 50 ms lasts an hour, heartbeats stop, and the connection breaks.
+public final class MonotonicCondition: @unchecked Sendable {
+    private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+    private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+
+    public init() {
+        pthread_mutex_init(mutex, nil)
+        var attributes = pthread_condattr_t()
+        pthread_condattr_init(&attributes)
+        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
+        pthread_cond_init(condition, &attributes)
+        pthread_condattr_destroy(&attributes)
+    }
+
+    deinit {
+        pthread_cond_destroy(condition)
+        pthread_mutex_destroy(mutex)
+        condition.deallocate()
+        mutex.deallocate()
+    }
+
+    public func withLock<R>(_ body: () throws -> R) rethrows -> R {
+        pthread_mutex_lock(mutex)
+        defer { pthread_mutex_unlock(mutex) }
+        return try body()
+    }
+
+    public func broadcast() { pthread_cond_broadcast(condition) }
+
+    /// With the lock held: waits for a broadcast, or nothing; false once the limit has passed.
+    public func wait(until limit: MonotonicTime?) -> Bool {
+        guard let limit else { return pthread_cond_wait(condition, mutex) == 0 }
+        var time = timespec(tv_sec: Int(limit.nanoseconds / 1_000_000_000), tv_nsec: Int(limit.nanoseconds % 1_000_000_000))
+        return pthread_cond_timedwait(condition, mutex, &time) != ETIMEDOUT
+    }
+}
+
 /// A value behind a lock that threads can wait on.
 public final class Guarded<Value>: @unchecked Sendable {
-    private let condition = NSCondition()
+    private let condition = MonotonicCondition()
     private var value: Value
 
     public init(_ value: Value) { self.value = value }
@@ -33,9 +72,8 @@ public final class Guarded<Value>: @unchecked Sendable {
         condition.withLock {
             while true {
                 if let result = body(&value) { return result }
-                let left = deadline.map { Double($0.pollTimeout) / 1000 } ?? 3600
-                if left <= 0 { return nil }
-                _ = condition.wait(until: Date(timeIntervalSinceNow: left))
+                if let deadline, deadline <= .now { return nil }
+                _ = condition.wait(until: deadline)
             }
         }
     }

@@ -4,14 +4,17 @@ import Platform
 
 /// The epochs between capture and commit. The stream thread appends, the shipper takes, commits release.
 ///
-///     append -> unsent -> (shipper) -> unacknowledged -> (commit) -> gone
-///                 ^------- reconnect ------'
+///     append -> unsent -> (shipper takes it) -> unacknowledged -> (commit) -> gone
+///                 ^------------ reconnect -----------'
+///
+/// An epoch counts as unacknowledged from the moment it is taken: its commit may be back before its sender knows that it is sent.
 final class Backlog: @unchecked Sendable {
-    private let condition = NSCondition()
+    private let condition = MonotonicCondition()
     private var unsent: [CapturedEpoch] = []
     private var unacknowledged: [CapturedEpoch] = []
     private var committed: UInt64 = 0
     private var lastAppended: UInt64 = 0
+    private var lastTaken: UInt64 = 0
     private var ended = false
     private var stopped = false
 
@@ -26,26 +29,17 @@ final class Backlog: @unchecked Sendable {
     /// The next epoch to send; nil at the time limit, so that the shipper can send a heartbeat, or when stopped.
     func next(milliseconds: Double) -> CapturedEpoch? {
         condition.withLock {
-            let limit = Date(timeIntervalSinceNow: milliseconds / 1000)
+            let limit = MonotonicTime.now.adding(milliseconds: milliseconds)
             while unsent.isEmpty, !stopped {
                 if !condition.wait(until: limit) { break }
             }
             guard !stopped, !unsent.isEmpty else { return nil }
-            return unsent.removeFirst()
+            let epoch = unsent.removeFirst()
+            // Pieces of the first copy are not kept: a connection that breaks during it ends the session.
+            if epoch.number > 0 { unacknowledged.append(epoch) }
+            lastTaken = max(lastTaken, epoch.number)
+            return epoch
         }
-    }
-
-    /// A sent epoch waits for its commit; pieces of the first copy are done with.
-    func sent(_ epoch: CapturedEpoch) {
-        condition.withLock {
-            if epoch.number > committed { unacknowledged.append(epoch) }
-            condition.broadcast()
-        }
-    }
-
-    /// A send that failed: the epoch is the next to send again.
-    func putBack(_ epoch: CapturedEpoch) {
-        condition.withLock { unsent.insert(epoch, at: 0) }
     }
 
     /// The shadow has everything up to `epoch`. Returns the newest of the released epochs.
@@ -53,7 +47,7 @@ final class Backlog: @unchecked Sendable {
         // Their memory goes back to the pool outside the lock.
         var released: [CapturedEpoch] = []
         condition.withLock {
-            guard epoch > committed, epoch <= lastAppended else { return }
+            guard epoch > committed, epoch <= lastTaken else { return }
             committed = epoch
             released = unacknowledged.filter { $0.number <= epoch }
             unacknowledged.removeAll { $0.number <= epoch }
@@ -70,17 +64,17 @@ final class Backlog: @unchecked Sendable {
         }
     }
 
-    var counts: (unsent: Int, committed: UInt64, lastAppended: UInt64) {
-        condition.withLock { (unsent.count + unacknowledged.count, committed, lastAppended) }
+    /// `unsent`: not committed, in fact. `lastTaken`: the newest that the shadow can know of.
+    var counts: (unsent: Int, committed: UInt64, lastAppended: UInt64, lastTaken: UInt64) {
+        condition.withLock { (unsent.count + unacknowledged.count, committed, lastAppended, lastTaken) }
     }
 
-    /// Waits until all that was appended is committed; false at the deadline or when stopped.
+    /// Waits until `epoch` is committed; false at the deadline or when stopped.
     func waitUntilCommitted(_ epoch: UInt64, until deadline: MonotonicTime?) -> Bool {
         condition.withLock {
             while committed < epoch, !stopped {
-                let left = deadline.map { Double($0.pollTimeout) / 1000 } ?? 3600
-                if left <= 0 { return false }
-                _ = condition.wait(until: Date(timeIntervalSinceNow: left))
+                if let deadline, deadline <= .now { return false }
+                _ = condition.wait(until: deadline)
             }
             return committed >= epoch
         }

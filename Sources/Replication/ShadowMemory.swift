@@ -98,7 +98,12 @@ final class ShadowMemory: @unchecked Sendable {
         guard json.count <= Self.headerLimit else { throw WorkerFailure("The stream's header has \(json.count) bytes") }
         try place(header, sharedBlock: sharedBlock)
         // A fresh shadow counts as all zero: that is what the source's page table starts from.
-        guard clinux_punch_hole(ramFD, 0, off_t(ramBytes)) == 0 else { throw SystemError("fallocate", "the shadow's RAM") }
+        guard clinux_punch_hole(ramFD, 0, off_t(ramBytes)) == 0 else {
+            let error = SystemError("fallocate", "the shadow's RAM")
+            // With a header the next connection would go on over memory that is not zero.
+            self.header = nil
+            throw error
+        }
         json.withUnsafeBytes { bytes in
             if let base = bytes.baseAddress { memcpy(state.base + 4096, base, bytes.count) }
         }
@@ -108,15 +113,17 @@ final class ShadowMemory: @unchecked Sendable {
     }
 
     private func place(_ header: StreamHeader, sharedBlock: String) throws {
+        for (place, block) in header.blocks.enumerated() where block.index != place || block.length % UInt64(PageLocation.pageBytes) != 0 {
+            throw WorkerFailure("RAM block \(block.name) has the number \(block.index) at place \(place) and \(block.length) bytes")
+        }
         guard let index = header.blocks.firstIndex(where: { $0.name == sharedBlock }) else {
             throw WorkerFailure("The primary has no RAM block \(sharedBlock), only \(header.blocks.map(\.name).joined(separator: ", "))")
         }
         guard header.blocks[index].length == UInt64(ramBytes) else {
             throw WorkerFailure("The primary's \(sharedBlock) has \(header.blocks[index].length) bytes, the shadow's \(ramBytes)")
         }
-        shared = index
         var next = Self.blocksAt
-        blocks = []
+        var blocks: [UnsafeMutableRawPointer] = []
         for block in header.blocks {
             if block.index == index {
                 blocks.append(ram.base)
@@ -128,6 +135,8 @@ final class ShadowMemory: @unchecked Sendable {
                 next += Int(block.length)
             }
         }
+        shared = index
+        self.blocks = blocks
         self.header = header
     }
 
@@ -225,7 +234,8 @@ final class ShadowMemory: @unchecked Sendable {
         guard let header, committedEpoch > 0 else { throw WorkerFailure("No epoch has been committed yet") }
         let contents = header.blocks.filter { $0.index != shared }.map { block in
             ActivationStream.Content(block: block.index,
-                                     bytes: UnsafeRawBufferPointer(start: blocks[block.index], count: Int(block.length)))
+                                     bytes: UnsafeRawBufferPointer(start: blocks[block.index], count: Int(block.length)),
+                                     startsZero: ActivationStream.startsZero(block.name))
         }
         return try body(ActivationStream(header: header, contents: contents, deviceState: deviceState))
     }

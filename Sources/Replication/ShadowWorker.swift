@@ -31,12 +31,18 @@ public final class ShadowWorker: @unchecked Sendable {
     private static let mostDamagedConnections = 3
     private var damagedConnections = 0
 
-    public init(options: ShadowWorkerOptions, parent: WorkerChannel, statistics: SharedStatistics) throws {
+    public convenience init(options: ShadowWorkerOptions, parent: WorkerChannel, statistics: SharedStatistics) throws {
+        let memory = try ShadowMemory(ramFD: Self.ramDescriptor, ramBytes: Int(options.ramBytes), journalFD: Self.journalDescriptor,
+                                      stateFD: Self.stateDescriptor)
+        self.init(options: options, parent: parent, statistics: statistics, memory: memory)
+    }
+
+    /// Over memory files that have other numbers than a worker process's.
+    init(options: ShadowWorkerOptions, parent: WorkerChannel, statistics: SharedStatistics, memory: ShadowMemory) {
         self.options = options
         self.parent = parent
         self.statistics = statistics
-        memory = try ShadowMemory(ramFD: Self.ramDescriptor, ramBytes: Int(options.ramBytes), journalFD: Self.journalDescriptor,
-                                  stateFD: Self.stateDescriptor)
+        self.memory = memory
     }
 
     /// The journal and the state file of a new session, for the parent to hold across workers.
@@ -137,7 +143,10 @@ public final class ShadowWorker: @unchecked Sendable {
         var end = ShadowMemory.journalStart
         var pages: UInt64 = 0
         var deviceBytes = 0
-        var sinceAcknowledge = 0
+        // An acknowledgement is also our sign of life: an epoch that takes longer than the source's patience must not break the
+        // connection, or it would never get across.
+        let rhythm = options.peerTimeoutMs / 4
+        var lastAcknowledged = MonotonicTime.now
         while true {
             let base = try memory.journalSlot(at: end)
             let frame = try link.receive(to: base, deadline: MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs))
@@ -146,11 +155,6 @@ public final class ShadowWorker: @unchecked Sendable {
             case .pages where frame.epoch == 0 && memory.committedEpoch == 0:
                 try verifyPages(frame, base, apply: true)
                 statistics[.syncBytes] += UInt64(frame.count) * UInt64(PageLocation.pageBytes)
-                sinceAcknowledge += 1
-                if sinceAcknowledge >= 32 {
-                    sinceAcknowledge = 0
-                    try acknowledge(link)
-                }
             case .pages where frame.epoch == due:
                 try verifyPages(frame, base, apply: false)
                 pages += UInt64(frame.count)
@@ -171,16 +175,22 @@ public final class ShadowWorker: @unchecked Sendable {
                 memory.apply(due, end: end)
                 noteCommit()
                 damagedConnections = 0
+                lastAcknowledged = .now
                 try acknowledge(link)
                 end = ShadowMemory.journalStart
                 pages = 0
                 deviceBytes = 0
             case .heartbeat:
+                lastAcknowledged = .now
                 try acknowledge(link)
             default:
                 throw FrameError.unexpected(frame.type, state: "epoch \(due) was due, not \(frame.epoch)")
             }
             statistics[.bytesSent] += UInt64(PageFrame.headerBytes) + UInt64(frame.length)
+            if MonotonicTime.now.milliseconds(since: lastAcknowledged) >= rhythm {
+                lastAcknowledged = .now
+                try acknowledge(link)
+            }
         }
     }
 

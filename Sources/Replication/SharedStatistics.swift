@@ -87,7 +87,7 @@ public final class SharedStatistics: @unchecked Sendable {
         return (at(0.5), at(0.99))
     }
 
-    static var realtimeNanoseconds: UInt64 {
+    public static var realtimeNanoseconds: UInt64 {
         var time = timespec()
         clock_gettime(CLOCK_REALTIME, &time)
         return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)

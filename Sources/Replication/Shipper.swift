@@ -86,8 +86,8 @@ final class Shipper: @unchecked Sendable {
         if firstCopyStarted, welcome.committedEpoch == 0 {
             throw SessionLost(reason: "The connection broke during the first copy")
         }
-        guard welcome.committedEpoch >= mine.committed, welcome.committedEpoch <= mine.lastAppended else {
-            throw SessionLost(reason: "The shadow stands at epoch \(welcome.committedEpoch), this side between \(mine.committed) and \(mine.lastAppended)")
+        guard welcome.committedEpoch >= mine.committed, welcome.committedEpoch <= mine.lastTaken else {
+            throw SessionLost(reason: "The shadow stands at epoch \(welcome.committedEpoch), this side between \(mine.committed) and \(mine.lastTaken)")
         }
         committed(welcome.committedEpoch)
         worker.backlog.rewind()
@@ -116,7 +116,7 @@ final class Shipper: @unchecked Sendable {
             do {
                 try ship(epoch, link)
             } catch {
-                if epoch.number > 0 { worker.backlog.putBack(epoch) }
+                // The next connection begins with a rewind, which puts the epoch back in its place.
                 throw broken.read { $0 }.map { WorkerFailure($0) } ?? error
             }
         }
@@ -124,16 +124,19 @@ final class Shipper: @unchecked Sendable {
 
     private func ship(_ epoch: CapturedEpoch, _ link: Link) throws(ChannelError) {
         if epoch.number == 0 { firstCopyStarted = true }
-        if !epoch.isFiltered {
+        let isRepeat = epoch.isFiltered
+        if !isRepeat {
             _ = table?.filter(epoch.filledRecords, hash)
             epoch.isFiltered = true
-        } else {
-            worker.statistics[.bytesResent] += UInt64(epoch.count)
+            worker.statistics[.pagesDropped] += UInt64(epoch.filledRecords.reduce(0) { $0 + ($1.location.isDropped ? 1 : 0) })
         }
         let before = link.bytesSent
+        // Half an epoch over a connection that broke is traffic as well.
+        defer {
+            worker.statistics[.bytesSent] += link.bytesSent - before
+            if isRepeat { worker.statistics[.bytesResent] += link.bytesSent - before }
+        }
         try link.send(epoch)
-        worker.statistics[.bytesSent] += link.bytesSent - before
-        worker.backlog.sent(epoch)
     }
 
     // MARK: Commits
@@ -147,8 +150,8 @@ final class Shipper: @unchecked Sendable {
             case .acknowledge:
                 guard frame.count == 1 else { throw FrameError.unexpected(frame.type, state: "waiting for commits") }
                 let epoch = FrameEntry.read(buffer.base, index: 0).location
-                guard epoch <= worker.backlog.counts.lastAppended else {
-                    throw FrameError.badContent("The shadow commits epoch \(epoch), which was never captured")
+                guard epoch <= worker.backlog.counts.lastTaken else {
+                    throw FrameError.badContent("The shadow commits epoch \(epoch), which was never sent")
                 }
                 committed(epoch)
                 if epoch > 0, first {

@@ -31,7 +31,11 @@ public final class SourceWorker: @unchecked Sendable {
     let pool: ChunkPool
     let orders: Guarded<Orders>
     private let wake: WakeUp
+    /// The interval that was ordered when it was adapted last; the stream thread's.
+    private var orderedInterval: Double
     let header = Guarded<StreamHeader?>(nil)
+    /// QEMU's connection while the first copy is read, which may take minutes: what a stop order ends.
+    private let firstCopyConnection = Guarded<Int32?>(nil)
 
     /// Past this many epochs on the way the interval is doubled; at 20 ms that is a lag of 160 ms.
     private static let mostUnsentEpochs = 8
@@ -46,6 +50,7 @@ public final class SourceWorker: @unchecked Sendable {
         self.statistics = statistics
         pool = ChunkPool(limitBytes: options.ceilingBytes)
         orders = Guarded(Orders(intervalMs: options.intervalMs))
+        orderedInterval = options.intervalMs
         wake = try WakeUp()
         statistics[.intervalMicroseconds] = UInt64(options.intervalMs * 1000)
     }
@@ -73,6 +78,7 @@ public final class SourceWorker: @unchecked Sendable {
             do { message = try parent.receive(WorkerCommand.self) } catch { message = nil }
             guard let (command, fd) = message else {
                 orders.change { $0.orphaned = true }
+                endFirstCopy()
                 wake.signal()
                 return
             }
@@ -80,7 +86,10 @@ public final class SourceWorker: @unchecked Sendable {
             orders.change { orders in
                 switch command.verb {
                 case .firstCopyDone: orders.firstCopyDone = true
-                case .hold: orders.hold = true
+                case .hold:
+                    orders.hold = true
+                    // A release that came before is for an earlier hold.
+                    orders.release = false
                 case .release:
                     orders.release = true
                     orders.hold = false
@@ -91,9 +100,19 @@ public final class SourceWorker: @unchecked Sendable {
                 case .startSource, .startShadow, .connection, .activate: break
                 }
             }
+            if command.verb == .stop { endFirstCopy() }
             wake.signal()
         }
     }
+
+    /// A migration that breaks in its first copy leaves the guest running.
+    private func endFirstCopy() {
+        firstCopyConnection.read { fd in
+            if let fd { shutdown(fd, Int32(SHUT_RDWR)) }
+        }
+    }
+
+    var isToldToEnd: Bool { orders.read { $0.stop || $0.orphaned } }
 
     // MARK: Stream
 
@@ -105,20 +124,30 @@ public final class SourceWorker: @unchecked Sendable {
             try firstCopy(dialogue)
             try epochs(dialogue)
             return 0
-        } catch let error as StreamError where error.kind == .endOfStream {
+        } catch let error as StreamError where Self.isEnd(error.kind) {
             return streamEnded("QEMU closed the stream")
         } catch {
+            if isToldToEnd { return 0 }
             tell(WorkerEvent(.failed, reason: "\(error)"))
             return 1
         }
     }
 
+    /// QEMU may go away just before we answer: that is its end as well as a read that finds nothing more.
+    private static func isEnd(_ kind: StreamError.Kind) -> Bool {
+        switch kind {
+        case .endOfStream, .system("send", EPIPE), .system("send", ECONNRESET): true
+        default: false
+        }
+    }
+
     /// QEMU is gone or gave up: what was captured still goes to the shadow, that is what it is for.
     private func streamEnded(_ reason: String) -> Int32 {
+        if isToldToEnd { return 0 }
         let last = backlog.counts.lastAppended
         tell(WorkerEvent(.streamEnded, reason: reason, epoch: last))
         while true {
-            if orders.read({ $0.stop || $0.orphaned }) { return 0 }
+            if isToldToEnd { return 0 }
             if backlog.waitUntilCommitted(last, until: MonotonicTime.now.adding(milliseconds: 50)) { break }
             if backlog.isStopped { return 1 }
         }
@@ -144,12 +173,15 @@ public final class SourceWorker: @unchecked Sendable {
                 return connection
             }
             wake.clear()
-            if orders.read({ $0.stop || $0.orphaned }) { return nil }
+            if isToldToEnd { return nil }
         }
     }
 
     private func firstCopy(_ dialogue: COLODialogue) throws {
         var sink = FirstCopySink(worker: self, dialogue: dialogue)
+        firstCopyConnection.change { $0 = dialogue.reader.fd }
+        defer { firstCopyConnection.change { $0 = nil } }
+        if isToldToEnd { return }
         _ = try dialogue.firstPass(into: &sink)
         // A guest without enough memory for one piece has shipped nothing yet: the shipper still needs the header.
         header.change { $0 = dialogue.header }
@@ -210,7 +242,7 @@ public final class SourceWorker: @unchecked Sendable {
     /// Waits for QEMU's next request; false when told to stop.
     private func waitForRequest(_ fd: Int32) throws -> Bool {
         while true {
-            if orders.read({ $0.stop || $0.orphaned }) { return false }
+            if isToldToEnd { return false }
             if try waitOrWake(fd, for: .readable, wake: wake.raw, until: nil) != nil { return true }
             wake.clear()
         }
@@ -222,11 +254,17 @@ public final class SourceWorker: @unchecked Sendable {
     private func admission(_ fd: Int32, lastEpoch: UInt64, lastReply: MonotonicTime) throws -> Admission? {
         var toldSuspended = false
         var holdDeadline: MonotonicTime?
+        var interval: Double?
         let asked = MonotonicTime.now
         while true {
             wake.clear()
             let now = orders.read { $0 }
             if now.stop || now.orphaned { return nil }
+            if now.release {
+                // The hold that this takes back was refused, or not begun yet: the guest runs.
+                orders.change { $0.release = false }
+                tell(WorkerEvent(.released, epoch: lastEpoch))
+            }
             let load = backlog.counts
             statistics[.unsentEpochs] = UInt64(load.unsent)
             statistics[.heldBytes] = UInt64(pool.bytesInUse)
@@ -245,11 +283,15 @@ public final class SourceWorker: @unchecked Sendable {
                 let limit = holdDeadline ?? MonotonicTime.now.adding(milliseconds: 5000)
                 holdDeadline = limit
                 if load.unsent == 0, statistics[.linkUp] == 1 { return .hold }
-                if limit < .now { refuseHold("The shadow lags \(load.unsent) epochs behind"); holdDeadline = nil }
+                if limit < .now {
+                    refuseHold(statistics[.linkUp] == 1 ? "The shadow lags \(load.unsent) epochs behind" : "The shadow is not connected")
+                }
                 waitUntil = MonotonicTime.now.adding(milliseconds: 1)
             } else {
-                let interval = adaptInterval(unsent: load.unsent, configured: now.intervalMs)
-                let due = lastReply.adding(milliseconds: interval * 0.9)
+                holdDeadline = nil
+                // Once a request: every wake-up would double it again. But an order counts at once.
+                if interval == nil || now.intervalMs != orderedInterval { interval = adaptInterval(unsent: load.unsent, configured: now.intervalMs) }
+                let due = lastReply.adding(milliseconds: (interval ?? now.intervalMs) * 0.9)
                 let hasRoom = pool.bytesInUse < options.ceilingBytes / 2 && load.unsent < 64
                 if hasRoom, due <= .now {
                     // Ten times the configured limit without an epoch: see longestGapMilliseconds.
@@ -271,9 +313,11 @@ public final class SourceWorker: @unchecked Sendable {
 
     /// Doubles the interval while the shadow lags, halves it back when it has caught up.
     private func adaptInterval(unsent: Int, configured: Double) -> Double {
-        var interval = Double(statistics[.intervalMicroseconds]) / 1000
+        var interval = configured == orderedInterval ? Double(statistics[.intervalMicroseconds]) / 1000 : configured
+        orderedInterval = configured
         if unsent > Self.mostUnsentEpochs {
-            interval = min(interval * 2, max(options.intervalLimitMs, configured))
+            // Never near the gap after which an epoch would be too large.
+            interval = min(interval * 2, max(min(options.intervalLimitMs, Self.longestGapMilliseconds / 2), configured))
         } else if unsent <= 1, interval > configured {
             interval = max(configured, interval / 2)
         } else if interval < configured {
@@ -285,15 +329,20 @@ public final class SourceWorker: @unchecked Sendable {
 
     /// The guest stands still with its exact state captured. False: told to stop, or QEMU is gone.
     private func stayHeld(_ dialogue: COLODialogue, _ epoch: CapturedEpoch) throws -> Bool {
-        orders.change { $0.hold = false; $0.release = false }
+        orders.change { $0.hold = false }
         let limit = MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs)
-        if backlog.waitUntilCommitted(epoch.number, until: limit) {
-            tell(WorkerEvent(.held, epoch: epoch.number, at: epoch.capturedAt.nanoseconds))
-        } else {
-            try dialogue.acknowledge()
-            tell(WorkerEvent(.holdFailed, reason: "The shadow did not commit the last epoch in time"))
-            return true
+        // The parent may think better of it meanwhile. Until it has heard `held` nobody relies on the guest's standing still, so
+        // when it goes away the guest runs on.
+        while !backlog.waitUntilCommitted(epoch.number, until: min(limit, MonotonicTime.now.adding(milliseconds: 20))) {
+            let now = orders.read { $0 }
+            if now.release { break }
+            guard limit > .now, !now.stop, !now.orphaned, !backlog.isStopped else {
+                try dialogue.acknowledge()
+                tell(WorkerEvent(.holdFailed, reason: "The shadow did not commit the last epoch in time"))
+                return true
+            }
         }
+        if !orders.read({ $0.release }) { tell(WorkerEvent(.held, epoch: epoch.number, at: epoch.capturedAt.nanoseconds)) }
         while true {
             wake.clear()
             let now = orders.read { $0 }
@@ -386,7 +435,7 @@ struct FirstCopySink: PageSink {
 
     mutating func poolExhausted() -> Bool {
         usleep(1000)
-        return !worker.orders.read { $0.stop || $0.orphaned } && !worker.backlog.isStopped
+        return !worker.isToldToEnd && !worker.backlog.isStopped
     }
 
     mutating func finish(_ chunks: [Chunk]) { passOn(chunks) }

@@ -190,6 +190,11 @@ public final class WorkerChannel: Sendable {
             if fd >= 0 { close(fd) }
             throw ChannelError.tooLong(what: "A worker message", length: n, limit: Self.longestMessage)
         }
-        return (try JSONDecoder().decode(type, from: body.prefix(n)), fd)
+        do {
+            return (try JSONDecoder().decode(type, from: body.prefix(n)), fd)
+        } catch {
+            if fd >= 0 { close(fd) }
+            throw error
+        }
     }
 }

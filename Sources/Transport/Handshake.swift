@@ -111,10 +111,16 @@ public enum Handshake {
     public static func accept(_ fd: Int32, secret: SharedSecret, deadline: MonotonicTime) throws(HandshakeError) -> Peer {
         let from = TCP.peerName(fd)
         do {
-            var hello = try receive(fd, 4, deadline)
-            guard hello == magic else { throw HandshakeError.notShadowVirt(from) }
-            hello += try receive(fd, 2 + 1 + 16 + nonceBytes + 1, deadline)
+            var hello = try receive(fd, 4 + 2, deadline)
+            guard Array(hello[0..<4]) == magic else { throw HandshakeError.notShadowVirt(from) }
             let theirs = UInt16(hello[4]) | UInt16(hello[5]) << 8
+            guard theirs == version else {
+                // What follows in another version's hello is unknown; the other side must hear of ours all the same.
+                try send(fd, magic + littleEndian(version), deadline)
+                try discardRest(fd, deadline)
+                throw HandshakeError.version(ours: version, theirs: theirs)
+            }
+            hello += try receive(fd, 1 + 16 + nonceBytes + 1, deadline)
             let length = Int(hello[hello.count - 1])
             guard length <= longestName, let purpose = ConnectionPurpose(rawValue: hello[6]) else {
                 throw HandshakeError.notShadowVirt(from)
@@ -125,7 +131,6 @@ public enum Handshake {
             let answer = magic + littleEndian(version) + randomBytes(nonceBytes)
             let transcript = [hello, answer]
             try send(fd, answer + secret.authenticate([Array("acceptor".utf8)] + transcript), deadline)
-            guard theirs == version else { throw HandshakeError.version(ours: version, theirs: theirs) }
             let proof = try receive(fd, 32, deadline)
             guard equal(proof, secret.authenticate([Array("initiator".utf8)] + transcript)) else {
                 throw HandshakeError.wrongSecret(peer: from)
@@ -141,6 +146,18 @@ public enum Handshake {
     /// Compares without telling by its duration where the first difference lies.
     static func equal(_ a: [UInt8], _ b: [UInt8]) -> Bool {
         a.count == b.count && zip(a, b).reduce(0) { $0 | ($1.0 ^ $1.1) } == 0
+    }
+
+    /// Reads until the other side closes, at most a little: closing over unread bytes would reset the connection, and our answer
+    /// with it.
+    private static func discardRest(_ fd: Int32, _ deadline: MonotonicTime) throws(ChannelError) {
+        shutdown(fd, Int32(SHUT_WR))
+        let limit = min(deadline, MonotonicTime.now.adding(milliseconds: 1000))
+        var scratch = [UInt8](repeating: 0, count: 4096)
+        for _ in 0..<16 {
+            if try wait(fd, for: .readable, until: limit).isEmpty { return }
+            if recv(fd, &scratch, scratch.count, Int32(MSG_DONTWAIT)) <= 0 { return }
+        }
     }
 
     private static func littleEndian(_ value: UInt16) -> [UInt8] { [UInt8(value & 0xff), UInt8(value >> 8)] }

@@ -25,19 +25,23 @@ public final class MessageChannel: Sendable {
         try framed.withUnsafeBytes { try writeFully(descriptor.raw, bytes: $0, deadline: deadline, during: "sending a message") }
     }
 
-    /// The next message; `wake` interrupts the wait for its first byte.
+    /// The next message; `wake` interrupts the wait for its first byte. Without a deadline that wait is endless, but a message that
+    /// has begun must be there within 10 s.
     public func receive<Message: Decodable>(_ type: Message.Type, wake: Int32 = -1, deadline: MonotonicTime?) throws -> Message {
+        if try wait(descriptor.raw, for: .readable, wake: wake, until: deadline).isEmpty {
+            throw ChannelError.timedOut(during: "waiting for a message")
+        }
+        let limit = deadline ?? MonotonicTime.now.adding(milliseconds: 10_000)
         var length: UInt32 = 0
         try withUnsafeMutableBytes(of: &length) { buffer in
             guard let base = buffer.baseAddress else { return }
-            try readFully(descriptor.raw, into: base, count: 4, wake: wake, deadline: deadline, during: "waiting for a message")
+            try readFully(descriptor.raw, into: base, count: 4, deadline: limit, during: "waiting for a message")
         }
         let count = Int(UInt32(littleEndian: length))
         guard count <= Self.longestMessage else {
             throw ChannelError.tooLong(what: "A message", length: count, limit: Self.longestMessage)
         }
         var body = Data(count: count)
-        let limit = deadline ?? MonotonicTime.now.adding(milliseconds: 10_000)
         try body.withUnsafeMutableBytes { buffer in
             guard let base = buffer.baseAddress else { return }
             try readFully(descriptor.raw, into: base, count: count, deadline: limit, during: "receiving a message")

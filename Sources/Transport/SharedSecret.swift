@@ -32,7 +32,7 @@ public struct SharedSecret: Sendable {
 /// Unpredictable bytes from GnuTLS's generator.
 public func randomBytes(_ count: Int) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: count)
-    if gnutls_rnd(GNUTLS_RND_NONCE, &bytes, count) != 0 {
+    if gnutls_rnd(GNUTLS_RND_RANDOM, &bytes, count) != 0 {
         var generator = SystemRandomNumberGenerator()
         for index in bytes.indices { bytes[index] = UInt8.random(in: 0...255, using: &generator) }
     }

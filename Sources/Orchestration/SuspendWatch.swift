@@ -1,0 +1,111 @@
+import CLinux
+import Foundation
+import Glibc
+import Platform
+
+/// Notices a `virsh suspend` that falls inside an epoch, when the guest stands still already and libvirt thinks it paused.
+///
+/// Such a suspend stops nothing, and the epoch's end starts the guest again. QEMU says nothing about it, libvirt's events neither.
+/// But libvirt saves the domain's status file, `/run/libvirt/qemu/NAME.xml`, by rename, for each change and at the end of each
+/// suspend (`qemuDomainSuspend`, `qemuProcessHandleStop`):
+///
+///     epoch alone                     paused (unknown)                      running
+///     suspend before libvirt noticed  paused (user)                         running
+///     suspend after it did            paused (unknown), once more the same  running
+///
+/// The third row counts only when all three were read before the next one replaced them, and the middle two are equal byte for byte.
+final class SuspendWatch: @unchecked Sendable {
+    private struct Save: Equatable {
+        var inode: UInt64
+        var isPaused: Bool
+        var byUser: Bool
+        var content: [UInt8]
+    }
+
+    private let folder: String
+    private let file: String
+    private let notify: Descriptor
+    private let wake: WakeUp
+    private let onSuspend: @Sendable () -> Void
+    private var history: [Save] = []
+    /// libvirt's status files have 10 to 40 KiB; what is larger is not looked at.
+    private static let largestFile = 1 << 20
+
+    /// Nil when libvirt's status file cannot be watched, as on a session daemon.
+    init?(domain: String, folder: String = "/run/libvirt/qemu", onSuspend: @escaping @Sendable () -> Void) {
+        self.folder = folder
+        file = "\(domain).xml"
+        self.onSuspend = onSuspend
+        guard let wake = try? WakeUp(),
+              let notify = try? Descriptor(checking: inotify_init1(Int32(IN_CLOEXEC | IN_NONBLOCK)), "inotify_init1") else { return nil }
+        self.wake = wake
+        self.notify = notify
+        guard inotify_add_watch(self.notify.raw, folder, UInt32(IN_MOVED_TO)) >= 0 else { return nil }
+        startThread("suspend-watch") { [weak self] in
+            while let self, self.waitAndLook() {}
+        }
+    }
+
+    func stop() { wake.signal() }
+
+    /// False when told to stop.
+    private func waitAndLook() -> Bool {
+        guard let ready = try? waitOrWake(notify.raw, for: .readable, wake: wake.raw, until: MonotonicTime.now.adding(milliseconds: 60_000)) else { return false }
+        guard !ready.isEmpty else { return true }
+        let renames = takeEvents()
+        guard renames > 0 else { return true }
+        // More than one at once: the file shows the last one only, so nothing can be said about those before.
+        if renames > 1 { history = [] }
+        guard let save = readFile() else {
+            history = []
+            return true
+        }
+        if save.byUser { onSuspend() }
+        let isFresh = ((try? wait(notify.raw, for: .readable, until: .now)) ?? []).isEmpty
+        guard isFresh else {
+            history = []
+            return true
+        }
+        history.append(save)
+        if history.count > 3 { history.removeFirst() }
+        if history.count == 3, history[0].isPaused, history[1].isPaused, !history[2].isPaused, history[0].inode != history[1].inode,
+           history[0].content == history[1].content {
+            onSuspend()
+        }
+        return true
+    }
+
+    /// How many of the waiting events are about our file.
+    private func takeEvents() -> Int {
+        var count = 0
+        withUnsafeTemporaryAllocation(byteCount: 16 << 10, alignment: 8) { buffer in
+            while true {
+                let n = read(notify.raw, buffer.baseAddress, buffer.count)
+                guard n > 0, let base = buffer.baseAddress else { return }
+                var offset = 0
+                while offset + 16 <= n {
+                    let length = Int((base + offset + 12).load(as: UInt32.self))
+                    guard offset + 16 + length <= n else { break }
+                    let name = UnsafeRawBufferPointer(start: base + offset + 16, count: length).prefix { $0 != 0 }
+                    if name.elementsEqual(file.utf8) { count += 1 }
+                    offset += 16 + length
+                }
+            }
+        }
+        return count
+    }
+
+    private func readFile() -> Save? {
+        guard let descriptor = try? Descriptor(checking: open("\(folder)/\(file)", O_RDONLY | O_CLOEXEC), "open") else { return nil }
+        var info = stat()
+        guard fstat(descriptor.raw, &info) == 0, info.st_size > 0, Int(info.st_size) < Self.largestFile else { return nil }
+        var content = [UInt8](repeating: 0, count: Int(info.st_size))
+        guard read(descriptor.raw, &content, content.count) == content.count else { return nil }
+        // <domstatus state='paused' reason='user' pid='...'>
+        let head = String(decoding: content.prefix(1024), as: UTF8.self)
+        guard let tag = head.range(of: "<domstatus "), let end = head[tag.upperBound...].firstIndex(of: ">") else { return nil }
+        let attributes = head[tag.upperBound..<end]
+        return Save(inode: UInt64(info.st_ino), isPaused: attributes.contains("state='paused'"),
+                    byUser: attributes.contains("state='paused'") && attributes.contains("reason='user'"), content: content)
+    }
+}

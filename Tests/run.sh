@@ -1,0 +1,142 @@
+#!/bin/bash
+# All tests of shadow-virt: installs what they need, builds, runs them, counts them.
+#
+#   Tests/run.sh [--unit | --end-to-end] [--filter REGEX] [--time-limit SECONDS]
+#
+#   --unit          unit tests only: no root, no KVM
+#   --end-to-end    only what runs guests on two libvirt hosts: root and /dev/kvm
+#   --filter REGEX  only tests whose name (Module.Class/test) matches
+#   --time-limit N  give up after N seconds of testing (default 3300)
+#
+# Installs missing packages from apt when it may (root); asks nothing. What this machine cannot do is skipped, and the
+# reason is printed. The last line is "N passed, N failed, N skipped"; exit status 0 when none failed and some passed.
+
+set -Eeuo pipefail
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+readonly repository
+# shellcheck source=Support/install.sh
+source "$repository/Tests/Support/install.sh"
+export HOME=${HOME:-/tmp}
+unit=yes end_to_end=yes filter='' time_limit=3300
+
+usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+wrong() { echo "run.sh: $1 (try --help)" >&2; exit 64; }
+give_up() { echo "run.sh: $1" >&2; echo "0 passed, 1 failed, 0 skipped"; exit 1; }
+
+while (($# > 0)); do
+  case $1 in
+  --unit) end_to_end='' ;;
+  --end-to-end) unit='' ;;
+  --filter | --time-limit)
+    [[ -n ${2:-} ]] || wrong "$1 needs a value"
+    if [[ $1 == --filter ]]; then filter=$2; else time_limit=$2; fi
+    shift ;;
+  --help | -h) usage; exit 0 ;;
+  *) wrong "No such option: $1" ;;
+  esac
+  shift
+done
+[[ -n $unit$end_to_end ]] || wrong "--unit and --end-to-end exclude each other"
+[[ $time_limit =~ ^[1-9][0-9]*$ ]] || wrong "--time-limit needs a number of seconds"
+
+# --- what is needed ------------------------------------------------------------------------------------------------
+
+need_packages "${build_packages[@]}" || echo "$install_problem" >&2 # the build may find them elsewhere
+# libvirt's own tests run on a qemu driver too, so these are wanted by both kinds.
+need_packages "${host_packages[@]}" || echo "$install_problem (tests that need them are skipped)" >&2
+# shellcheck disable=SC2119
+need_swift || give_up "$install_problem"
+
+if [[ -n $end_to_end ]]; then
+  ((EUID == 0)) || echo "Not root: the end-to-end tests are going to be skipped"
+  [[ -c /dev/kvm ]] || echo "No /dev/kvm: tests with KVM guests are going to be skipped"
+fi
+
+# --- build ---------------------------------------------------------------------------------------------------------
+
+# Short, because sockets below it may have paths of 107 bytes only. Tests find it as TMPDIR.
+work=$(mktemp -d /tmp/svt.XXXXXX)
+readonly work output=$work/output
+runner=''
+
+remove_leftovers() { # of tests that were cut off: processes, hosts; and the folder
+  local holder
+  trap '' INT TERM
+  # timeout passes it on to all that it started.
+  if [[ -n $runner ]]; then kill -INT "$runner" 2>/dev/null || true; wait "$runner" || true; fi
+  while read -r holder; do
+    "$repository/Tests/Support/hosts.sh" down "${holder%/A/holder}" || true
+  done < <(find "$work" -maxdepth 4 -path '*/A/holder' 2>/dev/null)
+  rm -rf --one-file-system "$work"
+}
+trap remove_leftovers EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# Tests written for swift-testing would not be counted below.
+if grep -rqE '^(@testable )?import Testing\b' "$repository/Tests" --include='*.swift'; then
+  give_up "Tests are written with XCTest here: $(grep -rlE '^import Testing\b' "$repository/Tests" | tr '\n' ' ')"
+fi
+
+echo "Building with $(swift --version 2>/dev/null | sed -n 's/.*\(Swift version [0-9.]*\).*/\1/p')"
+if ! swift build --package-path "$repository" --build-tests </dev/null >"$output" 2>&1; then
+  grep -E 'error:' "$output" || tail -n 30 "$output"
+  give_up "The build failed"
+fi
+grep -E 'warning:' "$output" | sort -u || true
+
+# --- run -----------------------------------------------------------------------------------------------------------
+
+# Several filters add up, skips take away.
+selection=(--disable-swift-testing)
+[[ -z $filter ]] || selection+=(--filter "$filter")
+[[ -n $unit ]] || selection+=(--skip '^(?!EndToEndTests\.)')
+[[ -n $end_to_end ]] || selection+=(--skip '^EndToEndTests\.')
+
+# Into a file: a process that a test leaves behind would hold a pipe open for good.
+status=0
+: >"$output"
+# XCTest prints by blocks otherwise: nothing to see for minutes, and the last ones lost when it is cut off.
+TMPDIR=$work timeout --signal=INT --kill-after=20 "$time_limit" stdbuf -oL \
+  swift test --package-path "$repository" --skip-build "${selection[@]}" </dev/null >"$output" 2>&1 &
+runner=$!
+tail -n +1 -s 0.3 -f --pid="$runner" "$output" |
+  grep -a --line-buffered -vE "^Test Case '.*' (started at|passed \()|^Test Suite .* started|^Build complete|^\[[0-9]+/[0-9]+\]" &
+display=$!
+wait "$runner" || status=$?
+wait "$display" || true
+runner=''
+
+# --- count ---------------------------------------------------------------------------------------------------------
+
+tests() { grep -aoE "Test Case '[^']+' $1" "$output" | sed -E "s/Test Case '([^']+)'.*/\1/" | sort -u || true; } # HOW
+count() { grep -c . <<<"$1" || true; }
+
+passed=$(tests 'passed \(') failed=$(tests 'failed \(') skipped=$(tests 'skipped \(')
+# A test that neither passed nor failed took the process down with it, or was running when the time was over.
+unfinished=$(comm -23 <(tests 'started') <(sort -u <<<"$passed"$'\n'"$failed"$'\n'"$skipped"))
+
+echo
+if [[ -n $skipped ]]; then
+  echo "Skipped, and why:"
+  grep -aoE '[A-Za-z0-9_]+\.test[A-Za-z0-9_]* : Test skipped.*' "$output" | sed -E 's/^[^ ]+ : Test skipped[-: ]*//' |
+    sort | uniq -c | sort -rn | sed -E 's/^ *([0-9]+) (.*)/  \1 x  \2/'
+fi
+if [[ -n $failed$unfinished ]]; then
+  echo "Failed:"
+  for name in $failed; do echo "  $name"; done
+  for name in $unfinished; do echo "  $name (did not finish)"; done
+fi
+failures=$(($(count "$failed") + $(count "$unfinished")))
+if ((status == 124 || status == 137)); then
+  echo "Time was over after $time_limit s"
+  ((failures > 0)) || failures=1
+elif ((status != 0 && failures == 0)); then
+  echo "\`swift test\` ended with status $status"
+  failures=1
+elif [[ -z $passed$skipped ]]; then
+  echo "No test matches"
+fi
+echo "$(count "$passed") passed, $failures failed, $(count "$skipped") skipped"
+((failures == 0)) && [[ -n $passed$skipped ]]

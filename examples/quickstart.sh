@@ -1,0 +1,410 @@
+#!/bin/bash
+# shadow-virt in three minutes: a running guest gets a shadow on another host, loses its own host's QEMU, goes on over
+# there, gets a shadow again and moves back. Both hosts are made on this machine and are gone afterwards.
+#
+#   sudo examples/quickstart.sh [--json FILE] [--keep] [--install-swift] [--work DIR]
+#
+#   --json FILE       writes the figures of the table to FILE as well
+#   --keep            leaves the two hosts and the guest up, and prints commands to play with them
+#   --install-swift   when neither PATH nor apt has Swift 6: fetches it from swift.org, without asking
+#   --work DIR        folder for everything that is made (default: one of its own below /tmp, gone afterwards unless
+#                     something failed); it must be empty or not exist
+#
+# Needs root, /dev/kvm and Debian 12 or 13 (or Ubuntu 24.04). Installs from apt what is missing, and says so.
+# The last line is `quickstart: ok` or `quickstart: FAILED: why`; exit status 0 and 1, 64 for wrong options.
+
+set -Eeuo pipefail
+export LC_ALL=C
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+readonly repository
+readonly hosts=$repository/Tests/Support/hosts.sh program=$repository/.build/release/shadow-virt guests=$repository/.build/guests
+readonly interval_ms=20 run_seconds=10
+# The ledger guest's, Tests/Guests/ledger.S.
+readonly tick_ms=4
+
+# shellcheck source=../Tests/Support/install.sh
+source "$repository/Tests/Support/install.sh"
+
+json='' keep='' work='' swift_option=()
+why='' finished='' job='' work_made='' hosts_up=''
+services=() followers=() probes=()
+
+usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+
+wrong() { echo "quickstart: $1 (try --help)" >&2; exit 64; }
+
+while (($# > 0)); do
+  case $1 in
+  --json | --work)
+    [[ -n ${2:-} ]] || wrong "$1 needs a value"
+    if [[ $1 == --json ]]; then json=$(realpath -m "$2"); else work=$(realpath -m "$2"); fi
+    shift ;;
+  --keep) keep=yes ;;
+  --install-swift) swift_option=(--from-swift-org) ;;
+  --help | -h) usage; exit 0 ;;
+  *) wrong "No such option: $1" ;;
+  esac
+  shift
+done
+readonly json keep
+
+# --- how it ends ---------------------------------------------------------------------------------------------------
+
+fail() { why=${why:-$1}; exit 1; }
+
+on_exit() {
+  local status=$?
+  trap - EXIT ERR
+  trap '' INT TERM HUP
+  set +e
+  [[ -z $job ]] || end_job
+  if [[ -n $finished ]]; then
+    status=0
+  else
+    ((status != 0)) || status=1
+    why=${why:-exit status $status}
+  fi
+  if [[ -n $hosts_up ]]; then
+    if [[ -n $keep && $status -lt 128 ]]; then print_playground; else remove_hosts "$status"; fi
+  elif [[ -n $work_made ]]; then
+    remove_work "$status"
+  fi
+  if [[ -n $finished ]]; then echo "quickstart: ok"; else echo "quickstart: FAILED: $why"; fi
+  exit "$status"
+}
+
+end_job() { # and all that it started, before their files are removed
+  local turn
+  kill -TERM -- "-$job" 2>/dev/null
+  for turn in {1..100}; do
+    kill -0 -- "-$job" 2>/dev/null || return
+    ((turn != 60)) || kill -KILL -- "-$job" 2>/dev/null
+    sleep 0.05
+  done
+}
+
+interrupted() { why="interrupted by SIG$1"; exit $((128 + $2)); } # also while something runs in the foreground
+
+remove_hosts() { # STATUS
+  local pid problem
+  for pid in "${followers[@]}" "${services[@]}"; do kill "$pid" 2>/dev/null; done
+  if ! problem=$(setsid --wait "$hosts" down "$work" 2>&1); then
+    echo "Could not remove the hosts: $problem" >&2
+    why=${why:-the hosts could not be removed: $problem} finished=''
+    ((status != 0)) || status=1
+    return
+  fi
+  [[ $1 != 1 ]] || explain
+  remove_work "$1"
+}
+
+# After a failure the folder stays, for its logs; one that was asked for stays in any case.
+remove_work() { # STATUS
+  rm -rf --one-file-system "$work"/[AB]/var/lib "$work"/[AB]/var/cache "$work"/[AB]/etc/shadow-virt/secret
+  if [[ $1 == 1 && -n $(find "$work" -name '*.log' -size +0 2>/dev/null) ]]; then
+    echo "Logs: $work"
+  elif [[ $work_made == temporary ]]; then
+    rm -rf --one-file-system "$work"
+  fi
+}
+
+explain() { # the end of what the services said
+  local host
+  for host in A B; do
+    [[ -s $work/service$host.log ]] || continue
+    echo "--- the service on host$host said last:"
+    tail -n 8 "$work/service$host.log"
+  done
+}
+
+print_playground() {
+  cat <<END
+
+The two hosts are still up. To play with them (as root, in $repository):
+  on() { Tests/Support/hosts.sh exec $work "\$@"; }
+  on A virsh list --all                                      # A and B are the hosts
+  on A $program protect ledger --to hostB --without-disks
+  on A $program status ledger
+  on A $program swap ledger                                  # and back: on B ... --to hostA, on B ... swap
+  kill -9 \$(cat $work/A/run/libvirt/qemu/ledger.pid)         # what happens when QEMU dies
+  Tests/Support/hosts.sh cut $work                           # pulls the cable; join plugs it in again
+  tail -f $work/{A,B}/var/log/libvirt/ledger.serial          # the guest counts its ticks here
+  tail -f $work/service{A,B}.log                             # what the services say
+To remove them:
+  Tests/Support/hosts.sh down $work; kill ${followers[*]} 2>/dev/null; rm -rf $work
+END
+}
+
+trap on_exit EXIT
+trap 'why=${why:-"\"$BASH_COMMAND\" failed (line $LINENO)"}' ERR
+trap 'interrupted INT 2' INT
+trap 'interrupted TERM 15' TERM
+trap 'interrupted HUP 1' HUP
+
+# --- helpers -------------------------------------------------------------------------------------------------------
+
+readonly start=${EPOCHREALTIME/./}
+
+event() { # TEXT; a line of the timeline
+  local elapsed=$((${EPOCHREALTIME/./} - start))
+  printf '%7d.%02d s  %s\n' $((elapsed / 1000000)) $((elapsed / 10000 % 100)) "$1"
+}
+
+logged() { # LOG COMMAND...; interruptible, in a session of its own
+  local log=$1 status=0
+  shift
+  setsid "$@" </dev/null >>"$log" 2>&1 &
+  job=$!
+  wait "$job" || status=$?
+  job=''
+  return $status
+}
+
+on() { "$hosts" exec "$work" "$@"; } # HOST COMMAND...
+
+wait_for() { # SECONDS WHAT COMMAND...: until COMMAND succeeds
+  local end=$((SECONDS + $1)) what=$2
+  shift 2
+  until "$@" 2>/dev/null; do
+    ((SECONDS < end)) || fail "$what did not happen"
+    sleep 0.1
+  done
+}
+
+value() { # FILE KEY; of JSON with a key a line, the first of that name; 0 when it is null or absent
+  local found
+  found=$(sed -n "s/^ *\"$2\" *: *\"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\} *\$/\1/p" "$1" | head -n 1)
+  [[ -n $found && $found != null ]] && echo "$found" || echo 0
+}
+
+calculate() { awk "BEGIN { printf \"$1\", $2 }"; } # FORMAT EXPRESSION
+
+serial() { echo "$work/$1/var/log/libvirt/ledger.serial"; } # HOST
+
+size() { stat -c %s "$1" 2>/dev/null || echo 0; }
+
+ticks_since() { tail -c "+$(($2 + 1))" "$1" 2>/dev/null | grep -q '^T [0-9]*$'; } # FILE BYTES
+
+shadow_virt() { # HOST WORD...; a failure's own words become the reason
+  local host=$1 said
+  shift
+  if ! said=$(on "$host" "$program" "$@" 2>&1 >"$work/answer"); then
+    fail "\`shadow-virt $*\` on host$host: $(tail -n 3 <<<"$said" | tr '\n' ' ')"
+  fi
+}
+
+follow() { "$guests/ledger-tool" follow "$@" & followers+=($!); disown; } # FILE OUT ...
+
+# --- the machine ---------------------------------------------------------------------------------------------------
+
+((EUID == 0)) || fail "needs root, for namespaces, libvirtd and /dev/kvm: run it with sudo"
+[[ $(uname -m) == x86_64 ]] || fail "the example's guest runs on x86_64 only; this machine is $(uname -m)"
+[[ -c /dev/kvm ]] || fail "no /dev/kvm: KVM is not available here (switch virtualization on in the firmware, or nested \
+virtualization for this virtual machine, and load kvm_intel or kvm_amd)"
+{ : <>/dev/kvm; } 2>/dev/null || fail "/dev/kvm cannot be opened: this container or machine has no right to use it"
+
+if [[ -n $work ]]; then
+  if [[ -e $work && (! -d $work || -n $(ls -A "$work")) ]]; then fail "--work: $work is not an empty folder"; fi
+  work_made=named
+  mkdir -p "$work"
+else
+  work_made=temporary
+  work=$(mktemp -d /tmp/shadow-virt-quickstart.XXXXXX)
+fi
+readonly work
+chmod 755 "$work"
+
+echo "shadow-virt quickstart; everything it makes is in $work"
+need_packages "${build_packages[@]}" "${host_packages[@]}" || echo "$install_problem" >&2
+for tool in virsh libvirtd qemu-system-x86_64 ip nsenter as ld; do
+  PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null || fail "$tool is missing and could not be installed"
+done
+need_swift "${swift_option[@]}" || fail "$install_problem"
+
+event "building shadow-virt in release mode, with $(swift --version 2>/dev/null | sed -n 's/.*\(Swift version [0-9.]*\).*/\1/p')"
+# Swift's caches go into the work folder: nothing is left in root's home.
+export SWIFT_CACHES=$work/caches
+build() {
+  logged "$work/build.log" env HOME="$SWIFT_CACHES" swift build --package-path "$repository" \
+    --cache-path "$SWIFT_CACHES" --config-path "$SWIFT_CACHES" --security-path "$SWIFT_CACHES" "$@"
+}
+mkdir -p "$SWIFT_CACHES"
+if ! build -c release --product shadow-virt; then
+  grep -E 'error:' "$work/build.log" >&2 || tail -n 20 "$work/build.log" >&2
+  fail "the build failed ($work/build.log)"
+fi
+logged "$work/build.log" env HOME="$SWIFT_CACHES" "$repository/Tests/Guests/build.sh" "$guests" ||
+  fail "the guest could not be built: $(tail -n 3 "$work/build.log")"
+rm -rf "$SWIFT_CACHES"
+# Built by root in somebody's clone: leave it to them.
+[[ $(stat -c %u "$repository") == 0 ]] || chown -R --reference="$repository" "$repository/.build"
+event "built $("$program" --version)"
+
+# --- two hosts -----------------------------------------------------------------------------------------------------
+
+hosts_up=yes
+# In a session of its own, so that Ctrl-C meets hosts that are up, not half of one.
+problem=$(setsid --wait "$hosts" up "$work" quickstart 2>&1) || fail "the hosts could not be started: ${problem##*$'\n'}"
+event "two hosts with a libvirtd each: hostA 10.77.0.1, hostB 10.77.0.2"
+# What a libvirtd asks QEMU once, for minutes to come; both at the same time.
+for host in A B; do on "$host" virsh -q domcapabilities --virttype kvm >/dev/null 2>&1 & probes+=($!); done
+
+secret=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
+configure() { # HOST ADDRESS PEER PEER-ADDRESS
+  local folder=$work/$1/etc/shadow-virt
+  (umask 077; echo "$secret" >"$folder/secret")
+  cat >"$folder/shadow-virt.conf" <<END
+host_name = "host$1"
+libvirt_uri = "qemu:///system"
+listen = "$2:16520"
+peers = [ "host$3 $4:16520 qemu+tcp://$4/system" ]
+END
+}
+configure A 10.77.0.1 B 10.77.0.2
+configure B 10.77.0.2 A 10.77.0.1
+
+start_service() { # HOST
+  setsid "$hosts" exec "$work" "$1" "$program" serve </dev/null >>"$work/service$1.log" 2>&1 &
+  services+=($!)
+  disown # so that bash has nothing to say about its end
+}
+answers() { # HOST PID
+  kill -0 "$2" || fail "the service on host$1 has ended: $(tail -n 2 "$work/service$1.log" | tr '\n' ' ')"
+  on "$1" "$program" status --quiet >/dev/null
+}
+start_service A
+start_service B
+wait_for 20 "an answer of the service on hostA" answers A "${services[0]}"
+wait_for 20 "an answer of the service on hostB" answers B "${services[1]}"
+event "shadow-virt serves on both"
+
+# --- a guest -------------------------------------------------------------------------------------------------------
+
+wait "${probes[@]}" || true
+versions=$(on A virsh -q version --daemon)
+libvirt_version=$(sed -n 's/^Running against daemon: //p' <<<"$versions")
+qemu_version=$(sed -n 's/^Running hypervisor: QEMU //p' <<<"$versions")
+
+for host in A B; do cp "$guests/ledger.img" "$work/$host/var/lib/libvirt/images/"; done
+# Disks are not replicated (--without-disks), so the guest boots from one that its driver, on the first IDE channel only,
+# doesn't look for: it would notice that the disk over there has not what it wrote.
+"$repository/Tests/Guests/domain.sh" ledger | sed "s/dev='hda'/dev='hdc'/" >"$work/ledger.xml"
+follow "$(serial A)" "$work/A1.times" "$(serial B)" "$work/B.times"
+on A virsh -q define "$work/ledger.xml" >/dev/null || fail "virsh define failed"
+on A virsh -q start ledger >/dev/null || fail "virsh start failed"
+wait_for 20 "the guest's first tick" ticks_since "$(serial A)" 0
+event "the guest runs on hostA (QEMU $qemu_version, libvirt $libvirt_version)"
+
+protect() { # HOST PEER
+  shadow_virt "$1" protect ledger --to "host$2" --interval "${interval_ms}ms" --without-disks --quiet
+}
+status() { # HOST FILE
+  shadow_virt "$1" status ledger --format json --quiet
+  cp "$work/answer" "$2"
+}
+protect A B
+event "protected: hostB holds a shadow, an epoch every $interval_ms ms"
+status A "$work/before.json"
+before=${EPOCHREALTIME/./}
+for ((turn = 0; turn < run_seconds * 10; turn++)); do sleep 0.1; done
+status A "$work/after.json"
+seconds=$(calculate %.6f "($((${EPOCHREALTIME/./} - before))) / 1e6")
+[[ $(value "$work/after.json" state) == protected ]] ||
+  fail "after $run_seconds s the guest is $(value "$work/after.json" state): $(value "$work/after.json" reason)"
+since_before() { echo $(($(value "$work/after.json" "$1") - $(value "$work/before.json" "$1"))); } # KEY
+engine=$(value "$work/after.json" engine)
+epochs_per_second=$(calculate %.1f "$(since_before epoch) / $seconds")
+pause_ms_median=$(value "$work/after.json" pause_ms_median)
+pause_ms_p99=$(value "$work/after.json" pause_ms_p99)
+dirtied=$(since_before bytes_dirtied) sent=$(since_before bytes_sent)
+event "ran $run_seconds s: $(since_before epoch) epochs"
+
+# --- failover ------------------------------------------------------------------------------------------------------
+
+ledger() { # FILE WORD...; ledger-tool's finding, 0 when fine
+  local file=$1
+  shift
+  "$guests/ledger-tool" "$@" >"$file"
+}
+
+pid=$(<"$work/A/run/libvirt/qemu/ledger.pid")
+grep -q 'guest=ledger' "/proc/$pid/cmdline" || fail "process $pid is not the guest's QEMU"
+kill -KILL "$pid"
+event "kill -9 $pid: QEMU on hostA is dead"
+wait_for 20 "the guest's going on at hostB" ticks_since "$(serial B)" 0
+event "the guest goes on at hostB"
+sleep 2
+left_A=$(size "$(serial A)")
+status B "$work/failed-over.json"
+[[ $(on B virsh -q domstate ledger) == running* ]] || fail "libvirt on hostB says the guest is $(on B virsh -q domstate ledger)"
+
+consistent=true
+ledger "$work/failover-check.json" check "$(serial A)@0-$left_A" "$(serial B)" || consistent=false
+ledger "$work/failover-outage.json" outage "$work/A1.times" "$work/B.times" || fail "the guest ran on both hosts at once"
+rolled_back=$(value "$work/failover-check.json" repeated_ticks)
+failover_outage_ms=$(value "$work/failover-outage.json" outage_ms)
+# An epoch's worth of ticks is what the guest does from one capture to the next. Less than that was in no epoch yet; every
+# full one is an epoch that was captured and did not arrive.
+failover_epochs_lost=$(calculate %d "int($rolled_back / (1000 / $tick_ms / $epochs_per_second))")
+[[ $consistent == true ]] || fail "the guest's ledger: $(value "$work/failover-check.json" problem)"
+event "its ledger is whole; it went back $rolled_back ticks ($((rolled_back * tick_ms)) ms) and stood still for $failover_outage_ms ms"
+((failover_epochs_lost <= 1)) || fail "$failover_epochs_lost epochs were lost in the failover, not 0 or 1"
+
+# --- and back ------------------------------------------------------------------------------------------------------
+
+protect B A
+event "protected again, the other way round: hostA holds the shadow"
+follow "$(serial A)" "$work/A2.times"
+sleep 3
+shadow_virt B swap ledger --format json --quiet
+cp "$work/answer" "$work/swap.json"
+event "swapped"
+wait_for 20 "the guest's going on at hostA" ticks_since "$(serial A)" "$left_A"
+event "the guest goes on at hostA"
+sleep 2
+ledger "$work/swap-check.json" check --swap "$(serial B)" "$(serial A)@$left_A" || consistent=false
+ledger "$work/swap-outage.json" outage "$work/B.times" "$work/A2.times" || fail "the guest ran on both hosts at once"
+swap_outage_ms=$(value "$work/swap-outage.json" outage_ms)
+activation_ms=$(calculate %.3f "$(value "$work/swap.json" activation_ms)")
+swap_epochs_lost=$(value "$work/swap.json" epochs_lost)
+[[ $consistent == true ]] || fail "the guest's ledger after the swap: $(value "$work/swap-check.json" problem)"
+((swap_epochs_lost == 0)) || fail "the swap lost $swap_epochs_lost epochs"
+event "not a tick lost or repeated; it stood still for $swap_outage_ms ms"
+[[ $(on A virsh -q domstate ledger) == running* ]] || fail "libvirt on hostA says the guest is $(on A virsh -q domstate ledger)"
+
+# --- what came out -------------------------------------------------------------------------------------------------
+
+mib() { calculate '%.1f MiB' "$1 / 1048576"; }
+row() { printf '  %-34s %s\n' "$1" "$2"; }
+echo
+row "epochs a second, asked for every" "$epochs_per_second, $interval_ms ms"
+row "pause of the guest, median / p99" "$pause_ms_median / $pause_ms_p99 ms"
+row "bytes dirtied / sent" "$(mib "$dirtied") / $(mib "$sent")"
+row "failover: epochs lost" "$failover_epochs_lost"
+row "failover: outage" "$failover_outage_ms ms"
+row "swap: epochs lost" "$swap_epochs_lost"
+row "swap: outage" "$swap_outage_ms ms, of which activation $activation_ms ms"
+row "guest's memory" "consistent throughout"
+echo
+
+if [[ -n $json ]]; then
+  cat >"$json.new" <<END
+{
+  "epochs_per_second": $epochs_per_second,
+  "pause_ms_median": $pause_ms_median,
+  "pause_ms_p99": $pause_ms_p99,
+  "failover_outage_ms": $failover_outage_ms,
+  "failover_epochs_lost": $failover_epochs_lost,
+  "swap_outage_ms": $swap_outage_ms,
+  "swap_epochs_lost": $swap_epochs_lost,
+  "activation_ms": $activation_ms,
+  "guest_consistent": $consistent,
+  "engine": "$engine",
+  "qemu_version": "$qemu_version",
+  "libvirt_version": "$libvirt_version"
+}
+END
+  mv "$json.new" "$json"
+fi
+finished=yes
