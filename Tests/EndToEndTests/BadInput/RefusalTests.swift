@@ -63,8 +63,8 @@ final class RefusalTests: HostsTestCase {
     }
 
     func testAccelerator() throws {
-        let hosts = try hosts
         let guest = try unprotectedGuest()
+        let hosts = try hosts
         let xml = hosts.folder + "/tcg.xml"
         let made = try runCommand([TwoHosts.tests + "/Guests/domain.sh", "tcg", "TYPE=qemu", "DISK=", "KERNEL=/var/lib/libvirt/images/ledger.img"], limit: 10)
         try made.out.write(toFile: xml, atomically: true, encoding: .utf8)

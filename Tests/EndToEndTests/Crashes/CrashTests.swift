@@ -23,8 +23,8 @@ final class CrashTests: HostsTestCase {
 
     /// Killed while the first copy is under way.
     func testSourceWorkerKilledInTheFirstCopy() throws {
-        let hosts = try hosts
         let guest = try unprotectedGuest()
+        let hosts = try hosts
         let mark = guest.serial.mark
         let started = try hosts.run(guest.home, [TwoHosts.binary, "protect", guest.name, "--to", guest.home.other.name, "--without-disks", "--no-wait"])
         try require(started.succeeded, started.summary)
@@ -52,8 +52,8 @@ final class CrashTests: HostsTestCase {
     }
 
     private func killed(_ what: String, _ strike: (LedgerGuest) throws -> Void) throws {
-        let hosts = try hosts
         let guest = try protectedGuest()
+        let hosts = try hosts
         try guest.waitUntilWholeAgain()
         var gaps: [Double] = [], recoveries: [Double] = []
         for round in 1...rounds {

@@ -3,8 +3,8 @@ import XCTest
 /// A whole host goes, or cannot be reached: only an administrator can know whether the guest is dead there.
 final class HostLossTests: HostsTestCase {
     func testHostLosesPower() throws {
-        let hosts = try hosts
         let guest = try protectedGuest(on: .a)
+        let hosts = try hosts
         usleep(500_000)
         let lastThere = guest.serial.last(on: .a)!.tick
         try hosts.crash(.a)
@@ -43,8 +43,8 @@ final class HostLossTests: HostsTestCase {
     }
 
     func testForcedFailoverWhileCutOff() throws {
-        let hosts = try hosts
         let guest = try protectedGuest(on: .a)
+        let hosts = try hosts
         defer { leaveDisorder() }
         try hosts.hosts("cut")
         try hosts.waitForState(.a, guest.name, ["degraded"], limit: 15)
@@ -79,8 +79,8 @@ final class HostLossTests: HostsTestCase {
 
     /// QEMU dies while nobody can be reached: the guest waits for the network, and goes on then.
     func testQEMUDiesWhileCutOff() throws {
-        let hosts = try hosts
         let guest = try protectedGuest(on: .a)
+        let hosts = try hosts
         try hosts.hosts("cut")
         usleep(3_000_000)
         try guest.killQEMU()
@@ -96,8 +96,8 @@ final class HostLossTests: HostsTestCase {
     }
 
     func testForceWhileThePrimaryRuns() throws {
-        let hosts = try hosts
         let guest = try protectedGuest()
+        let hosts = try hosts
         let target = guest.home.other
         let forced = try hosts.shadowVirt(target, "failover", guest.name, "--force")
         XCTAssertEqual(forced.status, 0, forced.summary)

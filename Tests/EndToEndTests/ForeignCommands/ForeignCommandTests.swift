@@ -22,8 +22,8 @@ final class ForeignCommandTests: HostsTestCase {
     }
 
     private func refused(_ words: String...) throws {
-        let hosts = try hosts
         let guest = try protectedGuest()
+        let hosts = try hosts
         let mark = guest.serial.mark
         let before = try XCTUnwrap(try hosts.status(guest.home, guest.name))
         let result = try hosts.run(guest.home, ["virsh", "-q"] + words, limit: 20)
@@ -43,8 +43,8 @@ final class ForeignCommandTests: HostsTestCase {
 /// After `unprotect` the guest has no trace of us.
 final class UnprotectTests: HostsTestCase {
     func testNoTraceAndSaveWorks() throws {
-        let hosts = try hosts
         let guest = try unprotectedGuest()
+        let hosts = try hosts
         let home = guest.home
         func settings() throws -> [String] { try ["query-migrate-parameters", "query-migrate-capabilities"].map { try hosts.monitor(home, guest.name, $0) } }
         let before = try settings()
@@ -74,8 +74,8 @@ final class UnprotectTests: HostsTestCase {
 
     /// The same for a guest whose QEMU was a shadow.
     func testNoTraceAfterAHandOver() throws {
-        let hosts = try hosts
         let guest = try protectedGuest()
+        let hosts = try hosts
         let home = guest.home
         let xml = try hosts.virsh(home, "dumpxml", "--inactive", guest.name).out
         try guest.swap()

@@ -8,8 +8,8 @@ final class LibvirtdRestartTests: HostsTestCase {
     func testKilledOnTheShadowsHost() throws { try restarted("libvirtd-kill", atHome: false) }
 
     private func restarted(_ command: String, atHome: Bool) throws {
-        let hosts = try hosts
         let guest = try protectedGuest()
+        let hosts = try hosts
         let host = atHome ? guest.home : guest.home.other
         let mark = guest.serial.mark
         let before = try XCTUnwrap(try hosts.status(guest.home, guest.name))
@@ -38,8 +38,8 @@ final class LibvirtdRestartTests: HostsTestCase {
 
     /// QEMU dies while libvirtd is away: its verdict is waited for, then the guest goes on.
     func testQEMUDiesWhileLibvirtdIsAway() throws {
-        let hosts = try hosts
         let guest = try protectedGuest()
+        let hosts = try hosts
         let home = guest.home
         try hosts.hosts("libvirtd-kill", home.rawValue)
         usleep(300_000)

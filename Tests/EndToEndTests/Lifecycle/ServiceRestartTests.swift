@@ -3,8 +3,8 @@ import XCTest
 /// The service is stopped and started as an update would.
 final class ServiceRestartTests: HostsTestCase {
     func testGuestRunsOnWithoutUs() throws {
-        let hosts = try hosts
         let guest = try protectedGuest(on: .a)
+        let hosts = try hosts
         let mark = guest.serial.mark
         try hosts.service(.a).stop()
         try guest.waitForTicks(50)
@@ -27,8 +27,8 @@ final class ServiceRestartTests: HostsTestCase {
     }
 
     func testNothingIsLeftAtTheEnd() throws {
-        let hosts = try hosts
         let guest = try protectedGuest()
+        let hosts = try hosts
         try guest.unprotect()
         try hosts.assertNoTraces(of: guest.name)
         XCTAssertNil(try hosts.domainState(guest.home.other, guest.name), "the shadow's domain")

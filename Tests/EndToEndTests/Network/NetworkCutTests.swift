@@ -6,8 +6,8 @@ final class NetworkCutTests: HostsTestCase {
     override class var configuration: [String] { ["unsent_ceiling_mib = \(ceilingMiB)"] }
 
     func testCutForEightSeconds() throws {
-        let hosts = try hosts
         let guest = try protectedGuest()
+        let hosts = try hosts
         let (home, other) = (guest.home, guest.home.other)
         let worker = try XCTUnwrap(hosts.service(home).workers.first)
         let before = Processes.residentMiB(worker)
@@ -58,8 +58,8 @@ final class NetworkCutTests: HostsTestCase {
     }
 
     func testSwapIsRefusedWhileCut() throws {
-        let hosts = try hosts
         let guest = try protectedGuest()
+        let hosts = try hosts
         try hosts.hosts("cut")
         usleep(300_000)
         let result = try hosts.shadowVirt(guest.home, "swap", guest.name, limit: 60)

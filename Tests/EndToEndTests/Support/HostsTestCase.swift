@@ -56,8 +56,8 @@ class HostsTestCase: XCTestCase {
     func runningGuest() throws -> LedgerGuest {
         if let guest = try Self.shared?.get().guest, guest.isTicking, !Self.lastFailed { return guest }
         if try Self.lastFailed || Self.shared?.get().guest != nil { try renew() }
-        let hosts = try hosts
         let guest = try LedgerGuest(hosts)
+        let hosts = try hosts
         Self.shared = .success(Shared(hosts: hosts, guest: guest))
         try guest.boot(on: .a)
         return guest

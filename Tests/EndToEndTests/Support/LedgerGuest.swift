@@ -12,6 +12,8 @@ final class LedgerGuest {
     private(set) var home: Host
     /// Its stays on the hosts since it was booted, as parts of their logs in bytes.
     private var stays: [(host: Host, from: Int, to: Int?)] = []
+    /// How long each host's log was when the guest was last there, or when it was booted.
+    private var ends: [Host: Int] = [:]
     private var bootMark = 0
 
     init(_ hosts: TwoHosts, name: String = "ledger", on host: Host = .a) throws {
@@ -41,6 +43,7 @@ final class LedgerGuest {
     func start(on host: Host) throws {
         home = host
         bootMark = serial.mark
+        ends = [.a: logSize(.a), .b: logSize(.b)]
         stays = [(host, logSize(host), nil)]
         let started = try hosts.virsh(host, "start", name)
         try require(started.succeeded, "virsh start: \(started.summary)")
@@ -67,9 +70,9 @@ final class LedgerGuest {
         try waitUntil("\(name) is heard on \(target.name) (\(hosts.service(home).logText.suffix(1500)))", limit: limit, every: 0.005) {
             (serial.last(on: target)?.time ?? 0) > max(before, begin - 30)
         }
-        stays[stays.count - 1].to = logSize(home)
-        let earlier = stays.last { $0.host == target }?.to
-        stays.append((target, earlier ?? 0, nil))
+        ends[home] = logSize(home)
+        stays[stays.count - 1].to = ends[home]
+        stays.append((target, ends[target] ?? 0, nil))
         home = target
     }
 
