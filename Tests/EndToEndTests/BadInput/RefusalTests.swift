@@ -39,7 +39,7 @@ final class RefusalTests: HostsTestCase {
 
     func testWritableDisk() throws {
         let guest = try unprotectedGuest()
-        assertRefused(try protect(guest, []), "writable disks (hda)", "--without-disks")
+        assertRefused(try protect(guest, []), "writable disks (vda)", "--without-disks")
         try hosts.assertNoTraces(of: guest.name)
     }
 

@@ -34,7 +34,7 @@ final class CrashTests: HostsTestCase {
         XCTAssertLessThan(guest.serial.largestGap(since: mark), 1)
         try guest.swap()
         try guest.waitForTicks(100)
-        try guest.checkBooks(rollback: 0)
+        try guest.checkBooks()
     }
 
     private func killWorker(on host: Host) throws {
@@ -73,7 +73,7 @@ final class CrashTests: HostsTestCase {
         // What the shadow holds after all this is whole.
         try guest.swap()
         try guest.waitForTicks(250)
-        try guest.checkBooks(rollback: 0)
+        try guest.checkBooks()
         try guest.checkNeverTwice()
     }
 }

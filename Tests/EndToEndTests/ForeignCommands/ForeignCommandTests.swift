@@ -9,7 +9,7 @@ final class ForeignCommandTests: HostsTestCase {
     func testLiveDump() throws { try refused("dump", "ledger", "/var/lib/libvirt/images/ledger.dump", "--live") }
     func testSnapshotWithMemory() throws {
         try refused("snapshot-create-as", "ledger", "s1", "--memspec", "file=/var/lib/libvirt/images/ledger.mem,snapshot=external",
-                    "--diskspec", "hda,snapshot=external,file=/var/lib/libvirt/images/ledger.s1")
+                    "--diskspec", "vda,snapshot=external,file=/var/lib/libvirt/images/ledger.s1")
     }
     func testMigrate() throws {
         let guest = try protectedGuest()
@@ -55,7 +55,7 @@ final class UnprotectTests: HostsTestCase {
             XCTAssertNotEqual(try settings(), before)
             try guest.unprotect()
             XCTAssertEqual(try settings(), before)
-            XCTAssertTrue(try hosts.virsh(home, "blockjob", guest.name, "hda", "--info").out.trimmed.isEmpty, "a block job is left")
+            XCTAssertTrue(try hosts.virsh(home, "blockjob", guest.name, "vda", "--info").out.trimmed.isEmpty, "a block job is left")
             XCTAssertEqual(try hosts.virsh(home, "dumpxml", "--inactive", guest.name).out, xml)
             try hosts.assertNoTraces(of: guest.name)
             XCTAssertNil(try hosts.domainState(home.other, guest.name))
@@ -67,7 +67,7 @@ final class UnprotectTests: HostsTestCase {
         let restored = try hosts.virsh(home, "restore", file, limit: 30)
         XCTAssertEqual(restored.status, 0, restored.summary)
         try guest.waitForTicks(100)
-        try guest.checkBooks(rollback: 0)
+        try guest.checkBooks()
         try guest.protect()
         try guest.waitUntilWholeAgain()
     }
@@ -86,7 +86,7 @@ final class UnprotectTests: HostsTestCase {
         let restored = try hosts.virsh(guest.home, "restore", "/var/lib/libvirt/images/ledger.save", limit: 30)
         XCTAssertEqual(restored.status, 0, restored.summary)
         try guest.waitForTicks(100)
-        try guest.checkBooks(rollback: 0)
+        try guest.checkBooks()
     }
 
     func testNotProtected() throws {

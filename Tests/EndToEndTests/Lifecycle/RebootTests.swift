@@ -27,7 +27,7 @@ final class RebootTests: HostsTestCase {
         XCTAssertGreaterThan(after.committed, before.committed, "the same protection went on")
         try guest.swap()
         try guest.waitForTicks(250)
-        try guest.checkBooks(rollback: nil, mayReboot: true)
+        try guest.checkBooks(mayReboot: true)
         try guest.checkNeverTwice()
     }
 }

@@ -22,7 +22,7 @@ final class ServiceRestartTests: HostsTestCase {
         try guest.waitUntilWholeAgain()
         try guest.swap()
         try guest.waitForTicks(100)
-        try guest.checkBooks(rollback: 0)
+        try guest.checkBooks()
         try guest.checkNeverTwice()
     }
 

@@ -36,7 +36,7 @@ final class NetworkCutTests: HostsTestCase {
         XCTAssertEqual(try hosts.domainState(other, guest.name), "paused")
         try guest.swap()
         try guest.waitForTicks(250)
-        try guest.checkBooks(rollback: 0)
+        try guest.checkBooks()
         try guest.checkNeverTwice()
     }
 
@@ -53,7 +53,7 @@ final class NetworkCutTests: HostsTestCase {
         XCTAssertLessThan(guest.serial.largestGap(since: mark), 1.2)
         try guest.swap()
         try guest.waitForTicks(250)
-        try guest.checkBooks(rollback: 0)
+        try guest.checkBooks()
         try guest.checkNeverTwice()
     }
 
@@ -68,7 +68,7 @@ final class NetworkCutTests: HostsTestCase {
         XCTAssertEqual(result.status, 1, result.summary)
         XCTAssertLessThan(silence, 1.2, "it runs on")
         try guest.waitUntilWholeAgain(limit: 20)
-        try guest.checkBooks(rollback: 0)
+        try guest.checkBooks()
         try guest.checkNeverTwice()
     }
 }

@@ -10,8 +10,18 @@ final class LedgerGuest {
     let serial: SerialWatcher
     /// Where it runs.
     private(set) var home: Host
-    /// Its stays on the hosts since it was booted, as parts of their logs in bytes.
-    private var stays: [(host: Host, from: Int, to: Int?)] = []
+    private struct Stay {
+        var host: Host
+        /// Part of the host's log, in bytes.
+        var from: Int
+        var to: Int?
+        /// Ticks that may repeat at its beginning: none after a swap.
+        var mayRepeat = 0
+    }
+    /// Its stays on the hosts since it was booted.
+    private var stays: [Stay] = []
+    /// What a failover may repeat: at most one epoch is lost, so what ran since the one before; 2 x 20 ms at 250 ticks a second.
+    static let ticksOfAnEpoch = 10
     /// How long each host's log was when the guest was last there, or when it was booted.
     private var ends: [Host: Int] = [:]
     private var bootMark = 0
@@ -44,7 +54,7 @@ final class LedgerGuest {
         home = host
         bootMark = serial.mark
         ends = [.a: logSize(.a), .b: logSize(.b)]
-        stays = [(host, logSize(host), nil)]
+        stays = [Stay(host: host, from: logSize(host))]
         let started = try hosts.virsh(host, "start", name)
         try require(started.succeeded, "virsh start: \(started.summary)")
         try waitForTicks(5, limit: 60)
@@ -62,8 +72,8 @@ final class LedgerGuest {
         (try? FileManager.default.attributesOfItem(atPath: hosts.serialLog(host, name))[.size] as? Int) ?? 0
     }
 
-    /// It goes on at the other host: waits until it is heard there.
-    func followToOther(limit: Double = 20) throws {
+    /// It goes on at the other host: waits until it is heard there. `mayRepeat`: ticks that may run a second time there.
+    func followToOther(mayRepeat: Int = LedgerGuest.ticksOfAnEpoch, limit: Double = 20) throws {
         let target = home.other
         let begin = Clock.seconds
         let before = serial.last(on: target)?.time ?? 0
@@ -72,7 +82,7 @@ final class LedgerGuest {
         }
         ends[home] = logSize(home)
         stays[stays.count - 1].to = ends[home]
-        stays.append((target, ends[target] ?? 0, nil))
+        stays.append(Stay(host: target, from: ends[target] ?? 0, mayRepeat: mayRepeat))
         home = target
     }
 
@@ -137,7 +147,7 @@ final class LedgerGuest {
     func swap() throws {
         let result = try hosts.shadowVirt(home, "swap", name)
         try require(result.succeeded, "swap on \(home.name): \(result.summary); service: \(hosts.service(home).logText.suffix(1500))")
-        try followToOther()
+        try followToOther(mayRepeat: 0)
     }
 
     // MARK: Books
@@ -166,17 +176,22 @@ final class LedgerGuest {
     /// Runs until it has looked at all of its memory once more (Tests/Support/README.md).
     func lookAtEverything() throws { try waitForTicks(3000, limit: 40) }
 
-    /// Reads all that it printed since its boot: nothing torn, nothing lost; repeated at most `rollback` ticks at a hand-over.
+    /// Reads all that it printed since its boot: nothing torn, nothing lost, and repeated no more than each hand-over may.
     @discardableResult
-    func checkBooks(rollback: Int?, mayReboot: Bool = false) throws -> Check {
+    func checkBooks(mayReboot: Bool = false) throws -> Check {
         let parts = stays.map { "\(hosts.serialLog($0.host, name))@\($0.from)" + ($0.to.map { "-\($0)" } ?? "") }
-        let options = (rollback.map { $0 == 0 ? ["--swap"] : ["--rollback", "\($0)"] } ?? []) + (mayReboot ? ["--reboot"] : [])
+        let options = (stays.allSatisfy { $0.mayRepeat == 0 } ? ["--swap"] : []) + (mayReboot ? ["--reboot"] : [])
         let result = try runCommand([try TwoHosts.guests.get() + "/ledger-tool", "check", "--ignore-disk"] + options + parts, limit: 60)
         try require(result.status == 0 || result.status == 2, "ledger-tool: \(result.summary)")
         let decoder = JSONDecoder()
         decoder.keyDecodingStrategy = .convertFromSnakeCase
         let check = try decoder.decode(Check.self, from: Data(result.out.utf8))
         try require(check.ok, "The guest's books: " + check.problems.map { "\($0.log.suffix(40)):\($0.line): \($0.problem)" }.joined(separator: "\n"))
+        try require(mayReboot || check.handOvers.count == stays.count - 1, "\(check.handOvers.count) hand-overs in the books, \(stays.count - 1) made")
+        for (handOver, stay) in zip(check.handOvers, stays.dropFirst()) where !mayReboot {
+            try require(handOver.repeatedTicks <= stay.mayRepeat,
+                        "\(handOver.repeatedTicks) ticks repeated where \(stay.mayRepeat) may be: \(handOver.firstTick) after \(handOver.lastTick)")
+        }
         return check
     }
 

@@ -12,7 +12,7 @@ final class SwapTests: HostsTestCase {
             try guest.waitUntilProtected()
         }
         try guest.lookAtEverything()
-        let check = try guest.checkBooks(rollback: 0)
+        let check = try guest.checkBooks()
         try guest.checkNeverTwice()
         XCTAssertEqual(check.handOvers.count, 20)
         report("swap: outage \(guest.outages.inMilliseconds)")
