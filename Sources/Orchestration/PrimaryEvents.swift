@@ -12,7 +12,7 @@ enum PrimaryEvent: Sendable {
     case stopped(UInt64)
     case resumed(UInt64)
     /// Libvirt's status file tells of a user's suspend.
-    case suspendNoted
+    case suspendNoted(SuspendWatch.Evidence)
     /// QEMU's MIGRATION status.
     case migration(String)
     case coloExit(String)

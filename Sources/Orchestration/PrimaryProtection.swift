@@ -42,6 +42,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     var processWatch: Descriptor?
     private var firstCopyAnnounced = false
     private var suspension: Suspension?
+    private var suspendWatch: SuspendWatch?
     private var wasProtected = false
     private var wasEverProtected = false
     private let firstFailure = Guarded<String?>(nil)
@@ -53,7 +54,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     struct Suspension {
         /// Realtime nanoseconds.
         var at: UInt64
-        var resumes = 0
+        /// That a user asked for it, by libvirt's own record; without it a stop is never repeated.
+        var evidence: SuspendWatch.Evidence?
         /// The worker withholds epochs, and the guest stands still.
         var isConfirmed = false
         /// Known from libvirt's status file alone: the stop fell inside an epoch, whose end has undone it or will.
@@ -329,8 +331,11 @@ public final class PrimaryProtection: @unchecked Sendable {
     // MARK: Following
 
     private func follow() throws -> Outcome {
-        let watch = SuspendWatch(domain: domain.name) { [weak self] in self?.post(.suspendNoted) }
-        defer { watch?.stop() }
+        suspendWatch = SuspendWatch(domain: domain.name) { [weak self] in self?.post(.suspendNoted($0)) }
+        defer {
+            suspendWatch?.stop()
+            suspendWatch = nil
+        }
         var lastProgress: (epochs: UInt64, at: MonotonicTime) = (0, .now)
         while true {
             rate.sample(worker?.statistics[.epochsTotal] ?? 0)
@@ -355,8 +360,8 @@ public final class PrimaryProtection: @unchecked Sendable {
                 stopped(at: moment)
             case .resumed:
                 try resumed()
-            case .suspendNoted:
-                suspendNoted()
+            case .suspendNoted(let evidence):
+                suspendNoted(evidence)
             case .lifecycle(let event):
                 if let outcome = try handle(event) { return outcome }
             case .libvirtReconnected:
@@ -446,17 +451,17 @@ public final class PrimaryProtection: @unchecked Sendable {
     }
 
     /// Libvirt noted a user's suspend.
-    private func suspendNoted() {
-        guard suspension == nil, let worker, board.state != .syncing else { return }
-        suspension = Suspension(at: SharedStatistics.realtimeNanoseconds, isInsideEpoch: true)
-        worker.order(WorkerCommand(.suspend))
+    private func suspendNoted(_ evidence: SuspendWatch.Evidence) {
+        guard let worker, board.state != .syncing else { return }
+        if suspension == nil {
+            suspension = Suspension(at: SharedStatistics.realtimeNanoseconds, isInsideEpoch: true)
+            worker.order(WorkerCommand(.suspend))
+        }
+        if suspension?.evidence == nil { suspension?.evidence = evidence }
     }
 
     private func resumed() throws {
-        guard var current = suspension else { return }
-        current.resumes += 1
-        suspension = current
-        if current.isConfirmed { endSuspension() }
+        if suspension?.isConfirmed == true { endSuspension() }
     }
 
     private func endSuspension() {
@@ -465,13 +470,16 @@ public final class PrimaryProtection: @unchecked Sendable {
         board.set(.protected)
     }
 
-    /// The worker withholds epochs. One that began before it heard of it has undone the user's stop: repeat that.
+    /// The worker withholds epochs. One that began before it heard of it has undone the user's stop: repeat that, unless somebody
+    /// resumed the guest in the meantime. In doubt it runs: a suspend that did not hold is seen, a guest that stands still is down.
     private func confirmSuspension() throws {
         guard var current = suspension, !current.isConfirmed, let worker else { return }
-        let epochs = worker.statistics.windowsBegun(after: current.at) + (current.isInsideEpoch ? 1 : 0)
-        let running = try domain.monitor(QueryStatus()).running
-        if running, current.resumes > epochs || epochs == 0 { return endSuspension() }
-        if running {
+        if try domain.monitor(QueryStatus()).running {
+            let epochs = worker.statistics.windowsBegun(after: current.at)
+            guard let evidence = current.evidence, let saves = suspendWatch?.saves, current.isInsideEpoch || epochs > 0 else { return endSuspension() }
+            // Saves that epochs account for: each begun since saves twice, but for the one that found the guest stopped already.
+            let expected = !current.isInsideEpoch ? 2 * epochs - 1 : evidence.isByName ? 1 + 2 * epochs : 2 * epochs
+            guard saves - evidence.save <= expected else { return endSuspension() }
             Log.info("\(domain.name): a suspend met an epoch, which undid it; suspending again")
             try domain.handle().suspend()
         }

@@ -14,6 +14,7 @@ import Platform
 ///     suspend after it did            paused (unknown), once more the same  running
 ///
 /// The third row counts only when all three were read before the next one replaced them, and the middle two are equal byte for byte.
+/// Whoever acts on it compares the number of saves since: a `virsh resume` in the meantime shows as more saves than epochs explain.
 final class SuspendWatch: @unchecked Sendable {
     private struct Save: Equatable {
         var inode: UInt64
@@ -26,13 +27,14 @@ final class SuspendWatch: @unchecked Sendable {
     private let file: String
     private let notify: Descriptor
     private let wake: WakeUp
-    private let onSuspend: @Sendable () -> Void
+    private let onSuspend: @Sendable (Evidence) -> Void
+    private let saveCount = Guarded(0)
     private var history: [Save] = []
     /// libvirt's status files have 10 to 40 KiB; what is larger is not looked at.
     private static let largestFile = 1 << 20
 
     /// Nil when libvirt's status file cannot be watched, as on a session daemon.
-    init?(domain: String, folder: String = "/run/libvirt/qemu", onSuspend: @escaping @Sendable () -> Void) {
+    init?(domain: String, folder: String = "/run/libvirt/qemu", onSuspend: @escaping @Sendable (Evidence) -> Void) {
         self.folder = folder
         file = "\(domain).xml"
         self.onSuspend = onSuspend
@@ -46,6 +48,16 @@ final class SuspendWatch: @unchecked Sendable {
         }
     }
 
+    /// What was seen, and at which save.
+    struct Evidence: Sendable {
+        /// False: the pattern of the third row, which ends with the epoch's own save.
+        var isByName: Bool
+        var save: Int
+    }
+
+    /// Saves of the status file so far.
+    var saves: Int { saveCount.read { $0 } }
+
     func stop() { wake.signal() }
 
     /// False when told to stop.
@@ -54,13 +66,17 @@ final class SuspendWatch: @unchecked Sendable {
         guard !ready.isEmpty else { return true }
         let renames = takeEvents()
         guard renames > 0 else { return true }
+        let number = saveCount.change { count in
+            count += renames
+            return count
+        }
         // More than one at once: the file shows the last one only, so nothing can be said about those before.
         if renames > 1 { history = [] }
         guard let save = readFile() else {
             history = []
             return true
         }
-        if save.byUser { onSuspend() }
+        if save.byUser { onSuspend(Evidence(isByName: true, save: number)) }
         let isFresh = ((try? wait(notify.raw, for: .readable, until: .now)) ?? []).isEmpty
         guard isFresh else {
             history = []
@@ -70,7 +86,7 @@ final class SuspendWatch: @unchecked Sendable {
         if history.count > 3 { history.removeFirst() }
         if history.count == 3, history[0].isPaused, history[1].isPaused, !history[2].isPaused, history[0].inode != history[1].inode,
            history[0].content == history[1].content {
-            onSuspend()
+            onSuspend(Evidence(isByName: false, save: number))
         }
         return true
     }

@@ -39,7 +39,7 @@ final class Shipper: @unchecked Sendable {
             } catch {
                 worker.statistics[.linkUp] = 0
                 if worker.backlog.isStopped { return }
-                if attempt == 0 { worker.tell(WorkerEvent(.linkLost, reason: "\(error)")) }
+                if attempt == 0 { worker.tell(WorkerEvent(.linkLost, reason: "The connection to \(options.peer) is lost: \(error)")) }
             }
             attempt += 1
             usleep(UInt32(min(1_000_000, 100_000 << min(attempt, 4))))
