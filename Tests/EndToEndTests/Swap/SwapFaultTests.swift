@@ -6,7 +6,8 @@ final class SwapFaultTests: HostsTestCase {
     private let rounds = 6
 
     func testCableCut() throws {
-        try broken("cable cut") { [self] _ in
+        // hosts.sh takes some 50 ms to pull it.
+        try broken("cable cut", after: -0.06...0.04) { [self] _ in
             try hosts.hosts("cut")
             pauseAtRandom(0.1...7)
             try hosts.hosts("join")
@@ -20,7 +21,8 @@ final class SwapFaultTests: HostsTestCase {
 
     private func killWorkers(on host: Host) throws { try hosts.service(host).workers.forEach { kill($0, SIGKILL) } }
 
-    private func broken(_ what: String, _ strike: (LedgerGuest) throws -> Void) throws {
+    /// `after`: seconds from the start of the command to the strike. A command takes some 30 ms to begin, the swap itself 25 ms.
+    private func broken(_ what: String, after range: ClosedRange<Double> = 0...0.09, _ strike: (LedgerGuest) throws -> Void) throws {
         var moved = 0
         var silences: [Double] = []
         var answers: [String] = []
@@ -29,10 +31,10 @@ final class SwapFaultTests: HostsTestCase {
             try guest.waitUntilWholeAgain(limit: 30)
             let mark = guest.serial.mark
             let home = guest.home
-            // A command takes some 30 ms to begin, the swap itself 25 ms.
+            let offset = random(range)
             let out = try hosts.folder + "/swap-\(round).out"
-            let command = try ChildProcess([TwoHosts.script, "exec", try hosts.folder, home.rawValue, TwoHosts.binary, "swap", guest.name], out: out, err: out)
-            usleep(UInt32(random(0...0.09) * 1e6))
+            let command = try ChildProcess(["sh", "-c", "sleep \(max(0, -offset)); exec \"$@\"", "sh", TwoHosts.script, "exec", try hosts.folder, home.rawValue, TwoHosts.binary, "swap", guest.name], out: out, err: out)
+            usleep(UInt32(max(0, offset) * 1e6))
             try strike(guest)
             let status = command.wait(limit: 120)
             answers.append(status.map { "\($0)" } ?? "none")
