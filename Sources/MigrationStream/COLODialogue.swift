@@ -188,23 +188,29 @@ public final class COLODialogue {
     /// - Parameters:
     ///   - beforeBody: called when the guest has stopped and all its disk writes are flushed (VMSTATE_SEND), before its pages
     ///     are read: the place to mark the end of the epoch in the disk mirror.
-    ///   - acknowledgeEarly: acknowledge before reading. QEMU hands everything to the socket before it looks for the
-    ///     acknowledgement, so the epoch is whole all the same, and the guest's pause does not contain our wake-up. Never
-    ///     with `true` when the guest is to be held for a swap.
+    ///   - acknowledgeEarly: acknowledge as soon as all pages are there and the device state is on its way (VMSTATE_SIZE). QEMU
+    ///     hands that to the socket before it looks for the acknowledgement, so the epoch is whole all the same, and the guest's
+    ///     pause does not contain our last wake-up. Not earlier: until then a guest that runs again, because somebody resumed it,
+    ///     tears the epoch, and that has to be told from our own doing. Never with `true` when the guest is to be held for a swap.
+    ///   - beforeAcknowledge: called before an early acknowledgement is sent: any RESUME before that is somebody else's.
     /// - Returns: the device state. Its bytes and the pages live in the chunks that `reader.takeChunks()` now hands over.
     @inlinable
-    public func receiveEpoch<S: PageSink>(into sink: inout S, acknowledgeEarly: Bool,
+    public func receiveEpoch<S: PageSink>(into sink: inout S, acknowledgeEarly: Bool, beforeAcknowledge: () -> Void = {},
                                           beforeBody: () -> Void = {}) throws(StreamError) -> DeviceState {
         try enter(.replied, "receiveEpoch")
         reader.section = "epoch"
         try expect(.vmstateSend)
         beforeBody()
         do throws(StreamError) {
-            if acknowledgeEarly { try say(.vmstateReceived, .vmstateLoaded) }
             let pages = parser.pages
             let fills = parser.fills
             try liveState(into: &sink)
-            let bytes = try deviceState(&sink)
+            let size = try deviceStateSize()
+            if acknowledgeEarly {
+                beforeAcknowledge()
+                try say(.vmstateReceived, .vmstateLoaded)
+            }
+            let bytes = try deviceState(size, &sink)
             state = acknowledgeEarly ? .idle : .held
             return DeviceState(bytes: bytes, pages: parser.pages &- pages, fills: parser.fills &- fills)
         } catch {
@@ -231,13 +237,18 @@ public final class COLODialogue {
     }
 
     @inlinable
-    func deviceState<S: PageSink>(_ sink: inout S) throws(StreamError) -> UnsafeRawBufferPointer {
+    func deviceStateSize() throws(StreamError) -> UInt64 {
         reader.section = "device state"
         try expect(.vmstateSize)
         let size = try reader.takeU64()
         guard size <= Self.deviceStateLimit else {
             throw reader.fail(.tooLong(what: "Device state", length: size, limit: Self.deviceStateLimit), back: 8)
         }
+        return size
+    }
+
+    @inlinable
+    func deviceState<S: PageSink>(_ size: UInt64, _ sink: inout S) throws(StreamError) -> UnsafeRawBufferPointer {
         let count = Int(size)
         try reader.require(count, &sink)
         let bytes = UnsafeRawBufferPointer(start: reader.cursor, count: count)

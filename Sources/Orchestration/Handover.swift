@@ -5,6 +5,26 @@ import Libvirt
 import Platform
 import Replication
 
+/// A held guest's QEMU, stopped as a process: whatever somebody orders with virsh meanwhile, the guest does not run.
+struct HeldProcess {
+    private let pid: pid_t
+
+    /// Stops the process after a look at the guest: it must stand still in COLO.
+    init(_ domain: LocalDomain) throws {
+        pid = try domain.processID()
+        let status = try domain.monitor(QueryStatus()).status
+        guard status == "colo" else { throw ControlFailure("Somebody resumed the guest (it is `\(status)`)") }
+        guard kill(pid, SIGSTOP) == 0 else { throw SystemError("kill", "QEMU's process \(pid)") }
+    }
+
+    func letGo() { kill(pid, SIGCONT) }
+
+    /// The same for one that an earlier attempt, or an earlier service, left stopped; harmless to any other.
+    static func letGo(_ domain: LocalDomain) {
+        if let pid = try? domain.processID() { kill(pid, SIGCONT) }
+    }
+}
+
 /// Moving the guest to its shadow, and what keeps it from ever running twice.
 ///
 ///     hold     the guest stands still here, its exact state is committed there     any failure: let it run on here
@@ -24,15 +44,21 @@ extension PrimaryProtection {
             return nil
         }
         worker.order(WorkerCommand(.hold))
-        let generation = currentGeneration
-        let held: WorkerEvent? = select(until: MonotonicTime.now.adding(milliseconds: 15_000)) { event in
-            switch event {
-            case .worker(let event, generation) where event.kind == .held || event.kind == .holdFailed || event.kind == .streamEnded: event
-            case .workerEnded(let status, generation): WorkerEvent(.failed, reason: "The source worker ended (\(status))")
-            default: nil
+        var process: HeldProcess?
+        var held = awaitHold([.captured, .held, .holdFailed, .streamEnded])
+        if let captured = held, captured.kind == .captured, let epoch = captured.epoch {
+            do {
+                process = try HeldProcess(domain)
+                worker.statistics[.provenEpoch] = epoch
+            } catch {
+                worker.order(WorkerCommand(.release))
+                reply.give(.failure(ControlFailure("The guest could not be held for the swap: \(error)", advice: "It runs on here; try again")))
+                return .retry("A swap failed: \(error)")
             }
+            held = awaitHold([.held, .holdFailed, .streamEnded])
         }
-        guard let held, held.kind == .held, let epoch = held.epoch else {
+        guard let held, held.kind == .held, let epoch = held.epoch, let process else {
+            process?.letGo()
             if held == nil { worker.order(WorkerCommand(.release)) }
             reply.give(.failure(ControlFailure("The guest could not be held for the swap: \(held?.reason ?? "no answer from the worker")",
                                                advice: "It runs on here; try again")))
@@ -49,6 +75,10 @@ extension PrimaryProtection {
             guard loaded.phase == .loaded, loaded.epoch == epoch else {
                 throw ControlFailure("\(peer.name) loaded epoch \(loaded.epoch ?? 0), the guest was stopped at \(epoch)")
             }
+            let wasResumed: Bool? = select(until: .now) { event in
+                if case .resumed(let moment) = event, worker.statistics.isInsideCapture(moment) { true } else { nil }
+            }
+            guard wasResumed == nil else { throw ControlFailure("Somebody resumed the guest during the swap") }
             let outcome = try commitAndRun(epoch: epoch, loadMs: loaded.milliseconds ?? 0)
             switch outcome {
             case .running(let runMs):
@@ -65,9 +95,22 @@ extension PrimaryProtection {
         } catch {
             // Before the commit, or the peer said itself that it does not run the guest.
             uncommit()
+            process.letGo()
             worker.order(WorkerCommand(.release))
             reply.give(.failure(ControlFailure("The guest did not come up on \(peer.name): \(error)", advice: "It runs on here; protection begins anew")))
             return .retry("A swap failed: \(error)")
+        }
+    }
+
+    /// The worker's next word on the way to a held guest.
+    private func awaitHold(_ kinds: Set<WorkerEvent.Kind>) -> WorkerEvent? {
+        let generation = currentGeneration
+        return select(until: MonotonicTime.now.adding(milliseconds: 15_000)) { event in
+            switch event {
+            case .worker(let event, generation) where kinds.contains(event.kind): event
+            case .workerEnded(let status, generation): WorkerEvent(.failed, reason: "The source worker ended (\(status))")
+            default: nil
+            }
         }
     }
 
@@ -126,6 +169,7 @@ extension PrimaryProtection {
                 case .receiving, .failed, .unknown, nil:
                     // It does not run there, and without an order it never will.
                     uncommit()
+                    HeldProcess.letGo(domain)
                     worker?.order(WorkerCommand(.release))
                     return .retry("A swap was cut off; the guest did not come up on \(peer.name)")
                 }

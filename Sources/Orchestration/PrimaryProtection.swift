@@ -43,6 +43,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private var firstCopyAnnounced = false
     private var suspension: Suspension?
     private var suspendWatch: SuspendWatch?
+    private let libvirtIsAway = Guarded(false)
     private var wasProtected = false
     private var wasEverProtected = false
     private let firstFailure = Guarded<String?>(nil)
@@ -87,13 +88,28 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     /// Starts the protection's thread.
     public func start() {
+        startThread("qemu-watch") { [weak self] in self?.watchForDeadlock() }
         startThread("primary") { [self] in
             run()
+            isOver.change { $0 = $0 ?? "" }
             onEnd(self)
         }
     }
 
     // MARK: Events
+
+    /// QEMU's RESUME events, in their order, on the event loop's thread: the worker waits for them.
+    func noteResume(at moment: UInt64) {
+        worker?.statistics.noteResume(at: moment)
+        post(.resumed(moment))
+    }
+
+    /// Without libvirt no events come, and nobody can order QEMU about either.
+    func noteLibvirt(isThere: Bool) {
+        libvirtIsAway.change { $0 = !isThere }
+        worker?.statistics[.eventsAway] = isThere ? 0 : 1
+        if isThere { post(.libvirtReconnected) }
+    }
 
     func post(_ event: PrimaryEvent) { mailbox.change { $0.append(event) } }
 
@@ -317,6 +333,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         } onEnd: { [weak self] status in
             self?.post(.workerEnded(status, generation: mine))
         }
+        process.statistics[.eventsAway] = libvirtIsAway.read { $0 } ? 1 : 0
         currentWorker.change { $0 = process }
         let ready: Bool? = select(until: MonotonicTime.now.adding(milliseconds: 10_000)) { event in
             switch event {
@@ -358,7 +375,8 @@ public final class PrimaryProtection: @unchecked Sendable {
                 return .retry("QEMU left COLO (\(reason))")
             case .stopped(let moment):
                 stopped(at: moment)
-            case .resumed:
+            case .resumed(let moment):
+                if worker?.statistics.isInsideCapture(moment) == true { return torn() }
                 try resumed()
             case .suspendNoted(let evidence):
                 suspendNoted(evidence)
@@ -387,6 +405,23 @@ public final class PrimaryProtection: @unchecked Sendable {
         }
     }
 
+    /// Somebody resumed the guest while an epoch was captured: part of it is from before, part from after, so the shadow never gets
+    /// to commit it. QEMU may have locked itself up over it; the watch sees to that.
+    private func torn() -> Outcome {
+        worker?.kill()
+        return .retry("Somebody resumed the guest while an epoch was captured")
+    }
+
+    /// Looks every second whether QEMU is deadlocked, and ends it then: only that gets the guest going again, from the shadow. On a
+    /// thread of its own, because whoever asks a deadlocked QEMU anything waits for ever.
+    private func watchForDeadlock() {
+        while isOver.wait(until: MonotonicTime.now.adding(milliseconds: 1000), { $0 }) == nil {
+            guard record.phase == .protecting, let pid = try? domain.processID(), QEMUDeadlock.isPresent(in: pid) else { continue }
+            Log.error("\(domain.name): QEMU is deadlocked (its main loop and its migration wait for one lock); ending it, so that the shadow takes over")
+            kill(pid, SIGKILL)
+        }
+    }
+
     private func handle(_ event: WorkerEvent) throws -> Outcome? {
         switch event.kind {
         case .following:
@@ -396,6 +431,8 @@ public final class PrimaryProtection: @unchecked Sendable {
             if !isSuspended { board.set(.protected) }
         case .linkLost:
             if !isSuspended { board.set(board.state == .syncing ? .syncing : .degraded, event.reason ?? "The connection to \(peer.name) broke") }
+        case .sessionLost where worker?.statistics[.torn] == 1:
+            return torn()
         case .sessionLost, .failed:
             return .retry(event.reason ?? "The source worker gave up")
         case .streamEnded:
@@ -418,11 +455,11 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// A stream that has been silent for long while nobody suspended the guest: QEMU's migration state may be broken.
     private func watchProgress(_ last: inout (epochs: UInt64, at: MonotonicTime)) throws -> Outcome? {
         let epochs = worker?.statistics[.epochsTotal] ?? 0
-        if epochs != last.epochs || isSuspended || board.state != .protected {
+        if epochs != last.epochs || (isSuspended && suspension?.isConfirmed == true) || worker?.statistics[.linkUp] == 0 {
             last = (epochs, .now)
             return nil
         }
-        guard MonotonicTime.now.milliseconds(since: last.at) > max(5000, record.intervalMs * 20) else { return nil }
+        guard MonotonicTime.now.milliseconds(since: last.at) > max(3000, record.intervalMs * 20) else { return nil }
         last.at = .now
         let migration = try domain.monitor(QueryMigrate()).status ?? "none"
         let status = try domain.monitor(QueryStatus()).status
@@ -485,6 +522,8 @@ public final class PrimaryProtection: @unchecked Sendable {
         }
         current.isConfirmed = true
         suspension = current
+        // The guest stands still, and every event about the epochs so far has come: none of them is torn.
+        worker.statistics[.provenEpoch] = worker.statistics[.epoch]
         board.set(.suspended, "The guest is suspended; the shadow holds its last epoch")
     }
 
@@ -539,7 +578,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     public func settled(until deadline: MonotonicTime) -> Settled? {
         let state = board.wait(for: [.protected, .degraded, .failedOver, .suspended], until: deadline)
         if let reason = firstFailure.read({ $0 }) { return .refused(reason) }
-        if let reason = isOver.read({ $0 }) { return .ended(reason) }
+        if let reason = isOver.read({ $0 }), !reason.isEmpty { return .ended(reason) }
         return switch state {
         case .protected, .suspended: .protected
         case .failedOver: .ended("the guest runs on \(peer.name)")

@@ -41,6 +41,42 @@ public struct LocalDomain: Sendable {
     }
 }
 
+/// QEMU up to at least 7.2 locks itself up for good when its guest is resumed from outside in a short moment of an epoch: the
+/// migration thread then waits for a virtual CPU without holding the global lock (`cpu_synchronize_all_states` in
+/// `qemu_savevm_state_complete_precopy`), comes back holding it unknowingly, and waits for it itself; the main loop waits behind it.
+enum QEMUDeadlock {
+    /// Whether main loop and migration thread have been waiting for one and the same lock, without a break, for a second.
+    static func isPresent(in pid: pid_t) -> Bool {
+        guard let first = sharedLock(pid) else { return false }
+        for _ in 0..<10 {
+            usleep(100_000)
+            guard sharedLock(pid) == first else { return false }
+        }
+        return true
+    }
+
+    /// The futex that both wait for, and the number of context switches so far, which stands still with them.
+    private static func sharedLock(_ pid: pid_t) -> [String]? {
+        let tasks = "/proc/\(pid)/task"
+        guard let main = waiting("\(tasks)/\(pid)"), let threads = try? FileManager.default.contentsOfDirectory(atPath: tasks) else { return nil }
+        for thread in threads where thread != String(pid) {
+            guard let name = try? String(contentsOfFile: "\(tasks)/\(thread)/comm", encoding: .utf8), name.hasPrefix("live_migration"),
+                  let migration = waiting("\(tasks)/\(thread)"), migration.address == main.address else { continue }
+            return [main.address, main.switches, migration.switches]
+        }
+        return nil
+    }
+
+    private static func waiting(_ task: String) -> (address: String, switches: String)? {
+        // "202 0x55a1c927db40 0x80 ...": futex(2) on x86_64, and the address of the lock.
+        guard let call = try? String(contentsOfFile: "\(task)/syscall", encoding: .utf8), call.hasPrefix("202 "),
+              let address = call.split(separator: " ").dropFirst().first,
+              let status = try? String(contentsOfFile: "\(task)/status", encoding: .utf8) else { return nil }
+        let switches = status.split(separator: "\n").filter { $0.contains("ctxt_switches") }.joined()
+        return (String(address), switches)
+    }
+}
+
 /// COLO on one QEMU: switched on for a protection, and off without a trace afterwards.
 struct COLOControl {
     let domain: LocalDomain

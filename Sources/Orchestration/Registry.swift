@@ -49,15 +49,15 @@ public final class Registry: @unchecked Sendable {
         let moment = UInt64(max(0, event.seconds)) * 1_000_000_000 + UInt64(event.microseconds) * 1000
         switch event.name {
         case "STOP": primary.post(.stopped(moment))
-        case "RESUME": primary.post(.resumed(moment))
+        case "RESUME": primary.noteResume(at: moment)
         case "MIGRATION": primary.post(.migration((try? event.decode(JSONValue.self))?["status"]?.string ?? ""))
         case "COLO_EXIT": primary.post(.coloExit((try? event.decode(JSONValue.self))?["reason"]?.string ?? ""))
         default: break
         }
     }
 
-    public func libvirtReconnected() {
-        for primary in entries.read({ Array($0.primaries.values) }) { primary.post(.libvirtReconnected) }
+    public func libvirtChanged(isThere: Bool) {
+        for primary in entries.read({ Array($0.primaries.values) }) { primary.noteLibvirt(isThere: isThere) }
     }
 
     // MARK: Administrators
@@ -119,7 +119,7 @@ public final class Registry: @unchecked Sendable {
             }
             let findings = try Doctor(environment: environment).check(domain: domain, peer: peer, withoutDisks: withoutDisks)
             if let failed = findings.first(where: { $0.verdict == .failed }) {
-                throw ControlFailure("Domain \(domain.name) cannot be protected: \(failed.detail)", advice: failed.advice)
+                throw ControlFailure("Cannot protect \(domain.name): \(failed.detail)", advice: failed.advice)
             }
             let protection = PrimaryProtection(
                 domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, peer: peer,
@@ -342,6 +342,7 @@ public final class Registry: @unchecked Sendable {
             // A guest left standing in an epoch must not wait for anything; a committed hand-over must.
             if record.phase == .protecting {
                 let domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
+                HeldProcess.letGo(domain)
                 do {
                     let before = try COLOControl(domain: domain).thaw()
                     if before == "colo" { Log.info("\(record.domain): left in COLO by an earlier service; it runs on") }

@@ -56,6 +56,16 @@ final class Backlog: @unchecked Sendable {
         return released.last
     }
 
+    /// QEMU ended before `epoch` was proved sound: it, and what came after it, is not to be had.
+    func abandon(from epoch: UInt64) {
+        condition.withLock {
+            unsent.removeAll { $0.number >= epoch }
+            unacknowledged.removeAll { $0.number >= epoch }
+            lastAppended = min(lastAppended, epoch - 1)
+            condition.broadcast()
+        }
+    }
+
     /// After a reconnect: everything the shadow has not committed goes out again, in order.
     func rewind() {
         condition.withLock {

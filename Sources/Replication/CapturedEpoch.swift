@@ -13,6 +13,8 @@ final class CapturedEpoch: @unchecked Sendable {
     private let pool: ChunkPool
     /// When the guest was stopped for it.
     var capturedAt = MonotonicTime.now
+    /// When the guest was allowed to run on, nanoseconds on the realtime clock; the greatest number: it is held.
+    var acknowledgedAt = UInt64.max
     /// Set by the shipper once hashes stand in the records; a second shipment after a reconnect skips that.
     var isFiltered = false
 

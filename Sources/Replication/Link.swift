@@ -77,8 +77,8 @@ final class Link: @unchecked Sendable {
         try send(type, epoch: epoch, count: 1, blobs: 0, blobBytes: 0)
     }
 
-    /// Sends an epoch: the pages the shadow needs, the device state, and, but for the first copy, the commit.
-    func send(_ epoch: CapturedEpoch) throws(ChannelError) {
+    /// Sends an epoch's pages that the shadow needs, and its device state. Returns what `sendCommit` has to say.
+    func send(_ epoch: CapturedEpoch) throws(ChannelError) -> UInt64 {
         var count = 0
         var blobs = 0
         var sentPages: UInt64 = 0
@@ -100,15 +100,20 @@ final class Link: @unchecked Sendable {
         if count > 0 {
             try send(.pages, epoch: epoch.number, count: count, blobs: blobs, blobBytes: blobs * PageLocation.pageBytes)
         }
-        guard epoch.number > 0 else { return }
+        guard epoch.number > 0 else { return 0 }
         var rest = epoch.device[...]
         while !rest.isEmpty {
             let piece = rest.prefix(PageFrame.mostBlobBytes)
             try send(.device, epoch: epoch.number, blob: UnsafeRawBufferPointer(rebasing: piece))
             rest = rest.dropFirst(piece.count)
         }
+        return sentPages
+    }
+
+    /// Sends the word that the epoch is complete and sound.
+    func sendCommit(_ epoch: CapturedEpoch, pages: UInt64) throws(ChannelError) {
         try send(.commit, epoch: epoch.number,
-                 numbers: FrameEntry(location: sentPages, hashLow: UInt64(epoch.device.count), hashHigh: 0))
+                 numbers: FrameEntry(location: pages, hashLow: UInt64(epoch.device.count), hashHigh: 0))
     }
 
     // MARK: Receiving

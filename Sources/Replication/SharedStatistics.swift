@@ -17,14 +17,21 @@ public final class SharedStatistics: @unchecked Sendable {
         /// 1: the data connection stands. 1: epochs are withheld because the user suspended the guest.
         case linkUp, suspended
         case syncBytes, syncBytesTotal
+        /// Written by the parent. An epoch is committed only once it is proved that nobody let the guest run while it was captured:
+        /// QEMU's RESUME event after its acknowledgement says so (`provenUntil`: its time, nanoseconds on the realtime clock), or
+        /// the parent looked itself (`provenEpoch`). 1 in `torn`: somebody did. 1 in `eventsAway`: libvirt is gone, so no events
+        /// come, and no orders to QEMU either.
+        case provenUntil, provenEpoch, torn, eventsAway
     }
 
     /// Ring sizes: half a minute of pauses at 20 ms; the windows of the last seconds at 5 ms.
     public static let pauses = 1536
     public static let windows = 512
+    /// Start, end, acknowledgement: a word each.
+    private static let windowBytes = 24
     private static let pausesAt = 1024
     private static let windowsAt = pausesAt + pauses * 4
-    public static let bytes = 1 << 14
+    public static let bytes = 1 << 15
 
     private let memory: MappedMemory
 
@@ -38,22 +45,48 @@ public final class SharedStatistics: @unchecked Sendable {
     }
 
     /// Remembers one epoch's window on the realtime clock (as QEMU's events carry it) and the guest's pause in it.
-    func record(windowStart: UInt64, windowEnd: UInt64, pauseMicroseconds: UInt32) {
+    /// `acknowledged`: when the guest was allowed to run on; whoever made it run before tore the epoch.
+    func record(windowStart: UInt64, windowEnd: UInt64, acknowledged: UInt64 = 0, pauseMicroseconds: UInt32) {
         let window = self[.windowCount]
-        let at = Self.windowsAt + Int(window % UInt64(Self.windows)) * 16
+        let at = Self.windowsAt + Int(window % UInt64(Self.windows)) * Self.windowBytes
         memory.base.storeBytes(of: windowStart, toByteOffset: at, as: UInt64.self)
         memory.base.storeBytes(of: windowEnd, toByteOffset: at + 8, as: UInt64.self)
+        memory.base.storeBytes(of: acknowledged, toByteOffset: at + 16, as: UInt64.self)
         self[.windowCount] = window + 1
         let pause = self[.pauseCount]
         memory.base.storeBytes(of: pauseMicroseconds, toByteOffset: Self.pausesAt + Int(pause % UInt64(Self.pauses)) * 4, as: UInt32.self)
         self[.pauseCount] = pause + 1
     }
 
+    /// The guest is about to be allowed to run on. Before the order goes out: its RESUME event must not be taken for somebody else's.
+    func publishAcknowledgement(_ moment: UInt64) {
+        let at = Self.windowsAt + Int(self[.windowCount] % UInt64(Self.windows)) * Self.windowBytes
+        memory.base.storeBytes(of: moment, toByteOffset: at + 16, as: UInt64.self)
+    }
+
+    /// For the parent, for each RESUME event in their order: what it says about the epochs so far.
+    public func noteResume(at moment: UInt64) {
+        if isInsideCapture(moment) {
+            self[.torn] = 1
+        } else if self[.torn] == 0 {
+            self[.provenUntil] = moment
+        }
+    }
+
+    /// The guest of the last recorded epoch, which was held, was let go now.
+    func recordRelease(at moment: UInt64) {
+        let count = self[.windowCount]
+        guard count > 0 else { return }
+        let at = Self.windowsAt + Int((count - 1) % UInt64(Self.windows)) * Self.windowBytes
+        memory.base.storeBytes(of: moment, toByteOffset: at + 16, as: UInt64.self)
+    }
+
     /// Opens a window whose end is not known yet.
     func openWindow(start: UInt64) {
-        let at = Self.windowsAt + Int(self[.windowCount] % UInt64(Self.windows)) * 16
+        let at = Self.windowsAt + Int(self[.windowCount] % UInt64(Self.windows)) * Self.windowBytes
         memory.base.storeBytes(of: start, toByteOffset: at, as: UInt64.self)
         memory.base.storeBytes(of: UInt64.max, toByteOffset: at + 8, as: UInt64.self)
+        memory.base.storeBytes(of: UInt64.max, toByteOffset: at + 16, as: UInt64.self)
     }
 
     /// Whether the moment (nanoseconds, realtime clock) lies inside an epoch's window, ours, not somebody else's doing.
@@ -62,7 +95,7 @@ public final class SharedStatistics: @unchecked Sendable {
         let count = self[.windowCount]
         // One more than the finished ones: the window that is open now.
         for back in 0..<UInt64(Self.windows - 1) where back <= count {
-            let at = Self.windowsAt + Int((count - back) % UInt64(Self.windows)) * 16
+            let at = Self.windowsAt + Int((count - back) % UInt64(Self.windows)) * Self.windowBytes
             let start = memory.base.load(fromByteOffset: at, as: UInt64.self)
             let end = memory.base.load(fromByteOffset: at + 8, as: UInt64.self)
             if start == 0 { continue }
@@ -71,10 +104,21 @@ public final class SharedStatistics: @unchecked Sendable {
         return false
     }
 
+    /// Whether a guest that began to run at the moment (nanoseconds, realtime clock) did so while an epoch was being captured.
+    /// QEMU's events carry microseconds, rounded down: `tolerance` keeps our own resumes out.
+    public func isInsideCapture(_ moment: UInt64, tolerance: UInt64 = 2_000) -> Bool {
+        (0..<Self.windows).contains { index in
+            let at = Self.windowsAt + index * Self.windowBytes
+            let start = memory.base.load(fromByteOffset: at, as: UInt64.self)
+            let acknowledged = memory.base.load(fromByteOffset: at + 16, as: UInt64.self)
+            return start > 0 && moment >= start && moment &+ tolerance < acknowledged
+        }
+    }
+
     /// How many epochs began after the moment (nanoseconds, realtime clock).
     public func windowsBegun(after moment: UInt64) -> Int {
         (0..<Self.windows).reduce(0) { count, index in
-            memory.base.load(fromByteOffset: Self.windowsAt + index * 16, as: UInt64.self) > moment ? count + 1 : count
+            memory.base.load(fromByteOffset: Self.windowsAt + index * Self.windowBytes, as: UInt64.self) > moment ? count + 1 : count
         }
     }
 

@@ -27,10 +27,12 @@ final class Shipper: @unchecked Sendable {
             return worker.tell(WorkerEvent(.failed, reason: "\(error)"))
         }
         var attempt = 0
+        var lastReason = ""
         while !worker.backlog.isStopped {
             do {
                 let link = try connect(header)
                 attempt = 0
+                lastReason = ""
                 try ship(over: link)
             } catch HandshakeError.unknownSession(let reason) {
                 return worker.tell(WorkerEvent(.sessionLost, reason: reason))
@@ -39,7 +41,9 @@ final class Shipper: @unchecked Sendable {
             } catch {
                 worker.statistics[.linkUp] = 0
                 if worker.backlog.isStopped { return }
-                if attempt == 0 { worker.tell(WorkerEvent(.linkLost, reason: "The connection to \(options.peer) is lost: \(error)")) }
+                let reason = "No connection to \(options.peer): \(error)"
+                if reason != lastReason { worker.tell(WorkerEvent(.linkLost, reason: reason)) }
+                lastReason = reason
             }
             attempt += 1
             usleep(UInt32(min(1_000_000, 100_000 << min(attempt, 4))))
@@ -114,7 +118,9 @@ final class Shipper: @unchecked Sendable {
                 continue
             }
             do {
-                try ship(epoch, link)
+                try ship(epoch, link) { broken.read { $0 != nil } }
+            } catch let error as SessionLost {
+                throw error
             } catch {
                 // The next connection begins with a rewind, which puts the epoch back in its place.
                 throw broken.read { $0 }.map { WorkerFailure($0) } ?? error
@@ -122,7 +128,7 @@ final class Shipper: @unchecked Sendable {
         }
     }
 
-    private func ship(_ epoch: CapturedEpoch, _ link: Link) throws(ChannelError) {
+    private func ship(_ epoch: CapturedEpoch, _ link: Link, isBroken: () -> Bool) throws {
         if epoch.number == 0 { firstCopyStarted = true }
         let isRepeat = epoch.isFiltered
         if !isRepeat {
@@ -136,7 +142,37 @@ final class Shipper: @unchecked Sendable {
             worker.statistics[.bytesSent] += link.bytesSent - before
             if isRepeat { worker.statistics[.bytesResent] += link.bytesSent - before }
         }
-        try link.send(epoch)
+        let pages = try link.send(epoch)
+        guard epoch.number > 0, try isProvedSound(epoch, link, isBroken) else { return }
+        try link.sendCommit(epoch, pages: pages)
+    }
+
+    /// Waits until it is known that nobody let the guest run while this epoch was captured (`SharedStatistics.Field.provenUntil`):
+    /// a few milliseconds, the way of QEMU's event through libvirt. False: QEMU ended before that.
+    private func isProvedSound(_ epoch: CapturedEpoch, _ link: Link, _ isBroken: () -> Bool) throws -> Bool {
+        let statistics = worker.statistics
+        var heartbeat = MonotonicTime.now.adding(milliseconds: options.keepaliveMs)
+        var giveUp: MonotonicTime?
+        while true {
+            if statistics[.torn] != 0 { throw SessionLost(reason: "Somebody resumed the guest while an epoch was captured") }
+            // QEMU's events carry microseconds, rounded down.
+            if statistics[.provenUntil] &+ 2000 >= epoch.acknowledgedAt, epoch.acknowledgedAt != .max { return true }
+            if statistics[.provenEpoch] >= epoch.number || statistics[.eventsAway] != 0 { return true }
+            if worker.backlog.isStopped || isBroken() { throw ChannelError.interrupted }
+            if worker.hasStreamEnded.read({ $0 }) {
+                let limit = giveUp ?? MonotonicTime.now.adding(milliseconds: 300)
+                giveUp = limit
+                if limit < .now {
+                    worker.backlog.abandon(from: epoch.number)
+                    return false
+                }
+            }
+            if heartbeat < .now {
+                try link.send(.heartbeat, blob: UnsafeRawBufferPointer(start: nil, count: 0))
+                heartbeat = MonotonicTime.now.adding(milliseconds: options.keepaliveMs)
+            }
+            usleep(300)
+        }
     }
 
     // MARK: Commits

@@ -34,6 +34,7 @@ public final class SourceWorker: @unchecked Sendable {
     /// The interval that was ordered when it was adapted last; the stream thread's.
     private var orderedInterval: Double
     let header = Guarded<StreamHeader?>(nil)
+    let hasStreamEnded = Guarded(false)
     /// QEMU's connection while the first copy is read, which may take minutes: what a stop order ends.
     private let firstCopyConnection = Guarded<Int32?>(nil)
 
@@ -144,10 +145,13 @@ public final class SourceWorker: @unchecked Sendable {
     /// QEMU is gone or gave up: what was captured still goes to the shadow, that is what it is for.
     private func streamEnded(_ reason: String) -> Int32 {
         if isToldToEnd { return 0 }
-        let last = backlog.counts.lastAppended
-        tell(WorkerEvent(.streamEnded, reason: reason, epoch: last))
+        tell(WorkerEvent(.streamEnded, reason: reason, epoch: backlog.counts.lastAppended))
+        hasStreamEnded.change { $0 = true }
+        var last: UInt64
         while true {
             if isToldToEnd { return 0 }
+            // An epoch that cannot be proved sound any more is taken back.
+            last = backlog.counts.lastAppended
             if backlog.waitUntilCommitted(last, until: MonotonicTime.now.adding(milliseconds: 50)) { break }
             if backlog.isStopped { return 1 }
         }
@@ -223,13 +227,19 @@ public final class SourceWorker: @unchecked Sendable {
             statistics.openWindow(start: windowStart)
             try dialogue.reply()
             reader.deadline = MonotonicTime.now.adding(milliseconds: Self.stallMilliseconds)
+            var acknowledged = UInt64.max
             let device = try dialogue.receiveEpoch(into: &sink, acknowledgeEarly: order == .run) {
+                acknowledged = SharedStatistics.realtimeNanoseconds
+                statistics.publishAcknowledgement(acknowledged)
+            } beforeBody: {
                 windowEnd = SharedStatistics.realtimeNanoseconds
             }
             let pause = MonotonicTime.now.milliseconds(since: lastReply)
-            statistics.record(windowStart: windowStart, windowEnd: windowEnd, pauseMicroseconds: UInt32(clamping: Int(pause * 1000)))
+            statistics.record(windowStart: windowStart, windowEnd: windowEnd, acknowledged: acknowledged,
+                              pauseMicroseconds: UInt32(clamping: Int(pause * 1000)))
             epoch.hold(reader.takeChunks())
             epoch.setDevice(device.bytes)
+            epoch.acknowledgedAt = acknowledged
             lastCapacity = max(1024, epoch.count + epoch.count / 4)
             statistics[.epoch] = number
             statistics[.epochsTotal] += 1
@@ -330,6 +340,8 @@ public final class SourceWorker: @unchecked Sendable {
     /// The guest stands still with its exact state captured. False: told to stop, or QEMU is gone.
     private func stayHeld(_ dialogue: COLODialogue, _ epoch: CapturedEpoch) throws -> Bool {
         orders.change { $0.hold = false }
+        // The parent looks whether the guest really stands still, and proves the epoch by that.
+        tell(WorkerEvent(.captured, epoch: epoch.number))
         let limit = MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs)
         // The parent may think better of it meanwhile. Until it has heard `held` nobody relies on the guest's standing still, so
         // when it goes away the guest runs on.
@@ -337,6 +349,7 @@ public final class SourceWorker: @unchecked Sendable {
             let now = orders.read { $0 }
             if now.release { break }
             guard limit > .now, !now.stop, !now.orphaned, !backlog.isStopped else {
+                statistics.recordRelease(at: SharedStatistics.realtimeNanoseconds)
                 try dialogue.acknowledge()
                 tell(WorkerEvent(.holdFailed, reason: "The shadow did not commit the last epoch in time"))
                 return true
@@ -350,6 +363,7 @@ public final class SourceWorker: @unchecked Sendable {
             if now.orphaned || now.stop { return false }
             if now.release {
                 orders.change { $0.release = false }
+                statistics.recordRelease(at: SharedStatistics.realtimeNanoseconds)
                 try dialogue.acknowledge()
                 tell(WorkerEvent(.released, epoch: epoch.number))
                 return true

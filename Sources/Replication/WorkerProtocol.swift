@@ -113,6 +113,8 @@ public struct WorkerEvent: Codable, Sendable {
         case linkLost
         /// The shadow does not know the session any more, or it cannot be continued: protect anew.
         case sessionLost
+        /// (source) On the way to `held`: the guest stands still, the epoch waits for its proof.
+        case captured
         /// (source) An answer to `hold`: the guest stands still and the epoch is committed; or why not.
         case held, holdFailed
         case released

@@ -89,8 +89,10 @@ public final class Daemon: @unchecked Sendable {
             switch change {
             case .connected:
                 Log.debug("Libvirt is connected")
-                registry.libvirtReconnected()
-            case .lost(let reason): Log.warning("The connection to libvirt was lost (\(reason)); protections go on")
+                registry.libvirtChanged(isThere: true)
+            case .lost(let reason):
+                registry.libvirtChanged(isThere: false)
+                Log.warning("The connection to libvirt was lost (\(reason)); protections go on")
             default: break
             }
         })

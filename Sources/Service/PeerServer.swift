@@ -11,6 +11,7 @@ final class PeerServer: Sendable {
     /// Connections that have not proved who they are; more than these at once are turned away.
     private static let mostStrangers = 64
     private let strangers = Guarded(0)
+    private let lastWarnings = Guarded<[String: MonotonicTime]>([:])
 
     init(registry: Registry, environment: HostEnvironment) {
         self.registry = registry
@@ -61,10 +62,21 @@ final class PeerServer: Sendable {
                 registry.connect(session: peer.session, descriptor)
             }
         } catch HandshakeError.channel(let error) {
-            Log.debug("A connection from \(from) ended before it said who it is: \(error)")
+            warn(from, "A connection from \(from) ended during the handshake (\(error)): does it hold the same secret?")
         } catch {
-            Log.warning("A connection from \(from) was refused: \(error)")
+            warn(from, "A connection from \(from) was refused: \(error)")
         }
+    }
+
+    /// One warning a minute and address; the rest for those who debug. The port is open to whoever reaches it.
+    private func warn(_ address: String, _ message: String) {
+        let isFirst = lastWarnings.change { last in
+            if last.count > 1000 { last = [:] }
+            if let before = last[address], MonotonicTime.now.milliseconds(since: before) < 60_000 { return false }
+            last[address] = .now
+            return true
+        }
+        if isFirst { Log.warning(message) } else { Log.debug(message) }
     }
 
     private func answer(_ channel: MessageChannel) {
