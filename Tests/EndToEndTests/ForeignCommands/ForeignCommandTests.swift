@@ -35,7 +35,7 @@ final class ForeignCommandTests: HostsTestCase {
         XCTAssertEqual(after.state, "protected", after.reason)
         XCTAssertGreaterThan(after.committed, before.committed, "the same protection went on")
         XCTAssertLessThan(guest.serial.largestGap(since: mark), 0.5, "the guest runs on")
-        XCTAssertEqual(try hosts.domainState(guest.home, guest.name), "running")
+        try hosts.waitUntilRunning(guest.home, guest.name)
         try guest.checkNeverTwice()
     }
 }

@@ -160,6 +160,11 @@ final class TwoHosts: @unchecked Sendable {
         return nil
     }
 
+    /// The guest runs, in libvirt's eyes; within an epoch it is `paused` there for a millisecond or two.
+    func waitUntilRunning(_ host: Host, _ domain: String) throws {
+        try waitUntil("libvirt on \(host.name) has \(domain) running", limit: 3) { try domainState(host, domain) == "running" }
+    }
+
     /// QEMU's process of a domain.
     func qemu(_ host: Host, _ domain: String) -> pid_t? {
         FileManager.default.contents(atPath: root(host) + "/run/libvirt/qemu/\(domain).pid").flatMap { pid_t(String(decoding: $0, as: UTF8.self).trimmed) }
