@@ -198,10 +198,16 @@ extension PrimaryProtection {
 
     /// The guest runs on the peer: remove the copy here.
     func finishHandover() {
-        record.phase = .handedOver
-        do { try environment.records.write(record) } catch { Log.error("\(domain.name): \(error)") }
+        note(.removing)
         board.set(.failedOver, "The guest runs on \(peer.name)")
         removeLocalCopy()
+        note(.handedOver)
+    }
+
+    /// A record that cannot be written is reported; the guest's whereabouts do not depend on it any more.
+    private func note(_ phase: ProtectionRecord.Phase) {
+        record.phase = phase
+        do { try environment.records.write(record) } catch { Log.error("\(domain.name): \(error)") }
     }
 
     func removeLocalCopy() {
@@ -224,9 +230,10 @@ extension PrimaryProtection {
 
     /// The peer's administrator forces the guest over there.
     func yieldToPeer() throws {
-        record.phase = .handedOver
+        record.phase = .removing
         try environment.records.write(record)
         removeLocalCopy()
+        note(.handedOver)
     }
 
     // MARK: QEMU's death

@@ -43,6 +43,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     private var firstCopyAnnounced = false
     private var suspension: Suspension?
     private var suspendWatch: SuspendWatch?
+    /// Saves of libvirt's status file that say nothing new: they belong to a suspension that is over.
+    private var savesSettled = 0
     private let libvirtIsAway = Guarded(false)
     private var wasProtected = false
     private var wasEverProtected = false
@@ -140,6 +142,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private func run() {
         var failures = 0
         do { try environment.records.write(record) } catch { Log.error("\(domain.name): \(error)") }
+        if record.phase == .removing { finishHandover() }
         if record.phase == .handedOver { return waitForRemoval() }
         var outcome = attempt()
         while true {
@@ -348,7 +351,12 @@ public final class PrimaryProtection: @unchecked Sendable {
     // MARK: Following
 
     private func follow() throws -> Outcome {
-        suspendWatch = SuspendWatch(domain: domain.name) { [weak self] in self?.post(.suspendNoted($0)) }
+        savesSettled = 0
+        suspendWatch = SuspendWatch(domain: domain.name) { [weak self] in
+            self?.post(.suspendNoted($0))
+        } onJob: { [weak self] isActive in
+            self?.worker?.order(WorkerCommand(isActive ? .standBack : .goOn))
+        }
         defer {
             suspendWatch?.stop()
             suspendWatch = nil
@@ -459,12 +467,15 @@ public final class PrimaryProtection: @unchecked Sendable {
             last = (epochs, .now)
             return nil
         }
-        guard MonotonicTime.now.milliseconds(since: last.at) > max(3000, record.intervalMs * 20) else { return nil }
+        guard MonotonicTime.now.milliseconds(since: last.at) > max(5000, record.intervalMs * 20) else { return nil }
         last.at = .now
         let migration = try domain.monitor(QueryMigrate()).status ?? "none"
         let status = try domain.monitor(QueryStatus()).status
         if migration == "colo" {
-            guard status == "colo" else { return nil }
+            guard status == "colo" else {
+                // Nothing is wrong with QEMU, and yet nothing moves: begin anew rather than stand still.
+                return worker?.statistics[.linkUp] == 1 ? .retry("No epoch was captured for a while") : nil
+            }
             // The guest stands still because of a worker that does not move: no courtesy.
             worker?.kill()
             return .retry("An epoch did not end; its worker was ended")
@@ -489,7 +500,7 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     /// Libvirt noted a user's suspend.
     private func suspendNoted(_ evidence: SuspendWatch.Evidence) {
-        guard let worker, board.state != .syncing else { return }
+        guard let worker, board.state != .syncing, evidence.save > savesSettled else { return }
         if suspension == nil {
             suspension = Suspension(at: SharedStatistics.realtimeNanoseconds, isInsideEpoch: true)
             worker.order(WorkerCommand(.suspend))
@@ -503,6 +514,7 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     private func endSuspension() {
         suspension = nil
+        savesSettled = suspendWatch?.saves ?? 0
         worker?.order(WorkerCommand(.resume))
         board.set(.protected)
     }
@@ -515,7 +527,8 @@ public final class PrimaryProtection: @unchecked Sendable {
             let epochs = worker.statistics.windowsBegun(after: current.at)
             guard let evidence = current.evidence, let saves = suspendWatch?.saves, current.isInsideEpoch || epochs > 0 else { return endSuspension() }
             // Saves that epochs account for: each begun since saves twice, but for the one that found the guest stopped already.
-            let expected = !current.isInsideEpoch ? 2 * epochs - 1 : evidence.isByName ? 1 + 2 * epochs : 2 * epochs
+            // A suspend noted by name is followed, or was led, by one more save at its own end.
+            let expected = !current.isInsideEpoch ? 2 * epochs : evidence.isByName ? 2 + 2 * epochs : 2 * epochs
             guard saves - evidence.save <= expected else { return endSuspension() }
             Log.info("\(domain.name): a suspend met an epoch, which undid it; suspending again")
             try domain.handle().suspend()

@@ -10,6 +10,8 @@ struct ProtectionRecord: Codable, Sendable {
         case protecting
         /// (primary) The order to run went out, or was about to: whether the guest may run here is for the peer to say.
         case committing
+        /// (primary) The guest runs at the peer; the copy here is being removed.
+        case removing
         /// (primary) The guest runs at the peer.
         case handedOver
         /// (shadow) Waiting.

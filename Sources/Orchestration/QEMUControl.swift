@@ -43,37 +43,54 @@ public struct LocalDomain: Sendable {
 
 /// QEMU up to at least 7.2 locks itself up for good when its guest is resumed from outside in a short moment of an epoch: the
 /// migration thread then waits for a virtual CPU without holding the global lock (`cpu_synchronize_all_states` in
-/// `qemu_savevm_state_complete_precopy`), comes back holding it unknowingly, and waits for it itself; the main loop waits behind it.
+/// `qemu_savevm_state_complete_precopy`) and comes back holding it unknowingly. It goes on to wait for that lock itself, or, when its
+/// stream has ended, for `x-colo-lost-heartbeat`; the main loop and the virtual CPUs wait behind it.
 enum QEMUDeadlock {
-    /// Whether main loop and migration thread have been waiting for one and the same lock, without a break, for a second.
+    /// Looked at for this long, a tenth of a second apart, without a single context switch in between.
+    private static let looks = 20
+
     static func isPresent(in pid: pid_t) -> Bool {
-        guard let first = sharedLock(pid) else { return false }
-        for _ in 0..<10 {
+        guard let first = signature(pid) else { return false }
+        for _ in 0..<looks {
             usleep(100_000)
-            guard sharedLock(pid) == first else { return false }
+            guard signature(pid) == first else { return false }
         }
         return true
     }
 
-    /// The futex that both wait for, and the number of context switches so far, which stands still with them.
-    private static func sharedLock(_ pid: pid_t) -> [String]? {
+    /// The context switches of all threads when main loop and virtual CPUs wait for one lock and the migration thread for anything;
+    /// nil when that is not so. A virtual CPU that does something else may hold the lock in earnest (slow storage).
+    private static func signature(_ pid: pid_t) -> [String]? {
         let tasks = "/proc/\(pid)/task"
-        guard let main = waiting("\(tasks)/\(pid)"), let threads = try? FileManager.default.contentsOfDirectory(atPath: tasks) else { return nil }
-        for thread in threads where thread != String(pid) {
-            guard let name = try? String(contentsOfFile: "\(tasks)/\(thread)/comm", encoding: .utf8), name.hasPrefix("live_migration"),
-                  let migration = waiting("\(tasks)/\(thread)"), migration.address == main.address else { continue }
-            return [main.address, main.switches, migration.switches]
+        guard let main = futex("\(tasks)/\(pid)"), let threads = try? FileManager.default.contentsOfDirectory(atPath: tasks) else { return nil }
+        var hasMigration = false
+        var seen = [main.address, main.switches]
+        for thread in threads.sorted() where thread != String(pid) {
+            guard let name = try? String(contentsOfFile: "\(tasks)/\(thread)/comm", encoding: .utf8) else { return nil }
+            let waits = futex("\(tasks)/\(thread)")
+            if name.hasPrefix("live_migration") {
+                guard let waits else { return nil }
+                hasMigration = true
+                seen.append(waits.switches)
+            } else if name.hasPrefix("CPU ") {
+                // In KVM_RUN (ioctl, 16) it does not hold the lock.
+                guard waits?.address == main.address || systemCall("\(tasks)/\(thread)")?.first == "16" else { return nil }
+            }
         }
-        return nil
+        return hasMigration ? seen : nil
     }
 
-    private static func waiting(_ task: String) -> (address: String, switches: String)? {
-        // "202 0x55a1c927db40 0x80 ...": futex(2) on x86_64, and the address of the lock.
-        guard let call = try? String(contentsOfFile: "\(task)/syscall", encoding: .utf8), call.hasPrefix("202 "),
-              let address = call.split(separator: " ").dropFirst().first,
+    /// "202 0x55a1c927db40 0x80 ...": the number of the system call (x86_64) and its arguments.
+    private static func systemCall(_ task: String) -> [Substring]? {
+        (try? String(contentsOfFile: "\(task)/syscall", encoding: .utf8)).map { Array($0.split(separator: " ")).map { Substring($0) } }
+    }
+
+    /// The lock that a thread waits for in futex(2), and its context switches so far.
+    private static func futex(_ task: String) -> (address: String, switches: String)? {
+        guard let call = systemCall(task), call.count > 2, call[0] == "202",
               let status = try? String(contentsOfFile: "\(task)/status", encoding: .utf8) else { return nil }
         let switches = status.split(separator: "\n").filter { $0.contains("ctxt_switches") }.joined()
-        return (String(address), switches)
+        return (String(call[1]), switches)
     }
 }
 

@@ -34,14 +34,28 @@ public final class Registry: @unchecked Sendable {
 
     public func dispatch(_ event: LifecycleEvent) {
         primary(event.domainUUID)?.post(.lifecycle(event.event))
-        if case .stopped = event.event { shadowStopped(event.domainUUID) }
+        switch event.event {
+        case .stopped: shadowChanged(event.domainUUID, isResumed: false)
+        case .resumed: shadowChanged(event.domainUUID, isResumed: true)
+        default: break
+        }
     }
 
-    /// A guest that came here by a hand-over and has ended is an ordinary domain again.
-    private func shadowStopped(_ uuid: String) {
-        guard let shadow = shadow(uuid), shadow.phase == .running else { return }
-        entries.change { $0.shadows[uuid] = nil }
-        environment.records.remove(uuid)
+    /// What happened to a domain here that is, or was, a shadow. Off the event loop's thread: it asks libvirt.
+    private func shadowChanged(_ uuid: String, isResumed: Bool) {
+        guard let shadow = shadow(uuid), shadow.phase != .unknown else { return }
+        startThread("shadow-change") { [self] in
+            if shadow.phase == .running {
+                // A guest that came here by a hand-over and has ended is an ordinary domain again.
+                guard !isResumed, (try? environment.connect().lookup(uuid: uuid).isActive()) != true else { return }
+                environment.records.remove(uuid)
+            } else if !shadow.spoiled(byResume: isResumed) {
+                return
+            }
+            entries.change { entries in
+                if entries.shadows[uuid] === shadow { entries.shadows[uuid] = nil }
+            }
+        }
     }
 
     public func dispatch(_ event: MonitorEvent) {

@@ -27,6 +27,7 @@ public final class ShadowProtection: @unchecked Sendable {
     private var files: (ram: Int32, journal: Int32, state: Int32)?
     private var ramBytes: UInt64 = 0
     private var restarts = 0
+    private var processWatch: Descriptor?
     private let rate = RateMeter()
 
     public init(_ request: PeerRequest, environment: HostEnvironment) throws {
@@ -133,6 +134,7 @@ public final class ShadowProtection: @unchecked Sendable {
         let handle = try environment.connect().create(xml: xml, flags: [.paused])
         guard handle.uuid == uuid else { throw ControlFailure("The shadow got UUID \(handle.uuid) instead of \(uuid)") }
         let pid = try domain.processID()
+        processWatch = processDescriptor(pid)
         let owner = try LocalDomain.owner(of: pid)
         let folder = try environment.socketDirectory(uuid, owner: owner)
         unlink("\(folder)/incoming.sock")
@@ -328,6 +330,31 @@ public final class ShadowProtection: @unchecked Sendable {
 
     // MARK: Ending
 
+    /// Whether this shadow's QEMU has ended; an event may be about a predecessor's.
+    private var isDead: Bool {
+        guard let watch = processWatch?.raw else { return false }
+        let ready = (try? wait(watch, for: .readable, until: MonotonicTime.now.adding(milliseconds: 200))) ?? []
+        return !ready.isEmpty
+    }
+
+    /// Somebody ended the waiting shadow's QEMU, or resumed it with virsh, after which it would not wait for its state. True: it was
+    /// of no use any more and is gone; the primary makes a new one.
+    func spoiled(byResume: Bool) -> Bool {
+        lock.withLock {
+            guard phase == .receiving || (phase == .loaded && !byResume), byResume || isDead else { return false }
+            phaseBox.change { $0 = .failed }
+            board.set(.degraded, byResume ? "Somebody resumed the waiting shadow; it is made anew" : "The shadow's QEMU ended; it is made anew")
+            let old = worker.change { current in
+                defer { current = nil }
+                return current
+            }
+            old?.stop()
+            removeDomain()
+            environment.records.remove(uuid)
+            return true
+        }
+    }
+
     /// Removes a shadow that does not run.
     public func discard() throws {
         try lock.withLock {
@@ -351,7 +378,8 @@ public final class ShadowProtection: @unchecked Sendable {
             let handle = try domain.handle()
             if try handle.isActive() {
                 let state = try handle.state().state
-                guard state == .paused else {
+                // Libvirt believes a shadow running that somebody resumed, but QEMU knows better.
+                guard try state == .paused || domain.monitor(QueryStatus()).status == "inmigrate" else {
                     return Log.error("\(domain.name): expected a paused shadow, found a \(state) domain; left alone")
                 }
                 try handle.destroy()

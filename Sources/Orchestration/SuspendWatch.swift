@@ -14,12 +14,17 @@ import Platform
 ///     suspend after it did            paused (unknown), once more the same  running
 ///
 /// The third row counts only when all three were read before the next one replaced them, and the middle two are equal byte for byte.
+/// The file tells of libvirt's asynchronous jobs as well, when they begin: `virsh dump` stops the guest and lets it go again before
+/// it finds that it must not dump, and epochs have to stay clear of that.
+///
 /// Whoever acts on it compares the number of saves since: a `virsh resume` in the meantime shows as more saves than epochs explain.
 final class SuspendWatch: @unchecked Sendable {
     private struct Save: Equatable {
         var inode: UInt64
         var isPaused: Bool
         var byUser: Bool
+        /// An asynchronous job of libvirt's: dump, save, migration, snapshot.
+        var hasJob: Bool
         var content: [UInt8]
     }
 
@@ -28,16 +33,20 @@ final class SuspendWatch: @unchecked Sendable {
     private let notify: Descriptor
     private let wake: WakeUp
     private let onSuspend: @Sendable (Evidence) -> Void
+    private let onJob: @Sendable (Bool) -> Void
+    private var hadJob = false
     private let saveCount = Guarded(0)
     private var history: [Save] = []
     /// libvirt's status files have 10 to 40 KiB; what is larger is not looked at.
     private static let largestFile = 1 << 20
 
     /// Nil when libvirt's status file cannot be watched, as on a session daemon.
-    init?(domain: String, folder: String = "/run/libvirt/qemu", onSuspend: @escaping @Sendable (Evidence) -> Void) {
+    init?(domain: String, folder: String = "/run/libvirt/qemu", onSuspend: @escaping @Sendable (Evidence) -> Void,
+          onJob: @escaping @Sendable (Bool) -> Void) {
         self.folder = folder
         file = "\(domain).xml"
         self.onSuspend = onSuspend
+        self.onJob = onJob
         guard let wake = try? WakeUp(),
               let notify = try? Descriptor(checking: inotify_init1(Int32(IN_CLOEXEC | IN_NONBLOCK)), "inotify_init1") else { return nil }
         self.wake = wake
@@ -76,6 +85,10 @@ final class SuspendWatch: @unchecked Sendable {
             history = []
             return true
         }
+        if save.hasJob != hadJob {
+            hadJob = save.hasJob
+            onJob(hadJob)
+        }
         if save.byUser { onSuspend(Evidence(isByName: true, save: number)) }
         let isFresh = ((try? wait(notify.raw, for: .readable, until: .now)) ?? []).isEmpty
         guard isFresh else {
@@ -111,6 +124,10 @@ final class SuspendWatch: @unchecked Sendable {
         return count
     }
 
+    private static func hasJob(_ content: [UInt8]) -> Bool {
+        Data(content).range(of: Data("<job type=".utf8)) != nil
+    }
+
     private func readFile() -> Save? {
         guard let descriptor = try? Descriptor(checking: open("\(folder)/\(file)", O_RDONLY | O_CLOEXEC), "open") else { return nil }
         var info = stat()
@@ -122,6 +139,6 @@ final class SuspendWatch: @unchecked Sendable {
         guard let tag = head.range(of: "<domstatus "), let end = head[tag.upperBound...].firstIndex(of: ">") else { return nil }
         let attributes = head[tag.upperBound..<end]
         return Save(inode: UInt64(info.st_ino), isPaused: attributes.contains("state='paused'"),
-                    byUser: attributes.contains("state='paused'") && attributes.contains("reason='user'"), content: content)
+                    byUser: attributes.contains("state='paused'") && attributes.contains("reason='user'"), hasJob: Self.hasJob(content), content: content)
     }
 }

@@ -18,6 +18,7 @@ public final class SourceWorker: @unchecked Sendable {
         var hold = false
         var release = false
         var suspended = false
+        var standBack = false
         var stop = false
         /// The parent is gone: no stop order will come, and a held guest must stay held.
         var orphaned = false
@@ -96,6 +97,8 @@ public final class SourceWorker: @unchecked Sendable {
                     orders.hold = false
                 case .suspend: orders.suspended = true
                 case .resume: orders.suspended = false
+                case .standBack: orders.standBack = true
+                case .goOn: orders.standBack = false
                 case .setInterval: orders.intervalMs = command.intervalMs ?? orders.intervalMs
                 case .stop: orders.stop = true
                 case .startSource, .startShadow, .connection, .activate: break
@@ -280,8 +283,12 @@ public final class SourceWorker: @unchecked Sendable {
             statistics[.heldBytes] = UInt64(pool.bytesInUse)
             statistics[.suspended] = now.suspended ? 1 : 0
 
+            // Suspended, resumed and suspended again between two epochs: the parent waits for an answer to each.
+            if !now.suspended { toldSuspended = false }
             var waitUntil = MonotonicTime.now.adding(milliseconds: 10)
-            if now.suspended {
+            if now.standBack, !now.suspended, !now.hold {
+                waitUntil = MonotonicTime.now.adding(milliseconds: 1000)
+            } else if now.suspended {
                 if !toldSuspended {
                     tell(WorkerEvent(.suspended, epoch: lastEpoch))
                     toldSuspended = true
@@ -342,13 +349,14 @@ public final class SourceWorker: @unchecked Sendable {
         orders.change { $0.hold = false }
         // The parent looks whether the guest really stands still, and proves the epoch by that.
         tell(WorkerEvent(.captured, epoch: epoch.number))
-        let limit = MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs)
+        // Everything before it was committed, so this is one epoch's way there and back. The guest stands still meanwhile.
+        let limit = MonotonicTime.now.adding(milliseconds: min(options.peerTimeoutMs, 2000))
         // The parent may think better of it meanwhile. Until it has heard `held` nobody relies on the guest's standing still, so
         // when it goes away the guest runs on.
         while !backlog.waitUntilCommitted(epoch.number, until: min(limit, MonotonicTime.now.adding(milliseconds: 20))) {
             let now = orders.read { $0 }
             if now.release { break }
-            guard limit > .now, !now.stop, !now.orphaned, !backlog.isStopped else {
+            guard limit > .now, statistics[.linkUp] == 1, !now.stop, !now.orphaned, !backlog.isStopped else {
                 statistics.recordRelease(at: SharedStatistics.realtimeNanoseconds)
                 try dialogue.acknowledge()
                 tell(WorkerEvent(.holdFailed, reason: "The shadow did not commit the last epoch in time"))

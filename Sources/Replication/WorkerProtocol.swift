@@ -77,6 +77,8 @@ public struct WorkerCommand: Codable, Sendable {
         case release
         /// The user suspended the guest: begin no epoch until `resume`.
         case suspend, resume
+        /// Begin no epoch for the moment, until `goOn`: a job of libvirt's may stop and start the guest.
+        case standBack, goOn
         case setInterval
         /// End after the epoch in hand; the guest runs on.
         case stop
