@@ -40,6 +40,7 @@ let package = Package(
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration"]),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),
         .testTarget(name: "CommandsTests", dependencies: ["Commands", "Configuration", "ControlProtocol", "Platform"]),
+        .testTarget(name: "EndToEndTests", dependencies: ["shadow-virt"]),
     ],
     swiftLanguageModes: [.v6]
 )

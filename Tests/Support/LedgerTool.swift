@@ -7,7 +7,7 @@ import Foundation
 
 let usage = """
     usage: ledger-tool follow [--for SECONDS] FILE OUT [FILE OUT]...
-           ledger-tool check [--rollback TICKS | --swap] [--reboot] LOG [LOG]...
+           ledger-tool check [--rollback TICKS | --swap] [--reboot] [--ignore-disk] LOG [LOG]...
            ledger-tool outage OUT [OUT]...
            ledger-tool disk IMAGE...
 
@@ -15,7 +15,8 @@ let usage = """
              FILE need not exist yet. Looks every half millisecond.
     check    the logs of one guest in the order in which the hosts ran it. LOG is FILE, or FILE@FROM[-TO] in bytes, for a
              host that ran it more than once. At each hand-over the guest may repeat up to TICKS ticks (default: any
-             number), with --swap none, and lose none. --reboot: it may boot anew in between.
+             number), with --swap none, and lose none. --reboot: it may boot anew in between. --ignore-disk: its disk
+             is not replicated, so what it finds there does not count.
     outage   OUT files of follow in the order of hand-over: the time from one host's last line to the next host's first,
              and the gaps between lines within each. Two hosts printing at one time is reported as `overlap`.
     disk     the records in a guest's disk image: generation, last record and tick, and whether all are there.
@@ -251,6 +252,7 @@ struct CheckReport: Encodable {
 struct Checker {
     var rollback: Int
     var mayReboot: Bool
+    var ignoresDisk: Bool
     /// A vCPU whose tick stays the same over so many lines stands still; two seconds by default.
     let stallLines = 500
 
@@ -262,9 +264,10 @@ struct Checker {
     private var previousName: String?
     private var ticksPerLine: Int?
 
-    init(rollback: Int, mayReboot: Bool) {
+    init(rollback: Int, mayReboot: Bool, ignoresDisk: Bool) {
         self.rollback = rollback
         self.mayReboot = mayReboot
+        self.ignoresDisk = ignoresDisk
     }
 
     mutating func run(_ logs: [Log]) -> CheckReport {
@@ -298,6 +301,7 @@ struct Checker {
                 if !mayReboot, last != nil || index > 0 { add("the guest booted anew", log.name, index + 1) }
                 (last, previousName, unchanged, ticksOfOtherCPUs) = (nil, nil, [], [:])
             case .corrupt(let text):
+                if ignoresDisk, text.hasPrefix("CORRUPT disk ") { continue }
                 summary.corruptLines += 1
                 add(text, log.name, index + 1)
             case .diskError(let text):
@@ -375,11 +379,12 @@ struct Checker {
 func check(_ arguments: inout [String]) throws {
     let swap = arguments.takeFlag("--swap")
     let mayReboot = arguments.takeFlag("--reboot")
+    let ignoresDisk = arguments.takeFlag("--ignore-disk")
     let rollback = try arguments.takeNumber("--rollback")
     guard !arguments.isEmpty else { throw UsageError(message: "check needs a log") }
     guard !swap || rollback == nil else { throw UsageError(message: "--swap allows no --rollback") }
     if let option = arguments.first(where: { $0.hasPrefix("-") }) { throw UsageError(message: "No such option: \(option)") }
-    var checker = Checker(rollback: swap ? 0 : rollback ?? .max, mayReboot: mayReboot)
+    var checker = Checker(rollback: swap ? 0 : rollback ?? .max, mayReboot: mayReboot, ignoresDisk: ignoresDisk)
     let result = checker.run(try arguments.map(Log.init(argument:)))
     try report(result, ok: result.ok)
 }
