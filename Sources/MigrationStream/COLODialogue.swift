@@ -218,7 +218,7 @@ public final class COLODialogue {
         }
     }
 
-    /// `ram` parts if any, `ram end`, and the byte 0x00. QEMU `qemu_savevm_live_state`.
+    /// Commands and `ram` parts if any, `ram end`, and the byte 0x00. QEMU `qemu_savevm_live_state`.
     @inlinable
     func liveState<S: PageSink>(into sink: inout S) throws(StreamError) {
         var ended = false
@@ -227,6 +227,8 @@ public final class COLODialogue {
             let type = try reader.takeU8()
             switch type {
             case 0x02 where !ended: try parser.ramSection(type: type, into: &sink)
+            // QEMU 10 announces the switchover first (MIG_CMD_SWITCHOVER_START, machine types from 10.0 on).
+            case 0x08 where !ended: try parser.command()
             case 0x03 where !ended:
                 try parser.ramSection(type: type, into: &sink)
                 ended = true

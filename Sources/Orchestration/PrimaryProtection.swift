@@ -46,6 +46,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// Saves of libvirt's status file that say nothing new: they belong to a suspension that is over.
     private var savesSettled = 0
     private let libvirtIsAway = Guarded(false)
+    /// Its user suspended the guest, and an earlier attempt's COLO is still on: nothing can be done before it runs again.
+    private var waitsForResume = false
     private var wasProtected = false
     private var wasEverProtected = false
     private let firstFailure = Guarded<String?>(nil)
@@ -164,7 +166,7 @@ public final class PrimaryProtection: @unchecked Sendable {
                 if !wasEverProtected { firstFailure.change { $0 = $0 ?? reason } }
                 failures = wasProtected ? 1 : failures + 1
                 wasProtected = false
-                board.set(.degraded, reason)
+                board.set(waitsForResume ? .suspended : .degraded, reason)
                 cleanUp(keepGuard: true)
                 // The first retry at once: a worker that was killed is replaced before anybody notices.
                 let pause = failures == 1 ? 0 : min(10_000.0, 100 * pow(2, Double(min(failures, 7))))
@@ -207,6 +209,8 @@ public final class PrimaryProtection: @unchecked Sendable {
             case .lifecycle(.stopped(let detail)):
                 stopDetail = detail
                 return try guestEnded()
+            case .resumed where waitsForResume:
+                return nil
             case .shutdown(let reply):
                 return .serviceStops(reply)
             default: break
@@ -282,7 +286,8 @@ public final class PrimaryProtection: @unchecked Sendable {
         let handle = try domain.handle()
         guard try handle.isActive() else { throw ControlFailure("Domain \(domain.name) does not run") }
         // Left over from a worker or a service that died: the guest first.
-        try COLOControl(domain: domain).thaw()
+        waitsForResume = try COLOControl(domain: domain).thaw() == COLOControl.suspended
+        guard !waitsForResume else { throw ControlFailure("The guest is suspended; protection begins anew when it is resumed") }
         let (state, reason) = try handle.state()
         guard state == .running else {
             throw ControlFailure("Domain \(domain.name) is \(state.describe(reason: reason)), not running", advice: "Resume it; protection begins then")
@@ -547,14 +552,14 @@ public final class PrimaryProtection: @unchecked Sendable {
         if !isSuspended {
             // A worker that lives ends its epoch by itself; one that died may have left the guest standing still: that goes first.
             worker?.stop()
-            do { try control.thaw() } catch { Log.debug("\(domain.name): \(error)") }
+            do { waitsForResume = try control.thaw() == COLOControl.suspended } catch { Log.debug("\(domain.name): \(error)") }
         } else {
             worker?.stop()
         }
         currentWorker.change { $0 = nil }
         processWatch = nil
         let active = (try? domain.handle().isActive()) ?? false
-        if active, !isSuspended {
+        if active, !isSuspended, !waitsForResume {
             do {
                 try control.clean(restoring: keepGuard ? [:] : record.savedParameters)
             } catch {

@@ -120,6 +120,9 @@ struct COLOControl {
         }
     }
 
+    /// What `thaw` says of a guest that its user suspended, and that it left alone.
+    static let suspended = "suspended"
+
     func setInterval(_ milliseconds: Double) throws {
         try domain.monitor(MigrateSetParameters(checkpointDelayMilliseconds: UInt32(milliseconds)))
     }
@@ -131,6 +134,8 @@ struct COLOControl {
         let before = try domain.monitor(QueryMigrate()).status ?? "none"
         switch before {
         case "colo":
+            // Lost-heartbeat would start a guest that its user suspended. An epoch's own stop shows as `colo`.
+            if try domain.monitor(QueryStatus()).status == "paused" { return Self.suspended }
             try domain.monitor(ColoLostHeartbeat())
         case "setup", "active", "device", "pre-switchover", "postcopy-active", "cancelling":
             if before != "cancelling" { try domain.monitor(MigrateCancel()) }

@@ -12,6 +12,7 @@ final class WorkerProcess: @unchecked Sendable {
 
     /// Starts this executable again as a worker. `onEvent` and `onEnd` are called on a thread of the worker's own, in order;
     /// `onEnd` exactly once, as the last.
+    @_optimize(none)  // Swift 6.0's optimizer crashes on it: "All discovered blocks must be live"
     init(name: String, start: WorkerCommand, descriptors: [Int32] = [], onEvent: @escaping @Sendable (WorkerEvent) -> Void,
          onEnd: @escaping @Sendable (String) -> Void) throws {
         let pair = try UnixSocket.messagePair()

@@ -61,6 +61,7 @@ final class Shipper: @unchecked Sendable {
 
     // MARK: Connecting
 
+    @_optimize(none)  // Swift 6.0's optimizer crashes on it: "All discovered blocks must be live"
     private func connect(_ header: StreamHeader) throws -> Link {
         let deadline = MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs)
         let socket = try TCP.connect(Endpoint(address: options.peerAddress, port: options.peerPort), deadline: deadline,

