@@ -7,7 +7,7 @@ final class SwapFaultTests: HostsTestCase {
 
     func testCableCut() throws {
         // hosts.sh takes some 50 ms to pull it.
-        try broken("cable cut", after: -0.06...0.04) { [self] _ in
+        try broken("cable cut", lead: 0.06) { [self] _ in
             try hosts.hosts("cut")
             pauseAtRandom(0.1...7)
             try hosts.hosts("join")
@@ -21,8 +21,9 @@ final class SwapFaultTests: HostsTestCase {
 
     private func killWorkers(on host: Host) throws { try hosts.service(host).workers.forEach { kill($0, SIGKILL) } }
 
-    /// `after`: seconds from the start of the command to the strike. A command takes some 30 ms to begin, the swap itself 25 ms.
-    private func broken(_ what: String, after range: ClosedRange<Double> = 0...0.09, _ strike: (LedgerGuest) throws -> Void) throws {
+    /// Strikes around the moment at which the swap begins (its command needs 30 to 100 ms to get there, the swap itself 25 ms), or, in
+    /// every second round, just after the service has begun it. `lead`: seconds that the strike needs itself.
+    private func broken(_ what: String, lead: Double = 0, _ strike: (LedgerGuest) throws -> Void) throws {
         var moved = 0
         var silences: [Double] = []
         var answers: [String] = []
@@ -31,10 +32,17 @@ final class SwapFaultTests: HostsTestCase {
             try guest.waitUntilWholeAgain(limit: 30)
             let mark = guest.serial.mark
             let home = guest.home
-            let offset = random(range)
+            let afterBegin = round % 2 == 0 && lead == 0
+            let offset = random(0...0.12) - lead
+            let log = try hosts.service(home).logMark
             let out = try hosts.folder + "/swap-\(round).out"
             let command = try ChildProcess(["sh", "-c", "sleep \(max(0, -offset)); exec \"$@\"", "sh", TwoHosts.script, "exec", try hosts.folder, home.rawValue, TwoHosts.binary, "swap", guest.name], out: out, err: out)
-            usleep(UInt32(max(0, offset) * 1e6))
+            if afterBegin {
+                _ = try? waitUntil("the swap begins", limit: 1, every: 0.0005) { try hosts.service(home).logText(since: log).contains(": swapping") }
+                pauseAtRandom(0...0.02)
+            } else {
+                usleep(UInt32(max(0, offset) * 1e6))
+            }
             try strike(guest)
             let status = command.wait(limit: 120)
             answers.append(status.map { "\($0)" } ?? "none")
