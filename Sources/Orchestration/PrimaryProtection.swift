@@ -49,7 +49,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// Saves come through inotify on a thread of its own; those of a suspension that is over, our own repetition included, may
     /// still be on their way for this long. A suspend by the user in that time, if it meets an epoch, is missed: better than a
     /// guest that stands still although its user resumed it.
-    private static let settleMilliseconds = 1000.0
+    private static let settleMilliseconds = 300.0
     /// A suspend is repeated at once or not at all.
     private static let repeatMilliseconds = 250.0
     private let libvirtIsAway = Guarded(false)
