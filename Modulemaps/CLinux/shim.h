@@ -72,15 +72,6 @@ static inline int clinux_close_range(unsigned int first, unsigned int last)
     return (int)syscall(SYS_close_range, first, last, 0);
 }
 static inline int clinux_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
-static inline int clinux_pidfd_getfd(int pidfd, int fd) { return (int)syscall(438 /* SYS_pidfd_getfd, Linux 5.6 */, pidfd, fd, 0); }
-
-/* struct ucred is declared only under _GNU_SOURCE. The process that connected, or -1. */
-static inline pid_t clinux_peer_pid(int socket)
-{
-    struct { pid_t pid; uid_t uid; gid_t gid; } peer = { .pid = -1 };
-    socklen_t length = sizeof peer;
-    return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 ? peer.pid : -1;
-}
 
 /* Declared only under _GNU_SOURCE, which Swift's importer does not set. */
 static inline int clinux_accept(int listener)

@@ -129,7 +129,11 @@ struct Renderer {
     }
 
     private func sentence(_ handover: HandoverReport) -> String {
-        let lost = handover.epochsLost == 0 ? "nothing lost" : "\(Quantity.count(handover.epochsLost, "epoch")) lost"
+        let lost = switch handover.epochsLost {
+        case nil: "what the primary did after it is lost"
+        case 0?: "nothing lost"
+        case let epochs?: "\(Quantity.count(epochs, "epoch")) lost"
+        }
         let outage = Quantity.duration(milliseconds: handover.outageMs), activation = Quantity.duration(milliseconds: handover.activationMs)
         return "\(handover.domain.printable) now runs on \(handover.to.printable) (from \(handover.from.printable)): "
             + "epoch \(handover.epoch), \(lost), outage \(outage), activation \(activation)"

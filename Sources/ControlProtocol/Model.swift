@@ -129,8 +129,8 @@ public struct HandoverReport: Codable, Sendable {
     public var to: String
     /// The epoch that the guest went on from.
     public var epoch: UInt64
-    /// Captured epochs that did not survive: 0 after a swap.
-    public var epochsLost: UInt64
+    /// Captured epochs that did not survive: 0 after a swap; absent when the primary could not be asked.
+    public var epochsLost: UInt64?
     /// From the start of loading the device state to the guest running at the target, milliseconds.
     public var activationMs: Double
     /// From the guest's last instant here to running there, as the services saw it, milliseconds.
@@ -143,7 +143,7 @@ public struct HandoverReport: Codable, Sendable {
         case outageMs = "outage_ms"
     }
 
-    public init(domain: String, from: String, to: String, epoch: UInt64, epochsLost: UInt64, activationMs: Double, outageMs: Double) {
+    public init(domain: String, from: String, to: String, epoch: UInt64, epochsLost: UInt64?, activationMs: Double, outageMs: Double) {
         self.domain = domain
         self.from = from
         self.to = to

@@ -48,6 +48,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private let libvirtIsAway = Guarded(false)
     /// Its user suspended the guest, and an earlier attempt's COLO is still on: nothing can be done before it runs again.
     private var waitsForResume = false
+    private var lastProof: (proven: UInt64, committed: UInt64, at: MonotonicTime) = (0, 0, .now)
     private var wasProtected = false
     private var wasEverProtected = false
     private let firstFailure = Guarded<String?>(nil)
@@ -370,6 +371,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         var lastProgress: (epochs: UInt64, at: MonotonicTime) = (0, .now)
         while true {
             rate.sample(worker?.statistics[.epochsTotal] ?? 0)
+            try proveByQuestion()
             guard let event = next(until: MonotonicTime.now.adding(milliseconds: 1000)) else {
                 if let outcome = try watchProgress(&lastProgress) { return outcome }
                 continue
@@ -434,6 +436,24 @@ public final class PrimaryProtection: @unchecked Sendable {
             Log.error("\(domain.name): QEMU is deadlocked (its main loop and its migration wait for one lock); ending it, so that the shadow takes over")
             kill(pid, SIGKILL)
         }
+    }
+
+    /// When QEMU's RESUME events do not come for a while, though epochs wait for them: ask. QEMU's answer comes after all events that
+    /// it sent before, so an epoch that was over by then, with no foreign resume heard of, is sound.
+    private func proveByQuestion() throws {
+        guard let statistics = worker?.statistics, !isSuspended, statistics[.linkUp] == 1 else { return }
+        let proven = statistics[.provenUntil]
+        let committed = statistics[.committedEpoch]
+        if proven != lastProof.proven || committed != lastProof.committed || statistics[.epoch] <= committed {
+            lastProof = (proven, committed, .now)
+            return
+        }
+        guard MonotonicTime.now.milliseconds(since: lastProof.at) > 1000 else { return }
+        let epoch = statistics[.epoch]
+        lastProof.at = .now
+        guard try domain.monitor(QueryStatus()).running, statistics[.torn] == 0 else { return }
+        Log.debug("\(domain.name): libvirt's events lag; QEMU was asked about epoch \(epoch)")
+        statistics[.provenEpoch] = epoch
     }
 
     private func handle(_ event: WorkerEvent) throws -> Outcome? {

@@ -36,7 +36,6 @@ struct ProtectionRecord: Codable, Sendable {
     /// (primary) The disk under the guard job, and its throw-away file.
     var guardDisk: String?
     var guardFile: String?
-    var epochsLost: UInt64?
 }
 
 /// The folder of records, usually `/var/lib/shadow-virt`.

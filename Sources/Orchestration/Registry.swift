@@ -174,7 +174,7 @@ public final class Registry: @unchecked Sendable {
         try makeSurePrimaryIsDead(shadow, force: force, progress: progress)
         let loaded = try shadow.load()
         let running = try shadow.run(persistentXML: nil, autostart: false)
-        return HandoverReport(domain: shadow.name, from: shadow.primary, to: environment.hostName, epoch: loaded.epoch ?? 0, epochsLost: 0,
+        return HandoverReport(domain: shadow.name, from: shadow.primary, to: environment.hostName, epoch: loaded.epoch ?? 0, epochsLost: nil,
                               activationMs: (loaded.milliseconds ?? 0) + (running.milliseconds ?? 0), outageMs: MonotonicTime.now.milliseconds(since: begin))
     }
 

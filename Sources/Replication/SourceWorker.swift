@@ -177,7 +177,6 @@ public final class SourceWorker: @unchecked Sendable {
                 guard let connection = try acceptConnection(listener.raw, until: deadline) else {
                     throw ChannelError.timedOut(during: "waiting for QEMU to connect to \(options.streamPath)")
                 }
-                enlargeSendBuffer(ofPeerOf: connection.raw, path: options.streamPath)
                 return connection
             }
             wake.clear()
@@ -309,10 +308,10 @@ public final class SourceWorker: @unchecked Sendable {
                 holdDeadline = nil
                 // Once a request: every wake-up would double it again. But an order counts at once.
                 if interval == nil || now.intervalMs != orderedInterval { interval = adaptInterval(unsent: load.unsent, configured: now.intervalMs) }
-                // QEMU keeps the configured interval by itself, from a clock that does not wait for us: a request that is held up until
-                // the next one is due costs that next one. Only a longer interval is ours to keep.
+                // Early by a tenth, and by the millisecond that poll(2) rounds up to and some: QEMU's clock does not wait for us, and a
+                // request that is held up until its next one is due costs that next one.
                 let wanted = interval ?? now.intervalMs
-                let due = lastReply.adding(milliseconds: wanted * (wanted > now.intervalMs ? 0.9 : 0.5))
+                let due = lastReply.adding(milliseconds: wanted - max(wanted * 0.1, 1.5))
                 let hasRoom = pool.bytesInUse < options.ceilingBytes / 2 && load.unsent < 64
                 if hasRoom, due <= .now {
                     // Ten times the configured limit without an epoch: see longestGapMilliseconds.

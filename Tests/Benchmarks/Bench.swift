@@ -25,6 +25,8 @@ final class Bench {
         try? FileManager.default.createDirectory(atPath: work, withIntermediateDirectories: true)
     }
 
+    /// Another build of ours to measure beside this one: before and after in the same run.
+    let otherBuild = ProcessInfo.processInfo.environment["SHADOW_VIRT_OTHER"]
     var shadowVirt: String { "\(binaries)/shadow-virt" }
     func guest(_ name: String) -> String { "\(work)/guests/\(name).img" }
 

@@ -13,8 +13,7 @@ enum PauseBenchmark {
 
     static func run(_ bench: Bench) throws {
         var kinds = kinds
-        // Another build of ours beside this one: before and after in the same run.
-        if let other = ProcessInfo.processInfo.environment["SHADOW_VIRT_OTHER"] {
+        if let other = bench.otherBuild {
             kinds.insert(("other build's workers", { try Workers($0, program: other) }), at: 2)
         }
         let rounds = bench.quick ? 1 : 3

@@ -11,13 +11,14 @@ final class QEMU {
     private(set) var events: [(name: String, at: Double)] = []
     var pid: pid_t { process.pid }
 
+    /// Not on IDE: QEMU 7.2's fails an assertion now and then when it is stopped at an epoch's rate (bmdma_active_if).
     /// Starts the ledger guest, or, with `incoming`, an empty machine that waits for it.
     init(_ bench: Bench, name: String, image: String = "ledger", memoryMiB: Int = 64, incoming: Bool = false) throws {
         let socket = "\(bench.work)/\(name).qmp"
         unlink(socket)
         process = try Subprocess.spawn("/usr/bin/env", arguments: [
             "qemu-system-x86_64", "-accel", "kvm", "-m", "\(memoryMiB)", "-machine", "pc", "-nodefaults", "-display", "none",
-            "-vga", "std", "-drive", "file=\(bench.guest(image)),format=raw,if=ide,snapshot=on", "-serial", "file:\(bench.work)/\(name).serial",
+            "-vga", "std", "-drive", "file=\(bench.guest(image)),format=raw,if=virtio,snapshot=on", "-serial", "file:\(bench.work)/\(name).serial",
             "-qmp", "unix:\(socket),server=on,wait=off",
         ] + (incoming ? ["-incoming", "defer"] : []), descriptors: [])
         let deadline = MonotonicTime.now.adding(milliseconds: 10_000)

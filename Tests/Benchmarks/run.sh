@@ -25,5 +25,5 @@ trap clean EXIT
 [[ -n $work ]] || work=$(mktemp -d /tmp/shadow-virt-benchmark.XXXXXX)
 mkdir -p "$work"
 "$root/Tests/Guests/build.sh" "$work/guests"
-for mib in 48 3900; do "$root/Tests/Guests/build.sh" "$work/guests" "filled-$mib" "FILL_MIB=$mib"; done
+for mib in 48 1000; do "$root/Tests/Guests/build.sh" "$work/guests" "filled-$mib" "FILL_MIB=$mib"; done
 "$binaries/shadow-virt-benchmark" --root "$root" --binaries "$binaries" --work "$work" "$@"

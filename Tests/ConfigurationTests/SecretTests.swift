@@ -30,7 +30,8 @@ final class SecretTests: XCTestCase {
     func testModes() throws {
         let folder = try TemporaryFolder()
         for (mode, accepted) in [(0o600, true), (0o400, true), (0o640, true), (0o644, false), (0o604, false), (0o602, false), (0o601, false), (0o620, false)] {
-            let file = try folder.write("s", "0123456789abcdef", mode: mode_t(mode))
+            // A file each: one of mode 400 cannot be written again by an ordinary user.
+            let file = try folder.write("s\(String(mode, radix: 8))", "0123456789abcdef", mode: mode_t(mode))
             let secret = try? configuration(file).loadSecret()
             XCTAssertEqual(secret != nil, accepted, String(mode, radix: 8))
         }
