@@ -45,6 +45,13 @@ public final class PrimaryProtection: @unchecked Sendable {
     private var suspendWatch: SuspendWatch?
     /// Saves of libvirt's status file that say nothing new: they belong to a suspension that is over.
     private var savesSettled = 0
+    private var settledAt = MonotonicTime(nanoseconds: 0)
+    /// Saves come through inotify on a thread of its own; those of a suspension that is over, our own repetition included, may
+    /// still be on their way for this long. A suspend by the user in that time, if it meets an epoch, is missed: better than a
+    /// guest that stands still although its user resumed it.
+    private static let settleMilliseconds = 300.0
+    /// A suspend is repeated at once or not at all.
+    private static let repeatMilliseconds = 250.0
     private let libvirtIsAway = Guarded(false)
     /// Its user suspended the guest, and an earlier attempt's COLO is still on: nothing can be done before it runs again.
     private var waitsForResume = false
@@ -63,6 +70,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         /// That a user asked for it, by libvirt's own record; without it a stop is never repeated.
         var evidence: SuspendWatch.Evidence?
         var resumes = 0
+        let notedAt = MonotonicTime.now
         /// The worker withholds epochs, and the guest stands still.
         var isConfirmed = false
         /// Known from libvirt's status file alone: the stop fell inside an epoch, whose end has undone it or will.
@@ -526,7 +534,8 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     /// Libvirt noted a user's suspend.
     private func suspendNoted(_ evidence: SuspendWatch.Evidence) {
-        guard let worker, board.state != .syncing, evidence.save > savesSettled else { return }
+        guard let worker, board.state != .syncing, evidence.save > savesSettled,
+              MonotonicTime.now.milliseconds(since: settledAt) > Self.settleMilliseconds else { return }
         if suspension == nil {
             suspension = Suspension(at: SharedStatistics.realtimeNanoseconds, isInsideEpoch: true)
             worker.order(WorkerCommand(.suspend))
@@ -542,6 +551,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private func endSuspension() {
         suspension = nil
         savesSettled = suspendWatch?.saves ?? 0
+        settledAt = .now
         worker?.order(WorkerCommand(.resume))
         board.set(.protected)
     }
@@ -553,7 +563,8 @@ public final class PrimaryProtection: @unchecked Sendable {
         guard var current = suspension, !current.isConfirmed, let worker else { return }
         if try domain.monitor(QueryStatus()).running {
             let epochs = worker.statistics.windowsBegun(after: current.at)
-            guard current.evidence != nil, current.isInsideEpoch || (epochs > 0 && current.resumes <= epochs) else { return endSuspension() }
+            guard MonotonicTime.now.milliseconds(since: current.notedAt) < max(Self.repeatMilliseconds, record.intervalMs * 3),
+                  current.evidence != nil, current.isInsideEpoch || (epochs > 0 && current.resumes <= epochs) else { return endSuspension() }
             Log.info("\(domain.name): a suspend met an epoch, which undid it; suspending again")
             try domain.handle().suspend()
         }

@@ -27,6 +27,7 @@ public final class ShadowProtection: @unchecked Sendable {
     private var files: (ram: Int32, journal: Int32, state: Int32)?
     private var ramBytes: UInt64 = 0
     private var restarts = 0
+    private let spoiledHandler = Guarded<@Sendable () -> Void>({})
     private var processWatch: Descriptor?
     private let rate = RateMeter()
 
@@ -148,6 +149,24 @@ public final class ShadowProtection: @unchecked Sendable {
         }
         files = (ram.fd, made.journal, made.state)
         try startWorker()
+        startThread("shadow-watch") { [weak self] in
+            while let self, self.phase == .receiving {
+                self.lookForResume()
+                sleep(1)
+            }
+        }
+    }
+
+    /// `virsh resume` on a waiting shadow emits no event: QEMU only notes that it is to run once it is loaded.
+    private func lookForResume() {
+        guard phase == .receiving, (try? domain.handle().state().state) == .running, phase == .receiving else { return }
+        onSpoiled()
+    }
+
+    /// Called when the shadow was found resumed; the registry sees to the rest.
+    public var onSpoiled: @Sendable () -> Void {
+        get { spoiledHandler.read { $0 } }
+        set { spoiledHandler.change { $0 = newValue } }
     }
 
     /// QEMU's RAM memory file, by its name among QEMU's descriptors.

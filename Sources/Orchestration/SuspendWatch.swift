@@ -3,27 +3,26 @@ import Foundation
 import Glibc
 import Platform
 
-/// Notices a `virsh suspend` that falls inside an epoch, when the guest stands still already and libvirt thinks it paused.
+/// Notices a `virsh suspend` that falls inside an epoch, when the guest stands still already, and libvirt's asynchronous jobs.
 ///
 /// Such a suspend stops nothing, and the epoch's end starts the guest again. QEMU says nothing about it, libvirt's events neither.
-/// But libvirt saves the domain's status file, `/run/libvirt/qemu/NAME.xml`, by rename, for each change and at the end of each
-/// suspend (`qemuDomainSuspend`, `qemuProcessHandleStop`):
+/// But libvirt saves the domain's status file, `/run/libvirt/qemu/NAME.xml`, by rename, at each change of state
+/// (`qemuProcessHandleStop`):
 ///
 ///     epoch alone                     paused (unknown)                      running
 ///     suspend before libvirt noticed  paused (user)                         running
 ///     suspend after it did            paused (unknown), once more the same  running
 ///
-/// The third row counts only when all three were read before the next one replaced them, and the middle two are equal byte for byte.
+/// Only the second row proves anything. The third looks like a guest's reset in that moment, so such a suspend is lost: a suspend
+/// that did not hold is seen, a guest that stands still for no reason is down.
+///
 /// The file tells of libvirt's asynchronous jobs as well, when they begin: `virsh dump` stops the guest and lets it go again before
 /// it finds that it must not dump, and epochs have to stay clear of that.
 final class SuspendWatch: @unchecked Sendable {
-    private struct Save: Equatable {
-        var inode: UInt64
-        var isPaused: Bool
+    private struct Save {
         var byUser: Bool
         /// An asynchronous job of libvirt's: dump, save, migration, snapshot.
         var hasJob: Bool
-        var content: [UInt8]
     }
 
     private let folder: String
@@ -37,7 +36,6 @@ final class SuspendWatch: @unchecked Sendable {
     /// Saves this close to a job of libvirt's prove nothing: it stops, saves and starts for reasons of its own.
     private static let jobShadowMilliseconds = 500.0
     private let saveCount = Guarded(0)
-    private var history: [Save] = []
     /// libvirt's status files have 10 to 40 KiB; what is larger is not looked at.
     private static let largestFile = 1 << 20
 
@@ -58,10 +56,8 @@ final class SuspendWatch: @unchecked Sendable {
         }
     }
 
-    /// What was seen, and at which save.
+    /// At which save a user's suspend was seen.
     struct Evidence: Sendable {
-        /// False: the pattern of the third row, which ends with the epoch's own save.
-        var isByName: Bool
         var save: Int
     }
 
@@ -80,33 +76,14 @@ final class SuspendWatch: @unchecked Sendable {
             count += renames
             return count
         }
-        // More than one at once: the file shows the last one only, so nothing can be said about those before.
-        if renames > 1 { history = [] }
-        guard let save = readFile() else {
-            history = []
-            return true
-        }
+        guard let save = readFile() else { return true }
         if save.hasJob || hadJob { lastJob = .now }
         if save.hasJob != hadJob {
             hadJob = save.hasJob
             onJob(hadJob)
         }
-        if let lastJob, MonotonicTime.now.milliseconds(since: lastJob) < Self.jobShadowMilliseconds {
-            history = []
-            return true
-        }
-        if save.byUser { onSuspend(Evidence(isByName: true, save: number)) }
-        let isFresh = ((try? wait(notify.raw, for: .readable, until: .now)) ?? []).isEmpty
-        guard isFresh else {
-            history = []
-            return true
-        }
-        history.append(save)
-        if history.count > 3 { history.removeFirst() }
-        if history.count == 3, history[0].isPaused, history[1].isPaused, !history[2].isPaused, history[0].inode != history[1].inode,
-           history[0].content == history[1].content {
-            onSuspend(Evidence(isByName: false, save: number))
-        }
+        if let lastJob, MonotonicTime.now.milliseconds(since: lastJob) < Self.jobShadowMilliseconds { return true }
+        if save.byUser { onSuspend(Evidence(save: number)) }
         return true
     }
 
@@ -144,7 +121,6 @@ final class SuspendWatch: @unchecked Sendable {
         let head = String(decoding: content.prefix(1024), as: UTF8.self)
         guard let tag = head.range(of: "<domstatus "), let end = head[tag.upperBound...].firstIndex(of: ">") else { return nil }
         let attributes = head[tag.upperBound..<end]
-        return Save(inode: UInt64(info.st_ino), isPaused: attributes.contains("state='paused'"),
-                    byUser: attributes.contains("state='paused'") && attributes.contains("reason='user'"), hasJob: Self.hasJob(content), content: content)
+        return Save(byUser: attributes.contains("state='paused'") && attributes.contains("reason='user'"), hasJob: Self.hasJob(content))
     }
 }
