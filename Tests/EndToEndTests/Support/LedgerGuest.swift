@@ -89,7 +89,8 @@ final class LedgerGuest {
     /// Waits until it has ticked `count` times more.
     func waitForTicks(_ count: Int, limit: Double = 5) throws {
         let mark = serial.mark
-        try waitUntil("\(name) ticks on \(home.name)", limit: limit, every: 0.002) { serial.mark >= mark + count }
+        try waitUntil("\(name) ticks \(count) times on \(home.name) (\(serial.mark - mark) seen, QEMU: \((try? hosts.monitor(home, name, "query-status")) ?? "no answer"))",
+                      limit: limit, every: 0.002) { serial.mark >= mark + count }
     }
 
     var isTicking: Bool { serial.silence(home) < 0.5 }
