@@ -38,7 +38,7 @@ public final class ChunkPool: Sendable {
     public let chunkBytes: Int
     public let limitBytes: Int
     private let keepChunks: Int
-    private static let trimEvery = 256
+    private static let trimEvery = 64
     private let state = Mutex(State())
 
     /// - Parameters:
