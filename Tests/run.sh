@@ -124,7 +124,7 @@ unfinished=$(comm -23 <(tests 'started' "$output") <(sort -u <<<"$passed"$'\n'"$
 # named even when that passes. Not a whole suite in ruins, and not when the time is over.
 unsteady=''
 left=$((time_limit - SECONDS))
-if [[ -n $failed ]] && (($(count "$failed") <= 6 && status != 124 && status != 137 && left > 300)); then
+if [[ -n $failed ]] && (($(count "$failed") <= 10 && status != 124 && status != 137 && left > 300)); then
   echo "Once more: $(tr '\n' ' ' <<<"$failed")"
   again=()
   for name in $failed; do again+=(--filter "\\.${name/./\\/}\$"); done

@@ -303,7 +303,6 @@ public final class Registry: @unchecked Sendable {
                 entries.change { $0.shadows[fresh.uuid] = nil }
             }
             entries.change { $0.shadows[fresh.uuid] = fresh }
-            fresh.onSpoiled = { [weak self, uuid = fresh.uuid] in self?.shadowChanged(uuid, isResumed: true) }
             do {
                 try fresh.prepare(xml: request.xml ?? "", memoryBytes: request.memoryBytes ?? 0)
             } catch {

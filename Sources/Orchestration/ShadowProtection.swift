@@ -27,7 +27,6 @@ public final class ShadowProtection: @unchecked Sendable {
     private var files: (ram: Int32, journal: Int32, state: Int32)?
     private var ramBytes: UInt64 = 0
     private var restarts = 0
-    private let spoiledHandler = Guarded<@Sendable () -> Void>({})
     private var processWatch: Descriptor?
     private let rate = RateMeter()
 
@@ -149,24 +148,6 @@ public final class ShadowProtection: @unchecked Sendable {
         }
         files = (ram.fd, made.journal, made.state)
         try startWorker()
-        startThread("shadow-watch") { [weak self] in
-            while let self, self.phase == .receiving {
-                self.lookForResume()
-                sleep(1)
-            }
-        }
-    }
-
-    /// `virsh resume` on a waiting shadow emits no event: QEMU only notes that it is to run once it is loaded.
-    private func lookForResume() {
-        guard phase == .receiving, (try? domain.handle().state().state) == .running, phase == .receiving else { return }
-        onSpoiled()
-    }
-
-    /// Called when the shadow was found resumed; the registry sees to the rest.
-    public var onSpoiled: @Sendable () -> Void {
-        get { spoiledHandler.read { $0 } }
-        set { spoiledHandler.change { $0 = newValue } }
     }
 
     /// QEMU's RAM memory file, by its name among QEMU's descriptors.
@@ -290,11 +271,11 @@ public final class ShadowProtection: @unchecked Sendable {
                 throw ControlFailure("QEMU did not accept the guest's state: \(error)", advice: "Its log is /var/log/libvirt/qemu/\(name).log on \(environment.hostName)")
             }
             if status == "running" {
-                // Somebody resumed the waiting shadow with virsh, so QEMU did not wait after loading. The primary is still held:
-                // end this copy before it hears of it.
-                phaseBox.change { $0 = .failed }
-                try? domain.handle().destroy()
-                throw ControlFailure("The shadow of \(name) was resumed by somebody before its time", advice: "Leave shadows alone: they are paused for a reason")
+                // Somebody resumed the waiting shadow with virsh, which emits no event: QEMU did not wait after loading. The primary
+                // stands still, so this copy is the only one that moves; stop it until its word comes.
+                Log.warning("\(name): the waiting shadow had been resumed by somebody; stopped again until it may run")
+                try domain.monitor(Stop())
+                return
             }
             if status != "inmigrate" { return }
             guard deadline > .now else {
