@@ -497,7 +497,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// A stream that has been silent for long while nobody suspended the guest: QEMU's migration state may be broken.
     private func watchProgress(_ last: inout (epochs: UInt64, at: MonotonicTime)) throws -> Outcome? {
         let epochs = worker?.statistics[.epochsTotal] ?? 0
-        if epochs != last.epochs || (isSuspended && suspension?.isConfirmed == true) || worker?.statistics[.linkUp] == 0 {
+        // The first copy takes as long as the guest is large; it ends by itself or with an error.
+        if board.state == .syncing || epochs != last.epochs || (isSuspended && suspension?.isConfirmed == true) || worker?.statistics[.linkUp] == 0 {
             last = (epochs, .now)
             return nil
         }
