@@ -401,7 +401,7 @@ public final class PrimaryProtection: @unchecked Sendable {
                 stopped(at: moment)
             case .resumed(let moment):
                 if worker?.statistics.isInsideCapture(moment) == true { return torn() }
-                try resumed()
+                resumed(at: moment)
             case .suspendNoted(let evidence):
                 suspendNoted(evidence)
             case .lifecycle(let event):
@@ -544,9 +544,11 @@ public final class PrimaryProtection: @unchecked Sendable {
         if suspension?.evidence == nil { suspension?.evidence = evidence }
     }
 
-    private func resumed() throws {
+    private func resumed(at moment: UInt64) {
+        // The end of the epoch before the suspension may be heard of after it.
+        guard let current = suspension, moment > current.at else { return }
         suspension?.resumes += 1
-        if suspension?.isConfirmed == true { endSuspension() }
+        if current.isConfirmed { endSuspension() }
     }
 
     private func endSuspension() {
