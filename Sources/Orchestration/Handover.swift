@@ -79,7 +79,7 @@ extension PrimaryProtection {
                 if case .resumed(let moment) = event, worker.statistics.isInsideCapture(moment) { true } else { nil }
             }
             guard wasResumed == nil else { throw ControlFailure("Somebody resumed the guest during the swap") }
-            let outcome = try commitAndRun(epoch: epoch, loadMs: loaded.milliseconds ?? 0)
+            let outcome = try commitAndRun()
             switch outcome {
             case .running(let runMs):
                 let report = HandoverReport(domain: domain.name, from: environment.hostName, to: peer.name, epoch: epoch, epochsLost: 0,
@@ -117,7 +117,7 @@ extension PrimaryProtection {
     private enum CommitOutcome { case running(Double), inDoubt(String) }
 
     /// Writes the commit and tells the peer. Throws only when the guest certainly does not run there.
-    private func commitAndRun(epoch: UInt64, loadMs: Double) throws -> CommitOutcome {
+    private func commitAndRun() throws -> CommitOutcome {
         let persistent = persistentDefinition()
         record.phase = .committing
         try environment.records.write(record)
@@ -265,7 +265,7 @@ extension PrimaryProtection {
         if let ended = endedOnPurpose(verdict) { return ended }
         guard case .crashed = verdict else { return .ended("by request, after QEMU died") }
         Log.warning("\(domain.name): QEMU died; failing over to \(peer.name) at epoch \(loaded.epoch ?? 0), \(lost) captured epochs lost")
-        switch try commitAndRun(epoch: loaded.epoch ?? 0, loadMs: loaded.milliseconds ?? 0) {
+        switch try commitAndRun() {
         case .running:
             Log.info("\(domain.name): runs on \(peer.name), \(Int(MonotonicTime.now.milliseconds(since: died))) ms after QEMU's end was noticed")
             finishHandover()

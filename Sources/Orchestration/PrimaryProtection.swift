@@ -40,7 +40,6 @@ public final class PrimaryProtection: @unchecked Sendable {
     private let currentWorker = Guarded<WorkerProcess?>(nil)
     private var generation = 0
     var processWatch: Descriptor?
-    private var firstCopyAnnounced = false
     private var suspension: Suspension?
     private var suspendWatch: SuspendWatch?
     /// Saves of libvirt's status file that say nothing new: they belong to a suspension that is over.
@@ -194,8 +193,6 @@ public final class PrimaryProtection: @unchecked Sendable {
             if let outcome = try standBackIfTakenOver() { return outcome }
             try begin()
             return try follow()
-        } catch let failure as ControlFailure {
-            return .retry(failure.description)
         } catch {
             return .retry("\(error)")
         }
@@ -289,7 +286,6 @@ public final class PrimaryProtection: @unchecked Sendable {
     private func begin() throws {
         board.set(.syncing, "preparing the shadow on \(peer.name)")
         generation += 1
-        firstCopyAnnounced = false
         suspension = nil
         stopDetail = nil
         let handle = try domain.handle()
@@ -583,12 +579,10 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// Leaves the guest running and QEMU as it was. Safe to repeat, and when half of it is not there.
     func cleanUp(keepGuard: Bool) {
         let control = COLOControl(domain: domain)
+        // A worker that lives ends its epoch by itself; one that died may have left the guest standing still: that goes next.
+        worker?.stop()
         if !isSuspended {
-            // A worker that lives ends its epoch by itself; one that died may have left the guest standing still: that goes first.
-            worker?.stop()
             do { waitsForResume = try control.thaw() == COLOControl.suspended } catch { Log.debug("\(domain.name): \(error)") }
-        } else {
-            worker?.stop()
         }
         currentWorker.change { $0 = nil }
         processWatch = nil

@@ -123,10 +123,6 @@ struct COLOControl {
     /// What `thaw` says of a guest that its user suspended, and that it left alone.
     static let suspended = "suspended"
 
-    func setInterval(_ milliseconds: Double) throws {
-        try domain.monitor(MigrateSetParameters(checkpointDelayMilliseconds: UInt32(milliseconds)))
-    }
-
     /// Gets a guest going that stands still because the other end of its stream is gone, and takes COLO off it. Does nothing to a
     /// guest without COLO. Returns what QEMU's status was.
     @discardableResult

@@ -15,7 +15,6 @@ final class Backlog: @unchecked Sendable {
     private var committed: UInt64 = 0
     private var lastAppended: UInt64 = 0
     private var lastTaken: UInt64 = 0
-    private var ended = false
     private var stopped = false
 
     func append(_ epoch: CapturedEpoch) {
