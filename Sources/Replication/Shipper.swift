@@ -27,12 +27,12 @@ final class Shipper: @unchecked Sendable {
             return worker.tell(WorkerEvent(.failed, reason: "\(error)"))
         }
         var attempt = 0
-        var lastReason = ""
+        var toldReasons: Set<String> = []
         while !worker.backlog.isStopped {
             do {
                 let link = try connect(header)
                 attempt = 0
-                lastReason = ""
+                toldReasons = []
                 try ship(over: link)
             } catch HandshakeError.unknownSession(let reason) {
                 return worker.tell(WorkerEvent(.sessionLost, reason: reason))
@@ -42,8 +42,7 @@ final class Shipper: @unchecked Sendable {
                 worker.statistics[.linkUp] = 0
                 if worker.backlog.isStopped { return }
                 let reason = "No connection to \(options.peer): \(error)"
-                if reason != lastReason { worker.tell(WorkerEvent(.linkLost, reason: reason)) }
-                lastReason = reason
+                if toldReasons.insert(reason).inserted { worker.tell(WorkerEvent(.linkLost, reason: reason)) }
             }
             attempt += 1
             usleep(UInt32(min(1_000_000, 100_000 << min(attempt, 4))))
