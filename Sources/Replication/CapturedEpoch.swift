@@ -9,6 +9,8 @@ final class CapturedEpoch: @unchecked Sendable {
     private(set) var records: UnsafeMutableBufferPointer<PageRecord>
     private(set) var count = 0
     private(set) var device = UnsafeRawBufferPointer(start: nil, count: 0)
+    /// What the guest wrote to its disks since the epoch before.
+    var disks = DiskSegment()
     private var chunks: [Chunk] = []
     private let pool: ChunkPool
     /// When the guest was stopped for it.

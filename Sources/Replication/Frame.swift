@@ -1,6 +1,7 @@
 import Foundation
 import MigrationStream
 import Platform
+import ReplicaStore
 
 /// What a frame carries. Source to shadow: below 16; shadow to source: from 16 on.
 enum FrameType: UInt8 {
@@ -14,12 +15,20 @@ enum FrameType: UInt8 {
     case commit = 4
     /// Nothing to send, still here.
     case heartbeat = 5
+    /// Writes to disks, two entries each (`DiskEntry`). Epoch 0: of the first copy, applied as they come.
+    case disk = 6
+    /// JSON `StreamHeader`: QEMU's stream has begun, on a connection whose `Hello` came before that.
+    case streamHeader = 7
     /// JSON `Welcome`: where the shadow stands.
     case welcome = 16
     /// One entry: the committed epoch.
     case acknowledge = 17
     /// Text: why the shadow closes.
     case failure = 18
+    /// Hashes of a replica's chunks, 16 bytes each; the frame's epoch: disk number in the upper 16 bits, first chunk below.
+    case chunkHashes = 19
+    /// JSON `ReplicaSeed` list: `chunkHashes` of all disks have been sent, and how they were made.
+    case replicas = 20
 }
 
 /// One frame, all numbers little-endian:
@@ -113,6 +122,38 @@ struct FrameEntry {
     }
 }
 
+/// A write to a disk, as a frame carries it:
+///
+///     entry 2n      offset | length | disk number, kind << 8
+///     entry 2n + 1  bytes that follow (0 for zeroes and trims) | XXH3-128 of them
+struct DiskEntry {
+    static let entries = 2
+
+    var extent: DiskExtent
+    var hashLow: UInt64
+    var hashHigh: UInt64
+
+    @inline(__always)
+    func write(to base: UnsafeMutableRawPointer, index: Int) {
+        let kind = UInt64(extent.disk) | UInt64(extent.kind.rawValue) << 8
+        FrameEntry(location: extent.offset, hashLow: UInt64(extent.length), hashHigh: kind).write(to: base, index: index)
+        FrameEntry(location: extent.kind == .data ? UInt64(extent.length) : 0, hashLow: hashLow, hashHigh: hashHigh).write(to: base, index: index + 1)
+    }
+
+    /// Reads one, with the number of its blob's bytes; checks kind and lengths, not whether the disk has such a place.
+    static func read(_ base: UnsafeRawPointer, index: Int, frame: UInt64) throws(FrameError) -> (entry: DiskEntry, blobBytes: Int) {
+        let first = FrameEntry.read(base, index: index)
+        let second = FrameEntry.read(base, index: index + 1)
+        guard first.hashHigh <= 0xffff, let kind = DiskExtent.Kind(rawValue: UInt8(first.hashHigh >> 8)),
+              first.hashLow > 0, first.hashLow <= UInt64(Int.max), second.location == (kind == .data ? first.hashLow : 0),
+              second.location <= UInt64(PageFrame.mostBlobBytes) else {
+            throw .badContent("Frame \(frame) has a disk write of kind \(first.hashHigh >> 8) with \(first.hashLow) and \(second.location) bytes")
+        }
+        let extent = DiskExtent(disk: Int(first.hashHigh & 0xff), kind: kind, offset: first.location, length: Int(first.hashLow))
+        return (DiskEntry(extent: extent, hashLow: second.hashLow, hashHigh: second.hashHigh), Int(second.location))
+    }
+}
+
 /// What is wrong with a frame, and which one it was.
 enum FrameError: Error, CustomStringConvertible, Equatable {
     case badMagic(UInt32, frame: UInt64)
@@ -122,6 +163,7 @@ enum FrameError: Error, CustomStringConvertible, Equatable {
     case damaged(String, frame: UInt64)
     case unexpected(FrameType, state: String)
     case outsideBlock(block: Int, page: UInt64, frame: UInt64)
+    case outsideDisk(disk: Int, offset: UInt64, length: Int, frame: UInt64)
     case badContent(String)
 
     var description: String {
@@ -133,6 +175,8 @@ enum FrameError: Error, CustomStringConvertible, Equatable {
         case .damaged(let what, let frame): "Checksum mismatch in \(what) of frame \(frame)"
         case .unexpected(let type, let state): "A \(type) frame came while \(state)"
         case .outsideBlock(let block, let page, let frame): "Frame \(frame) names page \(page) of block \(block), which does not exist"
+        case .outsideDisk(let disk, let offset, let length, let frame):
+            "Frame \(frame) writes \(length) bytes at \(offset) of disk \(disk), which do not exist"
         case .badContent(let what): what
         }
     }
@@ -142,8 +186,10 @@ enum FrameError: Error, CustomStringConvertible, Equatable {
 struct Hello: Codable {
     var domain: String
     var hashSecret: Data
-    /// What QEMU's stream says about itself: activation repeats it.
-    var header: StreamHeader
+    /// What QEMU's stream says about itself: activation repeats it. Absent before the stream has begun: the disks are copied first.
+    var header: StreamHeader?
+    /// Sizes of the disks that come along, bytes, by number.
+    var disks: [UInt64] = []
     /// The epoch that the source will send first, 0 for the first copy.
     var firstEpoch: UInt64
 }
@@ -152,4 +198,10 @@ struct Hello: Codable {
 struct Welcome: Codable {
     /// The last epoch that the shadow holds whole; 0 when none.
     var committedEpoch: UInt64
+}
+
+/// How a replica's chunks are hashed.
+struct ReplicaSeed: Codable {
+    var disk: Int
+    var seed: Data
 }

@@ -35,8 +35,8 @@ final class Link: @unchecked Sendable {
 
     private static func hash(for type: FrameType, _ session: PageHash) -> PageHash {
         switch type {
-        case .pages, .device, .commit, .acknowledge: session
-        case .hello, .heartbeat, .welcome, .failure: openingHash
+        case .pages, .device, .commit, .acknowledge, .disk: session
+        case .hello, .heartbeat, .welcome, .failure, .streamHeader, .chunkHashes, .replicas: openingHash
         }
     }
 
@@ -100,6 +100,7 @@ final class Link: @unchecked Sendable {
         if count > 0 {
             try send(.pages, epoch: epoch.number, count: count, blobs: blobs, blobBytes: blobs * PageLocation.pageBytes)
         }
+        try sendDisks(epoch)
         guard epoch.number > 0 else { return 0 }
         var rest = epoch.device[...]
         while !rest.isEmpty {
@@ -110,10 +111,32 @@ final class Link: @unchecked Sendable {
         return sentPages
     }
 
+    private func sendDisks(_ epoch: CapturedEpoch) throws(ChannelError) {
+        var count = 0
+        var blobs = 0
+        var bytes = 0
+        for record in epoch.disks.records {
+            let length = record.extent.kind == .data ? record.extent.length : 0
+            if count + DiskEntry.entries > PageFrame.mostPages || bytes + length > PageFrame.mostBlobBytes {
+                try send(.disk, epoch: epoch.number, count: count, blobs: blobs, blobBytes: bytes)
+                (count, blobs, bytes) = (0, 0, 0)
+            }
+            let (low, high) = record.bytes.map { bytes in hash.withHasher { $0.hash128(bytes, length) } } ?? (0, 0)
+            DiskEntry(extent: record.extent, hashLow: low, hashHigh: high).write(to: buffer, index: count)
+            if length > 0 {
+                vectors[blobs + 1] = iovec(iov_base: record.bytes.map { UnsafeMutableRawPointer(mutating: $0) }, iov_len: length)
+                blobs += 1
+            }
+            count += DiskEntry.entries
+            bytes += length
+        }
+        if count > 0 { try send(.disk, epoch: epoch.number, count: count, blobs: blobs, blobBytes: bytes) }
+    }
+
     /// Sends the word that the epoch is complete and sound.
     func sendCommit(_ epoch: CapturedEpoch, pages: UInt64) throws(ChannelError) {
         try send(.commit, epoch: epoch.number,
-                 numbers: FrameEntry(location: pages, hashLow: UInt64(epoch.device.count), hashHigh: 0))
+                 numbers: FrameEntry(location: pages, hashLow: UInt64(epoch.device.count), hashHigh: UInt64(epoch.disks.records.count)))
     }
 
     // MARK: Receiving

@@ -62,8 +62,8 @@ final class ShadowMemory: @unchecked Sendable {
         }
         ram = try MappedMemory.shared(ramFD, length: ramBytes, what: "the shadow's RAM")
         state = try MappedMemory.shared(stateFD, length: Self.stateBytes, what: "shadow state")
-        // The address range of the largest epoch there can be: every page, with its entry and its frame's header.
-        journal = try MappedMemory.shared(journalFD, length: ramBytes + ramBytes / 64 + (512 << 20), what: "the journal")
+        // The address range of the largest epoch there can be: every page, with its entry and its frame's header, and disk writes.
+        journal = try MappedMemory.shared(journalFD, length: ramBytes + ramBytes / 64 + (4 << 30), what: "the journal")
         guard fstat(journalFD, &info) == 0 else { throw SystemError("fstat", "journal") }
         journalBytes = Int(info.st_size)
         if word(0) == Self.magic { try restore() }

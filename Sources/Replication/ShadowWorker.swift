@@ -2,6 +2,7 @@ import Foundation
 import Glibc
 import MigrationStream
 import Platform
+import ReplicaStore
 
 /// The shadow's side of one protection, in a process of its own: checks what arrives, keeps an epoch in the journal until it is
 /// complete, applies it to the shadow's RAM, and feeds the rest to QEMU when the guest is to run here.
@@ -15,6 +16,8 @@ public final class ShadowWorker: @unchecked Sendable {
     private struct Sealing {
         var sealed = false
         var receiving: Link?
+        /// The receiving thread is to end soon.
+        var isEnding = false
     }
 
     public static let ramDescriptor: Int32 = 5
@@ -25,6 +28,8 @@ public final class ShadowWorker: @unchecked Sendable {
     private let parent: WorkerChannel
     private let statistics: SharedStatistics
     private let memory: ShadowMemory
+    /// The replicas of the guest's disks; nil when it has none in its epochs.
+    private var replicas: ReplicaSet?
     private let sealing = Guarded(Sealing())
 
     /// Damage on this many connections in a row is not line noise.
@@ -34,15 +39,20 @@ public final class ShadowWorker: @unchecked Sendable {
     public convenience init(options: ShadowWorkerOptions, parent: WorkerChannel, statistics: SharedStatistics) throws {
         let memory = try ShadowMemory(ramFD: Self.ramDescriptor, ramBytes: Int(options.ramBytes), journalFD: Self.journalDescriptor,
                                       stateFD: Self.stateDescriptor)
-        self.init(options: options, parent: parent, statistics: statistics, memory: memory)
+        try self.init(options: options, parent: parent, statistics: statistics, memory: memory)
     }
 
     /// Over memory files that have other numbers than a worker process's.
-    init(options: ShadowWorkerOptions, parent: WorkerChannel, statistics: SharedStatistics, memory: ShadowMemory) {
+    init(options: ShadowWorkerOptions, parent: WorkerChannel, statistics: SharedStatistics, memory: ShadowMemory) throws {
         self.options = options
         self.parent = parent
         self.statistics = statistics
         self.memory = memory
+        guard !options.disks.isEmpty else { return }
+        // What the memory holds is what counts: an epoch that reached only the disks' journal comes again.
+        let committed = memory.completeEpoch?.epoch ?? memory.committedEpoch
+        replicas = try ReplicaSet(folder: options.diskFolder, session: options.session, disks: options.disks,
+                                  journalLimitBytes: options.journalLimitBytes, committed: committed)
     }
 
     /// The journal and the state file of a new session, for the parent to hold across workers.
@@ -50,7 +60,15 @@ public final class ShadowWorker: @unchecked Sendable {
 
     /// Obeys the parent until it says stop or is gone. Returns the process's exit status.
     public func run() -> Int32 {
+        defer { closeReplicas() }
         if let (epoch, end) = memory.completeEpoch { memory.apply(epoch, end: end) }
+        do {
+            // A predecessor may have ended between its first commit and the word for it.
+            if memory.committedEpoch > 0, replicas?.state == .syncing { try replicas?.endSync(epoch: memory.committedEpoch) }
+        } catch {
+            tell(WorkerEvent(.failed, reason: "\(error)"))
+            return 1
+        }
         noteCommit()
         tell(WorkerEvent(.ready, epoch: memory.committedEpoch))
         while true {
@@ -60,7 +78,9 @@ public final class ShadowWorker: @unchecked Sendable {
             switch command.verb {
             case .connection where fd >= 0: serve(Descriptor(owning: fd))
             case .activate: activate(command.path ?? "")
-            case .stop: return 0
+            case .stop:
+                endReceiving()
+                return 0
             default: if fd >= 0 { close(fd) }
             }
         }
@@ -101,15 +121,26 @@ public final class ShadowWorker: @unchecked Sendable {
 
     /// Ends the current connection and waits until its thread touches nothing any more.
     private func endReceiving() {
-        sealing.read { $0.receiving }?.shutDown()
+        let link = sealing.change { sealing in
+            sealing.isEnding = true
+            return sealing.receiving
+        }
+        link?.shutDown()
         _ = sealing.wait(until: nil) { $0.receiving == nil ? true : nil }
+        sealing.change { $0.isEnding = false }
     }
 
     /// Receives until the connection ends; returns why.
     private func receive(_ link: Link) -> String {
+        let acknowledger = Acknowledger(link, everyMs: options.peerTimeoutMs / 4)
+        defer {
+            acknowledger.end()
+            replicas?.discardStaged()
+        }
         do {
             try introduce(link)
-            try frames(link)
+            if memory.committedEpoch == 0 { try sendHashes(link, acknowledger) }
+            try frames(link, acknowledger)
         } catch let error as ChannelError {
             return error.description
         } catch {
@@ -128,21 +159,29 @@ public final class ShadowWorker: @unchecked Sendable {
         guard frame.type == .hello else { throw FrameError.unexpected(frame.type, state: "waiting for the introduction") }
         let hello = try JSONDecoder().decode(Hello.self, from: Data(try link.blob(frame, buffer.base)))
         guard hello.hashSecret.count == PageHash.secretBytes else { throw FrameError.badContent("The hash secret has \(hello.hashSecret.count) bytes") }
-        try memory.introduce(hello.header, sharedBlock: options.sharedBlock)
+        guard hello.disks == options.disks.map(\.byteCount) else {
+            throw WorkerFailure("The primary's disks have \(hello.disks) bytes, the replicas \(options.disks.map(\.byteCount))")
+        }
+        if let header = hello.header { try take(header) }
         try link.send(.welcome, data: JSONEncoder().encode(Welcome(committedEpoch: memory.committedEpoch)))
         link.adopt(PageHash(secret: Array(hello.hashSecret)))
         let hash = PageHash(secret: Array(hello.hashSecret))
         sessionHash = hash
-        statistics[.syncBytesTotal] = hello.header.blocks.reduce(0) { $0 + $1.length }
         statistics[.linkUp] = 1
+    }
+
+    private func take(_ header: StreamHeader) throws {
+        try memory.introduce(header, sharedBlock: options.sharedBlock)
+        statistics[.syncBytesTotal] = header.blocks.reduce(0) { $0 + $1.length }
     }
 
     private var sessionHash = Link.openingHash
 
-    private func frames(_ link: Link) throws -> Never {
+    private func frames(_ link: Link, _ acknowledger: Acknowledger) throws -> Never {
         var end = ShadowMemory.journalStart
         var pages: UInt64 = 0
         var deviceBytes = 0
+        var extents: UInt64 = 0
         // An acknowledgement is also our sign of life: an epoch that takes longer than the source's patience must not break the
         // connection, or it would never get across.
         let rhythm = options.peerTimeoutMs / 4
@@ -159,6 +198,13 @@ public final class ShadowWorker: @unchecked Sendable {
                 try verifyPages(frame, base, apply: false)
                 pages += UInt64(frame.count)
                 end += PageFrame.headerBytes + Int(frame.length)
+            case .streamHeader where memory.committedEpoch == 0:
+                try take(JSONDecoder().decode(StreamHeader.self, from: Data(try link.blob(frame, base))))
+            case .disk where frame.epoch == 0 && memory.committedEpoch == 0:
+                _ = try takeDisks(frame, base, apply: true)
+            case .disk where frame.epoch == due:
+                extents += try takeDisks(frame, base, apply: false)
+                end += PageFrame.headerBytes + Int(frame.length)
             case .device where frame.epoch == due:
                 deviceBytes += try link.blob(frame, base).count
                 guard deviceBytes <= ShadowMemory.deviceLimit else {
@@ -167,12 +213,11 @@ public final class ShadowWorker: @unchecked Sendable {
                 end += PageFrame.headerBytes + Int(frame.length)
             case .commit where frame.epoch == due && frame.count == 1:
                 let totals = FrameEntry.read(base, index: 0)
-                guard totals.location == pages, totals.hashLow == UInt64(deviceBytes), deviceBytes > 0 else {
-                    throw FrameError.badContent("Epoch \(due) should have \(totals.location) pages and \(totals.hashLow) bytes of device "
-                        + "state, \(pages) and \(deviceBytes) arrived")
+                guard totals.location == pages, totals.hashLow == UInt64(deviceBytes), totals.hashHigh == extents, deviceBytes > 0 else {
+                    throw FrameError.badContent("Epoch \(due) should have \(totals.location) pages, \(totals.hashLow) bytes of device "
+                        + "state and \(totals.hashHigh) disk writes, \(pages), \(deviceBytes) and \(extents) arrived")
                 }
-                memory.complete(due, end: end)
-                memory.apply(due, end: end)
+                try commit(due, end: end, acknowledger)
                 noteCommit()
                 damagedConnections = 0
                 lastAcknowledged = .now
@@ -180,6 +225,7 @@ public final class ShadowWorker: @unchecked Sendable {
                 end = ShadowMemory.journalStart
                 pages = 0
                 deviceBytes = 0
+                extents = 0
             case .heartbeat:
                 lastAcknowledged = .now
                 try acknowledge(link)
@@ -192,6 +238,100 @@ public final class ShadowWorker: @unchecked Sendable {
                 try acknowledge(link)
             }
         }
+    }
+
+    /// Makes an epoch the shadow's: its disk writes in their journal and on stable storage, then the memory, then the replicas. Whatever
+    /// ends us in between, our successor finds memory and disks of the same epoch.
+    private func commit(_ epoch: UInt64, end: Int, _ acknowledger: Acknowledger) throws {
+        guard let replicas else {
+            memory.complete(epoch, end: end)
+            return memory.apply(epoch, end: end)
+        }
+        try acknowledger.whileBusy(memory.committedEpoch) { try replicas.prepare(epoch: epoch) }
+        memory.complete(epoch, end: end)
+        memory.apply(epoch, end: end)
+        try acknowledger.whileBusy(memory.committedEpoch) {
+            try replicas.apply(epoch: epoch)
+            if replicas.state == .syncing { try replicas.endSync(epoch: epoch) }
+        }
+    }
+
+    // MARK: Disks
+
+    /// Tells the source what the replicas hold, so that only the rest crosses the wire. Looks through those whose hashes are not known.
+    private func sendHashes(_ link: Link, _ acknowledger: Acknowledger) throws {
+        guard let replicas else { return }
+        try replicas.beginSync()
+        statistics[.diskHashTotal] = options.disks.reduce(0) { $0 + $1.byteCount }
+        var seeds: [ReplicaSeed] = []
+        var looked: UInt64 = 0
+        for disk in options.disks {
+            let table = replicas.table(disk.index)
+            let before = looked
+            try acknowledger.whileBusy(0) {
+                try table.rebuild(bytesPerSecond: nil) { bytes in
+                    statistics[.diskHashedBytes] = before + bytes
+                    return !sealing.read { $0.isEnding }
+                }
+            }
+            looked += disk.byteCount
+            seeds.append(ReplicaSeed(disk: disk.index, seed: table.seed))
+        }
+        statistics[.diskHashedBytes] = looked
+        try link.send(.replicas, data: JSONEncoder().encode(seeds))
+        for disk in options.disks {
+            try replicas.table(disk.index).withHashes { hashes in
+                var offset = 0
+                while offset < hashes.count {
+                    let piece = UnsafeRawBufferPointer(rebasing: hashes[offset..<min(hashes.count, offset + PageFrame.mostBlobBytes)])
+                    try link.send(.chunkHashes, epoch: UInt64(disk.index) << 48 | UInt64(offset / 16), blob: piece)
+                    offset += piece.count
+                }
+            }
+        }
+        try link.send(.replicas, data: JSONEncoder().encode([ReplicaSeed]()))
+    }
+
+    /// Checks a frame's disk writes, and applies those of the first copy. Returns how many there are.
+    private func takeDisks(_ frame: FrameHeader, _ base: UnsafeMutableRawPointer, apply: Bool) throws -> UInt64 {
+        guard let replicas, frame.count % UInt32(DiskEntry.entries) == 0 else {
+            throw FrameError.unexpected(frame.type, state: "no disk is part of this session's epochs, or half an entry came")
+        }
+        var offset = PageFrame.headerBytes + Int(frame.count) * PageFrame.entryBytes
+        let end = PageFrame.headerBytes + Int(frame.length)
+        for index in stride(from: 0, to: Int(frame.count), by: DiskEntry.entries) {
+            let (entry, count) = try DiskEntry.read(base, index: index, frame: frame.sequence)
+            let extent = entry.extent
+            guard options.disks.indices.contains(extent.disk), extent.offset <= options.disks[extent.disk].byteCount,
+                  UInt64(extent.length) <= options.disks[extent.disk].byteCount - extent.offset else {
+                throw FrameError.outsideDisk(disk: extent.disk, offset: extent.offset, length: extent.length, frame: frame.sequence)
+            }
+            guard count <= end - offset else { throw FrameError.badLength(count: Int(frame.count), length: Int(frame.length), frame: frame.sequence) }
+            if count > 0 {
+                let (low, high) = sessionHash.withHasher { $0.hash128(base + offset, count) }
+                guard low == entry.hashLow, high == entry.hashHigh else {
+                    throw FrameError.damaged("a write of \(count) bytes at \(extent.offset) of disk \(extent.disk)", frame: frame.sequence)
+                }
+            }
+            let bytes = count > 0 ? UnsafeRawPointer(base + offset) : nil
+            if apply {
+                try replicas.writeNow(extent, bytes)
+            } else {
+                replicas.stage(extent, bytes)
+            }
+            offset += count
+            statistics[.diskWrites] += 1
+            statistics[.diskBytesWritten] += UInt64(extent.length)
+            statistics[.diskBytesSent] += UInt64(count)
+        }
+        guard offset == end else { throw FrameError.badLength(count: Int(frame.count), length: Int(frame.length), frame: frame.sequence) }
+        return UInt64(frame.count) / UInt64(DiskEntry.entries)
+    }
+
+    /// Orderly: everything on stable storage, hashes kept for the next time.
+    private func closeReplicas() {
+        do { try replicas?.close(clean: true) } catch { Log.warning("Shadow of \(options.domain): \(error)") }
+        replicas = nil
     }
 
     private func acknowledge(_ link: Link) throws(ChannelError) {
@@ -238,6 +378,9 @@ public final class ShadowWorker: @unchecked Sendable {
         sealing.change { $0.sealed = true }
         endReceiving()
         do {
+            // QEMU takes its own locks on the images when it has loaded its state.
+            try replicas?.handOver()
+            replicas = nil
             try memory.withActivationStream { stream in
                 let socket = try UnixSocket.connect(path)
                 try stream.write(to: socket.raw, deadline: MonotonicTime.now.adding(milliseconds: 10_000))

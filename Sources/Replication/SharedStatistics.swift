@@ -22,6 +22,12 @@ public final class SharedStatistics: @unchecked Sendable {
         /// the parent looked itself (`provenEpoch`). 1 in `torn`: somebody did. 1 in `eventsAway`: libvirt is gone, so no events
         /// come, and no orders to QEMU either.
         case provenUntil, provenEpoch, torn, eventsAway
+        /// Writes of the guest and the mirror to all disks, and what of it crossed the wire, what waits to be committed.
+        case diskWrites, diskBytesWritten, diskBytesSent, diskHeldBytes
+        /// (shadow) Bytes of replicas looked through for their hashes, of how many.
+        case diskHashedBytes, diskHashTotal
+        /// CLOCK_MONOTONIC nanoseconds: that the process is not stopped.
+        case heartbeat
     }
 
     /// Ring sizes: half a minute of pauses at 20 ms; the windows of the last seconds at 5 ms.

@@ -2,6 +2,7 @@ import Foundation
 import Glibc
 import MigrationStream
 import Platform
+import ReplicaStore
 import Transport
 
 /// Sends the backlog to the peer, over as many connections as it takes, and hears of commits.
@@ -13,24 +14,23 @@ final class Shipper: @unchecked Sendable {
     private let hash = PageHash()
     private var table: PageTable?
     /// Something went out that cannot be sent again: the first copy is not kept.
-    private var firstCopyStarted = false
+    private var hasSentPieces = false
+    private var firstCopyStarted: Bool { hasSentPieces || worker.disks?.isLearning == false }
+    /// Whether the shadow of the present connection has the stream's header.
+    private var hasToldHeader = false
 
     init(worker: SourceWorker) { self.worker = worker }
 
     private var options: SourceWorkerOptions { worker.options }
 
     func run() {
-        guard let header = awaitHeader() else { return }
-        do {
-            table = try PageTable(header.blocks)
-        } catch {
-            return worker.tell(WorkerEvent(.failed, reason: "\(error)"))
-        }
+        // Disks are copied before QEMU's stream begins.
+        guard worker.disks != nil || awaitHeader() else { return }
         var attempt = 0
         var toldReasons: Set<String> = []
         while !worker.backlog.isStopped {
             do {
-                let link = try connect(header)
+                let link = try connect(worker.header.read { $0 })
                 attempt = 0
                 toldReasons = []
                 try ship(over: link)
@@ -51,17 +51,17 @@ final class Shipper: @unchecked Sendable {
 
     private struct SessionLost: Error { let reason: String }
 
-    private func awaitHeader() -> StreamHeader? {
+    private func awaitHeader() -> Bool {
         while !worker.backlog.isStopped {
-            if let header = worker.header.wait(until: MonotonicTime.now.adding(milliseconds: 200), { $0 }) { return header }
+            if worker.header.wait(until: MonotonicTime.now.adding(milliseconds: 200), { $0 }) != nil { return true }
         }
-        return nil
+        return false
     }
 
     // MARK: Connecting
 
     @_optimize(none)  // Swift 6.0's optimizer crashes on it: "All discovered blocks must be live"
-    private func connect(_ header: StreamHeader) throws -> Link {
+    private func connect(_ header: StreamHeader?) throws -> Link {
         let deadline = MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs)
         let socket = try TCP.connect(Endpoint(address: options.peerAddress, port: options.peerPort), deadline: deadline,
                                      stallMilliseconds: Int32(options.peerTimeoutMs))
@@ -69,7 +69,9 @@ final class Shipper: @unchecked Sendable {
                                peer: options.peer, purpose: .data, session: options.session, deadline: deadline)
         let link = Link(socket, hash: hash, stallMilliseconds: options.peerTimeoutMs)
         let hello = Hello(domain: options.domain, hashSecret: Data(hash.secret), header: header,
-                          firstEpoch: firstCopyStarted ? worker.backlog.counts.committed + 1 : 0)
+                          firstEpoch: firstCopyStarted ? worker.backlog.counts.committed + 1 : 0,
+                          disks: options.disks.map(\.byteCount))
+        hasToldHeader = header != nil
         try link.send(.hello, data: JSONEncoder().encode(hello))
         try acceptWelcome(link, deadline)
         worker.statistics[.linkUp] = 1
@@ -129,7 +131,8 @@ final class Shipper: @unchecked Sendable {
     }
 
     private func ship(_ epoch: CapturedEpoch, _ link: Link, isBroken: () -> Bool) throws {
-        if epoch.number == 0 { firstCopyStarted = true }
+        if epoch.number == 0 { hasSentPieces = true }
+        if epoch.count > 0 || epoch.number > 0 { try tellHeader(link) }
         let isRepeat = epoch.isFiltered
         if !isRepeat {
             _ = table?.filter(epoch.filledRecords, hash)
@@ -143,8 +146,19 @@ final class Shipper: @unchecked Sendable {
             if isRepeat { worker.statistics[.bytesResent] += link.bytesSent - before }
         }
         let pages = try link.send(epoch)
+        worker.statistics[.diskBytesSent] += UInt64(epoch.disks.bytes)
         guard epoch.number > 0, try isProvedSound(epoch, link, isBroken) else { return }
         try link.sendCommit(epoch, pages: pages)
+    }
+
+    /// The stream's header goes before its first page, also to a shadow that was connected before QEMU's stream began.
+    private func tellHeader(_ link: Link) throws {
+        guard table == nil || !hasToldHeader else { return }
+        guard let header = worker.header.read({ $0 }) else { throw WorkerFailure("Pages were captured before the stream's header") }
+        if table == nil { table = try PageTable(header.blocks) }
+        guard !hasToldHeader else { return }
+        try link.send(.streamHeader, data: JSONEncoder().encode(header))
+        hasToldHeader = true
     }
 
     /// Waits until it is known that nobody let the guest run while this epoch was captured (`SharedStatistics.Field.provenUntil`):
@@ -196,9 +210,32 @@ final class Shipper: @unchecked Sendable {
                 }
             case .failure:
                 throw WorkerFailure(String(decoding: try link.blob(frame, buffer.base), as: UTF8.self))
+            case .replicas where worker.disks != nil:
+                try learnReplicas(JSONDecoder().decode([ReplicaSeed].self, from: Data(try link.blob(frame, buffer.base))))
+            case .chunkHashes:
+                let disk = Int(frame.epoch >> 48)
+                guard let exports = worker.disks?.exports, exports.indices.contains(disk),
+                      exports[disk].learn(try link.blob(frame, buffer.base), first: Int(frame.epoch & ((1 << 48) - 1))) else {
+                    throw FrameError.badContent("The shadow sent hashes of chunks that disk \(disk) does not have")
+                }
             default:
                 throw FrameError.unexpected(frame.type, state: "waiting for commits")
             }
+        }
+    }
+
+    /// First how the replicas' chunks are hashed, then, when all hashes have come, an empty list.
+    private func learnReplicas(_ seeds: [ReplicaSeed]) throws {
+        guard let disks = worker.disks, disks.isLearning else { return }
+        guard !seeds.isEmpty else {
+            disks.startCopying()
+            return worker.tell(WorkerEvent(.disksPrepared))
+        }
+        for seed in seeds {
+            guard disks.exports.indices.contains(seed.disk), let hasher = ChunkHasher(seed: seed.seed) else {
+                throw FrameError.badContent("The shadow speaks of disk \(seed.disk), which does not exist, or sent a wrong seed")
+            }
+            try disks.exports[seed.disk].startDifference(hasher)
         }
     }
 

@@ -1,6 +1,7 @@
 import Foundation
 import Glibc
 import MigrationStream
+import NBDServer
 import Platform
 import Transport
 
@@ -8,6 +9,7 @@ import Transport
 /// committed them, and never makes the guest wait for the network.
 ///
 ///     stream thread    QEMU -> parser -> CapturedEpoch -> Backlog
+///     disk threads     QEMU's mirrors -> DiskCapture -> CapturedEpoch
 ///     shipper thread   Backlog -> page table -> frames -> peer          (Shipper.swift)
 ///     commit thread    peer -> commits -> Backlog                       (Shipper.swift)
 ///     control thread   parent -> orders
@@ -30,6 +32,9 @@ public final class SourceWorker: @unchecked Sendable {
     let statistics: SharedStatistics
     let backlog = Backlog()
     let pool: ChunkPool
+    /// Nil for a guest without disks in its epochs.
+    private(set) var disks: DiskCapture?
+    private var diskServer: NBDServer?
     let orders: Guarded<Orders>
     private let wake: WakeUp
     /// The interval that was ordered when it was adapted last; the stream thread's.
@@ -55,16 +60,69 @@ public final class SourceWorker: @unchecked Sendable {
         orderedInterval = options.intervalMs
         wake = try WakeUp()
         statistics[.intervalMicroseconds] = UInt64(options.intervalMs * 1000)
+        guard !options.disks.isEmpty else { return }
+        let (pool, backlog) = (pool, backlog)
+        disks = DiskCapture(disks: options.disks, limitBytes: options.ceilingBytes, statistics: statistics) { segment in
+            let piece = CapturedEpoch(number: 0, pool: pool, capacity: 1)
+            piece.disks = segment
+            backlog.append(piece)
+        } isEnding: { [weak self] in self?.isToldToEnd ?? true }
     }
 
     /// Runs until the stream ends or the parent says stop. Returns the process's exit status.
     public func run() -> Int32 {
         startThread("control") { [self] in controlLoop() }
+        startThread("heartbeat") { [self] in
+            while true {
+                statistics[.heartbeat] = MonotonicTime.now.nanoseconds
+                usleep(500_000)
+            }
+        }
+        do {
+            try startDiskServer()
+        } catch {
+            tell(WorkerEvent(.failed, reason: "\(error)"))
+            return 1
+        }
+        defer { diskServer?.stop() }
         let shipper = Shipper(worker: self)
         startThread("shipper") { shipper.run() }
         let status = streamLoop()
         backlog.stop()
         return status
+    }
+
+    private func startDiskServer() throws {
+        guard let disks else { return }
+        let server = try NBDServer(path: options.diskPath, mode: 0o600, owner: (options.streamOwner, options.streamGroup), exports: disks.exports,
+                                   maximumPayload: PageFrame.mostBlobBytes) { [weak self] event in self?.noteDisk(event) }
+        try server.start()
+        diskServer = server
+    }
+
+    /// A mirror that is gone: the guest's writes do not come here any more, so no epoch is complete from now on.
+    private func noteDisk(_ event: NBDServerEvent) {
+        guard case .disconnected(_, let export?, let reason) = event, !isToldToEnd else { return }
+        let words = "QEMU ended the mirror of \(export)" + (reason.map { ": \($0)" } ?? "")
+        disks?.fail(words)
+        // When QEMU itself has ended its stream says so, and what was captured before still counts.
+        startThread("mirror-gone") { [self] in
+            if hasStreamEnded.wait(until: MonotonicTime.now.adding(milliseconds: 2000), { $0 ? true : nil }) == nil, !isToldToEnd {
+                tell(WorkerEvent(.failed, reason: disks?.failure ?? words))
+            }
+        }
+    }
+
+    /// Not on the control thread: a mirror in the middle of a write is waited for.
+    private func followDisks() {
+        startThread("disks-ready") { [self] in
+            do {
+                try disks?.follow()
+                tell(WorkerEvent(.disksFollowing))
+            } catch {
+                tell(WorkerEvent(.failed, reason: "\(error)"))
+            }
+        }
     }
 
     func tell(_ event: WorkerEvent) {
@@ -101,9 +159,10 @@ public final class SourceWorker: @unchecked Sendable {
                 case .goOn: orders.standBack = false
                 case .setInterval: orders.intervalMs = command.intervalMs ?? orders.intervalMs
                 case .stop: orders.stop = true
-                case .startSource, .startShadow, .connection, .activate: break
+                case .disksReady, .startSource, .startShadow, .connection, .activate: break
                 }
             }
+            if command.verb == .disksReady { followDisks() }
             if command.verb == .stop { endFirstCopy() }
             wake.signal()
         }
@@ -129,7 +188,7 @@ public final class SourceWorker: @unchecked Sendable {
             try epochs(dialogue)
             return 0
         } catch let error as StreamError where Self.isEnd(error.kind) {
-            return streamEnded("QEMU closed the stream")
+            return streamEnded(disks?.failure ?? "QEMU closed the stream")
         } catch {
             if isToldToEnd { return 0 }
             tell(WorkerEvent(.failed, reason: "\(error)"))
@@ -171,10 +230,11 @@ public final class SourceWorker: @unchecked Sendable {
         }
         defer { unlink(options.streamPath) }
         tell(WorkerEvent(.ready))
-        let deadline = MonotonicTime.now.adding(milliseconds: 30_000)
+        // QEMU connects when the disks have been copied; the parent knows when that goes wrong.
+        let deadline = disks == nil ? MonotonicTime.now.adding(milliseconds: 30_000) : nil
         while true {
             if try waitOrWake(listener.raw, for: .readable, wake: wake.raw, until: deadline) != nil {
-                guard let connection = try acceptConnection(listener.raw, until: deadline) else {
+                guard let connection = try acceptConnection(listener.raw, until: deadline ?? .now.adding(milliseconds: 1000)) else {
                     throw ChannelError.timedOut(during: "waiting for QEMU to connect to \(options.streamPath)")
                 }
                 return connection
@@ -231,15 +291,18 @@ public final class SourceWorker: @unchecked Sendable {
             try dialogue.reply()
             reader.deadline = MonotonicTime.now.adding(milliseconds: Self.stallMilliseconds)
             var acknowledged = UInt64.max
+            var written: Result<DiskSegment, any Error>?
             let device = try dialogue.receiveEpoch(into: &sink, acknowledgeEarly: order == .run) {
                 acknowledged = SharedStatistics.realtimeNanoseconds
                 statistics.publishAcknowledgement(acknowledged)
             } beforeBody: {
                 windowEnd = SharedStatistics.realtimeNanoseconds
+                if let disks { written = Result { try disks.cut() } }
             }
             let pause = MonotonicTime.now.milliseconds(since: lastReply)
             statistics.record(windowStart: windowStart, windowEnd: windowEnd, acknowledged: acknowledged,
                               pauseMicroseconds: UInt32(clamping: Int(pause * 1000)))
+            if let written { epoch.disks = try diskWrites(written) }
             epoch.hold(reader.takeChunks())
             epoch.setDevice(device.bytes)
             epoch.acknowledgedAt = acknowledged
@@ -250,6 +313,11 @@ public final class SourceWorker: @unchecked Sendable {
             backlog.append(epoch)
             if order == .hold, try !stayHeld(dialogue, epoch) { return }
         }
+    }
+
+    /// An epoch without all of its disk writes is none: to the parent it is as if QEMU had ended before it.
+    private func diskWrites(_ written: Result<DiskSegment, any Error>) throws -> DiskSegment {
+        do { return try written.get() } catch { throw StreamError(.endOfStream, section: "\(error)", offset: 0) }
     }
 
     /// Waits for QEMU's next request; false when told to stop.
@@ -280,7 +348,7 @@ public final class SourceWorker: @unchecked Sendable {
             }
             let load = backlog.counts
             statistics[.unsentEpochs] = UInt64(load.unsent)
-            statistics[.heldBytes] = UInt64(pool.bytesInUse)
+            statistics[.heldBytes] = UInt64(pool.bytesInUse + (disks?.pool.bytesInUse ?? 0))
             statistics[.suspended] = now.suspended ? 1 : 0
 
             // Suspended, resumed and suspended again between two epochs: the parent waits for an answer to each.

@@ -2,6 +2,7 @@ import CLinux
 import Foundation
 import Glibc
 import Platform
+import ReplicaStore
 
 /// What a source worker is told at its start.
 public struct SourceWorkerOptions: Codable, Sendable {
@@ -25,6 +26,9 @@ public struct SourceWorkerOptions: Codable, Sendable {
     public var ceilingBytes: Int
     public var keepaliveMs: Double
     public var peerTimeoutMs: Double
+    /// The disks that are part of the epochs, and where their mirrors connect.
+    public var disks: [CapturedDisk] = []
+    public var diskPath = ""
 
     public init(session: UUID, domain: String, host: String, peer: String, peerAddress: String, peerPort: UInt16, secret: Data?,
                 streamPath: String, streamOwner: UInt32, streamGroup: UInt32, intervalMs: Double, intervalLimitMs: Double,
@@ -47,6 +51,21 @@ public struct SourceWorkerOptions: Codable, Sendable {
     }
 }
 
+/// A disk whose writes are captured.
+public struct CapturedDisk: Codable, Sendable {
+    /// Place in the list, and number on the wire.
+    public var index: Int
+    /// As the domain calls it (`vda`), and the name of its export.
+    public var target: String
+    public var byteCount: UInt64
+
+    public init(index: Int, target: String, byteCount: UInt64) {
+        self.index = index
+        self.target = target
+        self.byteCount = byteCount
+    }
+}
+
 /// What a shadow worker is told at its start. Descriptors 5, 6 and 7 are the RAM, the journal and the state file.
 public struct ShadowWorkerOptions: Codable, Sendable {
     public var session: UUID
@@ -55,6 +74,10 @@ public struct ShadowWorkerOptions: Codable, Sendable {
     public var sharedBlock: String
     public var ramBytes: UInt64
     public var peerTimeoutMs: Double
+    /// The replicas of the disks, and the folder with their journal.
+    public var disks: [ReplicaSet.Disk] = []
+    public var diskFolder = ""
+    public var journalLimitBytes = 1 << 30
 
     public init(session: UUID, domain: String, sharedBlock: String, ramBytes: UInt64, peerTimeoutMs: Double) {
         self.session = session
@@ -80,6 +103,8 @@ public struct WorkerCommand: Codable, Sendable {
         /// Begin no epoch for the moment, until `goOn`: a job of libvirt's may stop and start the guest.
         case standBack, goOn
         case setInterval
+        /// The mirrors of all disks are ready: what they write from here on belongs to epochs.
+        case disksReady
         /// End after the epoch in hand; the guest runs on.
         case stop
         /// (shadow) The descriptor that comes along is a data connection, handshake done.
@@ -110,6 +135,8 @@ public struct WorkerEvent: Codable, Sendable {
         case ready
         /// (source) QEMU's RAM was read once; the rest waits for `firstCopyDone`.
         case firstCopyRead
+        /// (source) The shadow's replicas are known, the mirrors may begin; their first copy is over, QEMU's stream may begin.
+        case disksPrepared, disksFollowing
         /// An epoch was committed for the first time on this connection: the shadow follows.
         case following
         case linkLost
