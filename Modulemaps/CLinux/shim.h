@@ -95,4 +95,8 @@ static inline int clinux_punch_hole(int fd, off_t offset, off_t length)
 {
     return (int)syscall(SYS_fallocate, fd, 0x02 | 0x01 /* PUNCH_HOLE | KEEP_SIZE */, offset, length);
 }
+static inline int clinux_fallocate(int fd, int mode, off_t offset, off_t length)
+{
+    return (int)syscall(SYS_fallocate, fd, mode, offset, length);
+}
 #endif
