@@ -38,6 +38,9 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     // The current attempt; touched by the protection's thread only, but for `worker`, which `status` reads.
     private let currentWorker = Guarded<WorkerProcess?>(nil)
+    /// Nil for a guest without disks in its epochs.
+    let currentDisks = Guarded<DiskSession?>(nil)
+    private var streamPath = ""
     private var generation = 0
     var processWatch: Descriptor?
     private var suspension: Suspension?
@@ -51,6 +54,9 @@ public final class PrimaryProtection: @unchecked Sendable {
     private static let settleMilliseconds = 300.0
     /// A suspend is repeated at once or not at all.
     private static let repeatMilliseconds = 250.0
+    /// A worker that does nothing for so long is stopped, or the host is past help.
+    private static let longestBreathMilliseconds = 5000.0
+    private var lastLook = MonotonicTime(nanoseconds: 0)
     private let libvirtIsAway = Guarded(false)
     /// Its user suspended the guest, and an earlier attempt's COLO is still on: nothing can be done before it runs again.
     private var waitsForResume = false
@@ -115,6 +121,15 @@ public final class PrimaryProtection: @unchecked Sendable {
     func noteResume(at moment: UInt64) {
         worker?.statistics.noteResume(at: moment)
         post(.resumed(moment))
+    }
+
+    /// Libvirt's and QEMU's words about block jobs, on the event loop's thread. A mirror that ends leaves epochs without disk writes: as
+    /// with a foreign resume, what is captured from here on is never committed.
+    func noteMirror(_ event: BlockJobEvent) { currentDisks.read { $0 }?.note(event) }
+
+    func noteJobEnd() {
+        guard currentDisks.read({ $0?.stage }) == .following else { return }
+        worker?.statistics[.torn] = SharedStatistics.mirrorEnded
     }
 
     /// Without libvirt no events come, and nobody can order QEMU about either.
@@ -298,6 +313,7 @@ public final class PrimaryProtection: @unchecked Sendable {
             throw ControlFailure("Domain \(domain.name) is \(state.describe(reason: reason)), not running", advice: "Resume it; protection begins then")
         }
         let definition = try DomainDefinition(xml: handle.xml(flags: [.secure, .migratable]))
+        let plan = try planDisks(handle)
         record.session = UUID()
         record.phase = .protecting
         if record.savedParameters.isEmpty { record.savedParameters = try COLOControl(domain: domain).currentParameters() }
@@ -306,16 +322,53 @@ public final class PrimaryProtection: @unchecked Sendable {
         _ = try client.ask(PeerRequest(.prepare, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
                                        xml: definition.shadowXML(), intervalMs: record.intervalMs, memoryBytes: definition.memoryBytes),
                            timeoutMs: 60_000)
-        try raiseGuard()
+        if plan == nil { try raiseGuard() }
 
         let pid = try domain.processID()
         processWatch = processDescriptor(pid)
         let owner = try LocalDomain.owner(of: pid)
         let folder = try environment.socketDirectory(domain.uuid, owner: owner)
-        try startWorker(path: "\(folder)/colo.sock", owner: owner)
-        board.set(.syncing, "copying the guest's memory")
-        try COLOControl(domain: domain).start(path: "\(folder)/colo.sock", intervalMs: record.intervalMs)
+        streamPath = "\(folder)/colo.sock"
+        currentDisks.change { $0 = plan.map { DiskSession(plan: $0, domain: domain, socket: "\(folder)/disks.sock") } }
+        try startWorker(path: streamPath, owner: owner, plan, diskPath: "\(folder)/disks.sock")
+        if plan == nil { try startStream() } else { board.set(.syncing, "comparing the disks with their replicas on \(peer.name)") }
     }
+
+    private func startStream() throws {
+        board.set(.syncing, "copying the guest's memory")
+        try COLOControl(domain: domain).start(path: streamPath, intervalMs: record.intervalMs)
+    }
+
+    /// What becomes of the disks; nil when none of them is part of the epochs.
+    private func planDisks(_ handle: Domain) throws -> DiskPlan? {
+        guard !record.withoutDisks else { return nil }
+        let folder = "\(environment.configuration.runtimeDirectory)/\(domain.uuid)"
+        try DiskMirror.abortLeftOvers(of: domain, folder: folder)
+        let plan = try DiskPlan.make(handle, DomainDefinition(xml: handle.xml()), ownFolders: [folder])
+        return plan.replicas.isEmpty ? nil : plan
+    }
+
+    // MARK: Disks
+
+    /// The disks' way to the first epoch, one step when it is time for it.
+    private func advanceDisks() throws -> Outcome? {
+        guard let disks = currentDisks.read({ $0 }), disks.stage == .copying || disks.stage == .following else { return nil }
+        do {
+            let ready = try disks.areReady()
+            if let changed = try disks.plan.sizeChanges(domain.handle()).first { return .retry("\(changed)") }
+            if disks.stage == .copying {
+                if ready {
+                    disks.settle()
+                    worker?.order(WorkerCommand(.disksReady))
+                }
+            }
+        } catch let failure as ControlFailure {
+            if hasQEMUEnded() { return try failover() }
+            return .retry("\(failure)")
+        }
+        return nil
+    }
+
 
     private func raiseGuard() throws {
         let migrationGuard = ForeignMigrationGuard(domain: domain, directory: environment.configuration.stateDirectory)
@@ -334,13 +387,15 @@ public final class PrimaryProtection: @unchecked Sendable {
         }
     }
 
-    private func startWorker(path: String, owner: (user: uid_t, group: gid_t)) throws {
+    private func startWorker(path: String, owner: (user: uid_t, group: gid_t), _ plan: DiskPlan?, diskPath: String) throws {
         let configuration = environment.configuration
-        let options = SourceWorkerOptions(
+        var options = SourceWorkerOptions(
             session: record.session, domain: domain.name, host: environment.hostName, peer: peer.name, peerAddress: peer.address.host,
             peerPort: peer.address.port, secret: environment.secretBytes, streamPath: path, streamOwner: owner.user, streamGroup: owner.group,
             intervalMs: record.intervalMs, intervalLimitMs: Double(configuration.intervalLimitMs), ceilingBytes: configuration.unsentCeilingBytes,
             keepaliveMs: Double(configuration.keepaliveMs), peerTimeoutMs: Double(configuration.peerTimeoutMs))
+        options.diskPath = diskPath
+        options.disks = (plan?.replicas ?? []).enumerated().map { CapturedDisk(index: $0.offset, target: $0.element.target, byteCount: $0.element.capacityBytes) }
         let mine = generation
         let process = try WorkerProcess(name: domain.name, start: WorkerCommand(.startSource, source: options)) { [weak self] event in
             self?.post(.worker(event, generation: mine))
@@ -376,6 +431,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         while true {
             rate.sample(worker?.statistics[.epochsTotal] ?? 0)
             try proveByQuestion()
+            if let outcome = try lookAround() { return outcome }
             guard let event = next(until: MonotonicTime.now.adding(milliseconds: 1000)) else {
                 if let outcome = try watchProgress(&lastProgress) { return outcome }
                 continue
@@ -428,8 +484,9 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// Somebody resumed the guest while an epoch was captured: part of it is from before, part from after, so the shadow never gets
     /// to commit it. QEMU may have locked itself up over it; the watch sees to that.
     private func torn() -> Outcome {
+        let isMirror = worker?.statistics[.torn] == SharedStatistics.mirrorEnded
         worker?.kill()
-        return .retry("Somebody resumed the guest while an epoch was captured")
+        return .retry(isMirror ? "The mirror of a disk was ended" : "Somebody resumed the guest while an epoch was captured")
     }
 
     /// Looks every second whether QEMU is deadlocked, and ends it then: only that gets the guest going again, from the shadow. On a
@@ -469,19 +526,38 @@ public final class PrimaryProtection: @unchecked Sendable {
             if !isSuspended { board.set(.protected) }
         case .linkLost:
             if !isSuspended { board.set(board.state == .syncing ? .syncing : .degraded, event.reason ?? "The connection to \(peer.name) broke") }
-        case .sessionLost where worker?.statistics[.torn] == 1:
+        case .disksPrepared:
+            board.set(.syncing, "copying the guest's disks")
+            try currentDisks.read { $0 }?.start(bytesPerSecond: record.diskBytesPerSecond)
+        case .disksFollowing:
+            currentDisks.read { $0 }?.follow()
+            try startStream()
+        case .sessionLost where worker?.statistics[.torn] != 0:
             return torn()
         case .sessionLost, .failed:
             return .retry(event.reason ?? "The source worker gave up")
         case .streamEnded:
             if let outcome = qemuEnded() { return try outcome() }
-            return .retry("QEMU closed the stream")
+            return .retry(event.reason ?? "QEMU closed the stream")
         case .suspended:
             try confirmSuspension()
         default:
             break
         }
         return nil
+    }
+
+    /// About once a second, whatever else happens.
+    private func lookAround() throws -> Outcome? {
+        guard lastLook <= .now else { return nil }
+        lastLook = MonotonicTime.now.adding(milliseconds: board.state == .syncing ? 250 : 1000)
+        // A worker process that somebody stopped keeps the guest's disk writes waiting, which its mirrors have to hear of.
+        if let beat = worker?.statistics[.heartbeat], beat > 0,
+           MonotonicTime.now.milliseconds(since: MonotonicTime(nanoseconds: beat)) > Self.longestBreathMilliseconds {
+            worker?.kill()
+            return .retry("The source worker stood still; it was ended")
+        }
+        return try advanceDisks()
     }
 
     private func handle(_ event: LifecycleEvent.Event) throws -> Outcome? {
@@ -579,12 +655,15 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// Leaves the guest running and QEMU as it was. Safe to repeat, and when half of it is not there.
     func cleanUp(keepGuard: Bool) {
         let control = COLOControl(domain: domain)
+        // Before the worker: a mirror whose other end is gone complains in libvirt's log.
+        endMirrors()
         // A worker that lives ends its epoch by itself; one that died may have left the guest standing still: that goes next.
         worker?.stop()
         if !isSuspended {
             do { waitsForResume = try control.thaw() == COLOControl.suspended } catch { Log.debug("\(domain.name): \(error)") }
         }
         currentWorker.change { $0 = nil }
+        currentDisks.change { $0 = nil }
         processWatch = nil
         let active = (try? domain.handle().isActive()) ?? false
         if active, !isSuspended, !waitsForResume {
@@ -605,6 +684,15 @@ public final class PrimaryProtection: @unchecked Sendable {
                 Log.warning("\(domain.name): the shadow on \(peer.name) could not be removed: \(error)")
             }
         }
+    }
+
+    private func endMirrors() {
+        guard let disks = currentDisks.read({ $0 }) else { return }
+        // One that does not answer any more would keep the guest's writes, and the orders to end its mirrors, waiting.
+        if let beat = worker?.statistics[.heartbeat], MonotonicTime.now.milliseconds(since: MonotonicTime(nanoseconds: beat)) > Self.longestBreathMilliseconds {
+            worker?.kill()
+        }
+        disks.end()
     }
 
     // MARK: Status
@@ -640,6 +728,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         guard let statistics = worker?.statistics else { return status }
         status.fill(from: statistics)
         status.epochsPerSecond = rate.perSecond
+        if let disks = currentDisks.read({ $0 }), disks.stage == .copying { (status.syncBytesDone, status.syncBytesTotal) = disks.progress }
         return status
     }
 }

@@ -65,10 +65,13 @@ public final class Registry: @unchecked Sendable {
         case "STOP": primary.post(.stopped(moment))
         case "RESUME": primary.noteResume(at: moment)
         case "MIGRATION": primary.post(.migration((try? event.decode(JSONValue.self))?["status"]?.string ?? ""))
+        case "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED", "BLOCK_JOB_ERROR": primary.noteJobEnd()
         case "COLO_EXIT": primary.post(.coloExit((try? event.decode(JSONValue.self))?["reason"]?.string ?? ""))
         default: break
         }
     }
+
+    public func dispatch(_ event: BlockJobEvent) { primary(event.domainUUID)?.noteMirror(event) }
 
     public func libvirtChanged(isThere: Bool) {
         for primary in entries.read({ Array($0.primaries.values) }) { primary.noteLibvirt(isThere: isThere) }

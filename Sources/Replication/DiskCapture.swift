@@ -113,17 +113,18 @@ final class DiskCapture: @unchecked Sendable {
     }
 
     /// The guest stands still and its writes are complete: takes those since the last epoch.
-    func cut() throws -> DiskSegment {
+    func cut() throws(Failure) -> DiskSegment {
         statistics[.diskHeldBytes] = UInt64(pool.bytesInUse)
-        return try state.change { state in
-            if let failure = state.failure { throw Failure.broken(failure) }
+        let result: Result<DiskSegment, Failure> = state.change { state in
+            if let failure = state.failure { return .failure(.broken(failure)) }
             state.hasCut = true
             let segment = state.open
             state.open = DiskSegment()
             // As much room as last time: an epoch is like the one before.
             state.open.records.reserveCapacity(min(segment.records.count, 4096))
-            return segment
+            return .success(segment)
         }
+        return try result.get()
     }
 
     /// A buffer with room for a write. While the disk is copied this waits for the network; once epochs are taken the guest does

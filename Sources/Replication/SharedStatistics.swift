@@ -39,6 +39,9 @@ public final class SharedStatistics: @unchecked Sendable {
     private static let windowsAt = pausesAt + pauses * 4
     public static let bytes = 1 << 15
 
+    /// In `torn`: not a resume, but the end of a disk's mirror makes everything from then on useless.
+    public static let mirrorEnded: UInt64 = 2
+
     private let memory: MappedMemory
 
     public init(_ fd: Int32) throws(SystemError) {

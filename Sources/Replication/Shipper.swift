@@ -69,8 +69,8 @@ final class Shipper: @unchecked Sendable {
                                peer: options.peer, purpose: .data, session: options.session, deadline: deadline)
         let link = Link(socket, hash: hash, stallMilliseconds: options.peerTimeoutMs)
         let hello = Hello(domain: options.domain, hashSecret: Data(hash.secret), header: header,
-                          firstEpoch: firstCopyStarted ? worker.backlog.counts.committed + 1 : 0,
-                          disks: options.disks.map(\.byteCount))
+                          disks: options.disks.map(\.byteCount),
+                          firstEpoch: firstCopyStarted ? worker.backlog.counts.committed + 1 : 0)
         hasToldHeader = header != nil
         try link.send(.hello, data: JSONEncoder().encode(hello))
         try acceptWelcome(link, deadline)
@@ -168,7 +168,10 @@ final class Shipper: @unchecked Sendable {
         var heartbeat = MonotonicTime.now.adding(milliseconds: options.keepaliveMs)
         var giveUp: MonotonicTime?
         while true {
-            if statistics[.torn] != 0 { throw SessionLost(reason: "Somebody resumed the guest while an epoch was captured") }
+            if statistics[.torn] != 0 {
+                throw SessionLost(reason: statistics[.torn] == SharedStatistics.mirrorEnded ? "The mirror of a disk was ended"
+                    : "Somebody resumed the guest while an epoch was captured")
+            }
             // QEMU's events carry microseconds, rounded down.
             if statistics[.provenUntil] &+ 2000 >= epoch.acknowledgedAt, epoch.acknowledgedAt != .max { return true }
             if statistics[.provenEpoch] >= epoch.number || statistics[.eventsAway] != 0 { return true }

@@ -96,19 +96,19 @@ public final class SourceWorker: @unchecked Sendable {
         guard let disks else { return }
         let server = try NBDServer(path: options.diskPath, mode: 0o600, owner: (options.streamOwner, options.streamGroup), exports: disks.exports,
                                    maximumPayload: PageFrame.mostBlobBytes) { [weak self] event in self?.noteDisk(event) }
-        try server.start()
+        server.start()
         diskServer = server
     }
 
     /// A mirror that is gone: the guest's writes do not come here any more, so no epoch is complete from now on.
     private func noteDisk(_ event: NBDServerEvent) {
-        guard case .disconnected(_, let export?, let reason) = event, !isToldToEnd else { return }
-        let words = "QEMU ended the mirror of \(export)" + (reason.map { ": \($0)" } ?? "")
-        disks?.fail(words)
+        guard case .disconnected(_, let export, let error) = event, !isToldToEnd, let disks else { return }
+        let words = "QEMU ended the mirror of \(export)" + (error.map { ": \($0)" } ?? "")
+        disks.fail(words)
         // When QEMU itself has ended its stream says so, and what was captured before still counts.
         startThread("mirror-gone") { [self] in
             if hasStreamEnded.wait(until: MonotonicTime.now.adding(milliseconds: 2000), { $0 ? true : nil }) == nil, !isToldToEnd {
-                tell(WorkerEvent(.failed, reason: disks?.failure ?? words))
+                tell(WorkerEvent(.failed, reason: disks.failure ?? words))
             }
         }
     }

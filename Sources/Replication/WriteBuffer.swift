@@ -1,5 +1,5 @@
 import Glibc
-import Synchronization
+import Platform
 
 /// A piece of memory that a guest's disk writes are received into, and that holds them until the shadow has committed their epoch.
 ///
@@ -20,7 +20,7 @@ final class WriteBuffer: @unchecked Sendable {
 }
 
 /// Memory for disk writes, with a ceiling. From any thread.
-final class WriteBufferPool: Sendable {
+final class WriteBufferPool: @unchecked Sendable {
     private struct State {
         var free: [UnsafeMutableRawPointer] = []
         var buffers = 0
@@ -32,22 +32,22 @@ final class WriteBufferPool: Sendable {
     private static let keep = 4
 
     let limitBytes: Int
-    private let state = Mutex(State())
+    private let state = Guarded(State())
 
     init(limitBytes: Int) { self.limitBytes = max(limitBytes, 4 * Self.bufferBytes) }
 
     deinit {
-        state.withLock { state in
+        state.change { state in
             for base in state.free { munmap(base, Self.bufferBytes) }
         }
     }
 
     /// Bytes of all buffers in use.
-    var bytesInUse: Int { state.withLock { $0.buffers * Self.bufferBytes } }
+    var bytesInUse: Int { state.read { $0.buffers * Self.bufferBytes } }
 
     /// An empty buffer; nil at the ceiling, or when the kernel has no memory.
     func take() -> WriteBuffer? {
-        let recycled: UnsafeMutableRawPointer?? = state.withLock { state in
+        let recycled: UnsafeMutableRawPointer?? = state.change { state in
             guard (state.buffers + 1) * Self.bufferBytes <= limitBytes else { return .some(nil) }
             state.buffers += 1
             guard let base = state.free.popLast() else { return .none }
@@ -58,7 +58,7 @@ final class WriteBufferPool: Sendable {
         case .some(let base?): return WriteBuffer(base: base, capacity: Self.bufferBytes, pool: self)
         case .none:
             guard let base = mmap(nil, Self.bufferBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), base != MAP_FAILED else {
-                state.withLock { $0.buffers -= 1 }
+                state.change { $0.buffers -= 1 }
                 return nil
             }
             return WriteBuffer(base: base, capacity: Self.bufferBytes, pool: self)
@@ -66,7 +66,7 @@ final class WriteBufferPool: Sendable {
     }
 
     fileprivate func give(_ base: UnsafeMutableRawPointer) {
-        let isUnneeded = state.withLock { state in
+        let isUnneeded = state.change { state in
             state.buffers -= 1
             guard state.free.count < Self.keep else { return true }
             state.free.append(base)
