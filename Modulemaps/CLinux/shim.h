@@ -11,6 +11,7 @@
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -99,4 +100,7 @@ static inline int clinux_fallocate(int fd, int mode, off_t offset, off_t length)
 {
     return (int)syscall(SYS_fallocate, fd, mode, offset, length);
 }
+/* Its type differs between C libraries' headers with and without _GNU_SOURCE. 0: the calling thread, whatever POSIX says. */
+static inline int clinux_set_thread_niceness(int niceness) { return setpriority(PRIO_PROCESS, 0, niceness); }
+
 #endif

@@ -11,15 +11,6 @@ public struct ServiceConfiguration: Sendable, Equatable {
 
     public enum LogLevel: String, Sendable, CaseIterable {
         case error, warning, info, debug
-
-        public var level: Log.Level {
-            switch self {
-            case .error: .error
-            case .warning: .warning
-            case .info: .info
-            case .debug: .debug
-            }
-        }
     }
 
     /// The file this came from, for messages; it need not exist.

@@ -238,12 +238,12 @@ extension PrimaryProtection {
 
     // MARK: QEMU's death
 
-    /// What to do when QEMU's process has ended; nil while it lives.
-    func qemuEnded() -> (() throws -> Outcome)? {
-        guard let watch = processWatch?.raw else { return nil }
+    /// Whether QEMU's process has ended.
+    func hasQEMUEnded() -> Bool {
+        guard let watch = processWatch?.raw else { return false }
         // The stream closes a moment before the process is gone.
-        guard let ready = try? wait(watch, for: .readable, until: MonotonicTime.now.adding(milliseconds: 1000)), !ready.isEmpty else { return nil }
-        return { [self] in try failover() }
+        let ready = try? wait(watch, for: .readable, until: MonotonicTime.now.adding(milliseconds: 1000))
+        return ready?.isEmpty == false
     }
 
     /// QEMU is dead: its guest runs nowhere. When libvirt says that it crashed, not that somebody ended it, the shadow takes over.

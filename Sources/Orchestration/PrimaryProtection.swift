@@ -32,7 +32,9 @@ public final class PrimaryProtection: @unchecked Sendable {
     let peer: Peer
     let client: PeerClient
     let board: StatusBoard
-    var record: ProtectionRecord
+    var record: ProtectionRecord { didSet { isProtecting.change { $0 = record.phase == .protecting } } }
+    /// For the watch on its own thread.
+    private let isProtecting = Guarded(true)
     private let mailbox = Guarded<[PrimaryEvent]>([])
     private let onEnd: @Sendable (PrimaryProtection) -> Void
 
@@ -107,6 +109,7 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     /// Starts the protection's thread.
     public func start() {
+        isProtecting.change { $0 = record.phase == .protecting }
         startThread("qemu-watch") { [weak self] in self?.watchForDeadlock() }
         startThread("primary") { [self] in
             run()
@@ -447,7 +450,7 @@ public final class PrimaryProtection: @unchecked Sendable {
                 let reason = try domain.monitor(QueryMigrate()).errorDescription ?? "QEMU ended the migration without entering COLO"
                 return .retry(reason)
             case .coloExit(let reason):
-                if let outcome = qemuEnded() { return try outcome() }
+                if hasQEMUEnded() { return try failover() }
                 return .retry("QEMU left COLO (\(reason))")
             case .stopped(let moment):
                 stopped(at: moment)
@@ -493,7 +496,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// thread of its own, because whoever asks a deadlocked QEMU anything waits for ever.
     private func watchForDeadlock() {
         while isOver.wait(until: MonotonicTime.now.adding(milliseconds: 1000), { $0 }) == nil {
-            guard record.phase == .protecting, let pid = try? domain.processID(), QEMUDeadlock.isPresent(in: pid) else { continue }
+            guard isProtecting.read({ $0 }), let pid = try? domain.processID(), QEMUDeadlock.isPresent(in: pid) else { continue }
             Log.error("\(domain.name): QEMU is deadlocked (its main loop and its migration wait for one lock); ending it, so that the shadow takes over")
             kill(pid, SIGKILL)
         }
@@ -537,7 +540,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         case .sessionLost, .failed:
             return .retry(event.reason ?? "The source worker gave up")
         case .streamEnded:
-            if let outcome = qemuEnded() { return try outcome() }
+            if hasQEMUEnded() { return try failover() }
             return .retry(event.reason ?? "QEMU closed the stream")
         case .suspended:
             try confirmSuspension()

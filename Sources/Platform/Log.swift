@@ -16,9 +16,11 @@ public enum Log {
         }
     }
 
-    /// The most talkative level that is printed; from `SHADOW_VIRT_LOG` (error, warning, info, debug), else info.
+    public static let environmentKey = "SHADOW_VIRT_LOG"
+
+    /// The most talkative level that is printed; from `environmentKey` (error, warning, info, debug), else info.
     public static let threshold: Level = {
-        switch ProcessInfo.processInfo.environment["SHADOW_VIRT_LOG"] {
+        switch ProcessInfo.processInfo.environment[environmentKey] {
         case "error": .error
         case "warning": .warning
         case "debug": .debug

@@ -1,3 +1,4 @@
+import CLinux
 import Foundation
 import Glibc
 import MigrationStream
@@ -46,6 +47,8 @@ public final class SourceWorker: @unchecked Sendable {
 
     /// Past this many epochs on the way the interval is doubled; at 20 ms that is a lag of 160 ms.
     private static let mostUnsentEpochs = 8
+    /// Before its own shipper and whatever else the host does in ordinary priority.
+    private static let streamNiceness: Int32 = -10
     /// QEMU writes an epoch in one go; when it stops in the middle for this long it hangs.
     private static let stallMilliseconds = 30_000.0
     /// A guest that ran this long without an epoch has so much memory dirty that capturing it at once would stop it for long.
@@ -87,6 +90,9 @@ public final class SourceWorker: @unchecked Sendable {
         defer { diskServer?.stop() }
         let shipper = Shipper(worker: self)
         startThread("shipper") { shipper.run() }
+        // The guest waits for this thread, for nobody else here. Threads have a niceness of their own on Linux; without the right to
+        // raise it, it stays.
+        _ = clinux_set_thread_niceness(Self.streamNiceness)
         let status = streamLoop()
         backlog.stop()
         return status
@@ -379,7 +385,8 @@ public final class SourceWorker: @unchecked Sendable {
                 // Early by a tenth, and by the millisecond that poll(2) rounds up to and some: QEMU's clock does not wait for us, and a
                 // request that is held up until its next one is due costs that next one.
                 let wanted = interval ?? now.intervalMs
-                let due = lastReply.adding(milliseconds: wanted - max(wanted * 0.1, 1.5))
+                // QEMU keeps the configured interval itself; to hold its requests up on top of that would cost epochs.
+                let due = wanted > options.intervalMs ? lastReply.adding(milliseconds: wanted - max(wanted * 0.1, 1.5)) : asked
                 let hasRoom = pool.bytesInUse < options.ceilingBytes / 2 && load.unsent < 64
                 if hasRoom, due <= .now {
                     // Ten times the configured limit without an epoch: see longestGapMilliseconds.

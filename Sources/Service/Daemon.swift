@@ -19,6 +19,8 @@ public final class Daemon: @unchecked Sendable {
 
     /// Runs until SIGTERM or SIGINT. Returns the process's exit status.
     public static func run(_ configuration: ServiceConfiguration) -> Int32 {
+        // Through the environment, so that the workers inherit it; who set it for one start means it.
+        setenv(Log.environmentKey, configuration.logLevel.rawValue, 0)
         do {
             return try Daemon(configuration).serve()
         } catch {

@@ -8,47 +8,58 @@ import Transport
 /// The source worker fed with a synthetic COLO stream as fast as it takes it, against a reader that throws the same bytes away.
 ///
 /// The worker is a process of its own as in production, with parser, page table, framing and the connection to a shadow; the shadow is a
-/// sink that lets the kernel discard what arrives, so that it costs little of what the worker needs. Time runs until the last commit.
+/// sink that lets the kernel discard what arrives, so that it costs little of what the worker needs.
+///
+/// Ingest is what the guest waits for: from an epoch's first byte to its acknowledgement, while earlier epochs are hashed and shipped on
+/// the same processors. The sustained rate, until the last commit, includes that work and the waits in which the guest runs on.
 enum IngestBenchmark {
-    static let pagesPerEpoch = 4096
+    /// 2 MiB is what a busy guest dirties in 20 ms; 16 MiB, 800 MB/s, fits into no processor's cache.
+    static let contents: [(name: String, pages: Int, changed: Double)] = [
+        ("2 MiB an epoch, every page changed", 512, 1), ("16 MiB an epoch, every page changed", 4096, 1),
+        ("16 MiB an epoch, one page in ten changed", 4096, 0.1),
+    ]
     static let regionPages = 8 * 4096
+    /// Fed in each round.
+    static let pages = 64 * 4096
 
     static func run(_ bench: Bench) throws {
-        let epochs = bench.quick ? 32 : 64
         let rounds = bench.quick ? 2 : 5
-        let contents: [(name: String, changed: Double)] = [("every page changed", 1), ("one page in ten changed", 0.1)]
         var rows: [[String]] = []
         var json: [String: Any] = [:]
-        for (name, changed) in contents {
+        for (name, pages, changed) in contents {
+            let epochs = Self.pages / pages / (bench.quick ? 2 : 1)
             var plain: [Double] = []
             var ours: [Double] = []
+            var sustained: [Double] = []
             var cpu: [Double] = []
             var others: [Double] = []
             var othersCPU: [Double] = []
             for _ in 0..<rounds {
-                plain.append(try Feeder(epochs, changed).intoNothing().rate)
-                let result = try Feeder(epochs, changed).intoWorker(bench, bench.shadowVirt)
-                ours.append(result.rate)
+                plain.append(try Feeder(epochs, pages, changed).intoNothing().ingestRate)
+                let result = try Feeder(epochs, pages, changed).intoWorker(bench, bench.shadowVirt)
+                ours.append(result.ingestRate)
+                sustained.append(result.rate)
                 cpu.append(result.processorSecondsPerGiB)
                 if let other = bench.otherBuild {
-                    let result = try Feeder(epochs, changed).intoWorker(bench, other)
-                    others.append(result.rate)
+                    let result = try Feeder(epochs, pages, changed).intoWorker(bench, other)
+                    others.append(result.ingestRate)
                     othersCPU.append(result.processorSecondsPerGiB)
                 }
             }
             let ratio = Distribution(ours).median / Distribution(plain).median
             rows.append([name, format(Distribution(plain).median), format(Distribution(ours).median), format(ratio),
-                         format(Distribution(cpu).median)])
+                         format(Distribution(sustained).median), format(Distribution(cpu).median)])
             if !others.isEmpty {
                 rows.append(["  other build", "", format(Distribution(others).median),
-                             format(Distribution(others).median / Distribution(plain).median), format(Distribution(othersCPU).median)])
+                             format(Distribution(others).median / Distribution(plain).median), "", format(Distribution(othersCPU).median)])
             }
             json[name] = ["nothing_gib_per_second": Distribution(plain).median, "worker_gib_per_second": Distribution(ours).median,
+                          "sustained_gib_per_second": Distribution(sustained).median,
                           "ratio": ratio, "worker_cpu_seconds_per_gib": Distribution(cpu).median]
             bench.target("ingest to reading into nothing, \(name)", format(ratio), ">= 0.7", met: ratio >= 0.7)
         }
-        printTable("Ingest: \(epochs) epochs of \(pagesPerEpoch) pages, median of \(rounds)",
-                   ["content", "into nothing GiB/s", "worker GiB/s", "ratio", "worker CPU s/GiB"], rows)
+        printTable("Ingest, median of \(rounds)",
+                   ["content", "into nothing GiB/s", "worker GiB/s", "ratio", "sustained GiB/s", "worker CPU s/GiB"], rows)
         bench.results["ingest"] = json
     }
 }
@@ -56,7 +67,10 @@ enum IngestBenchmark {
 /// Plays QEMU's part of the stream.
 private final class Feeder: @unchecked Sendable {
     struct Result {
+        /// GiB a second until the last commit.
         var rate = 0.0
+        /// GiB a second from each epoch's first byte to its acknowledgement.
+        var ingestRate = 0.0
         var processorSecondsPerGiB = 0.0
     }
 
@@ -65,13 +79,13 @@ private final class Feeder: @unchecked Sendable {
     /// One epoch's bytes after SEND, the pages' contents varying with the epoch.
     private var body: [UInt8] = []
     private var pageOffsets: [Int] = []
-    private var regionWords: [Int] = []
+    private var ingestMilliseconds = 0.0
 
-    init(_ epochs: Int, _ changed: Double) {
+    init(_ epochs: Int, _ pages: Int, _ changed: Double) {
         self.epochs = epochs
         self.changed = changed
         body = [0x03] + be32(2)
-        for page in 0..<IngestBenchmark.pagesPerEpoch {
+        for page in 0..<pages {
             let offset = UInt64(page) << 12
             body += page == 0 ? be64(offset | 0x08) + [6] + Array("pc.ram".utf8) : be64(offset | 0x28)
             pageOffsets.append(body.count)
@@ -121,9 +135,11 @@ private final class Feeder: @unchecked Sendable {
         alter(epoch)
         try push(fd, be32(1))
         try expect([2])
+        let begin = MonotonicTime.now
         try push(fd, be32(3))
         try push(fd, body)
         try expect([5, 6])
+        ingestMilliseconds += MonotonicTime.now.milliseconds(since: begin)
     }
 
     /// The same turns with a reader that keeps nothing.
@@ -154,7 +170,8 @@ private final class Feeder: @unchecked Sendable {
         }
         let begin = MonotonicTime.now
         for epoch in 0..<epochs { try sendEpoch(epoch, pair[0]) }
-        return Result(rate: Double(epochs * bytes) / (MonotonicTime.now.milliseconds(since: begin) / 1000) / Double(1 << 30))
+        let gibibytes = Double(epochs * bytes) / Double(1 << 30)
+        return Result(rate: gibibytes / (MonotonicTime.now.milliseconds(since: begin) / 1000), ingestRate: gibibytes / (ingestMilliseconds / 1000))
     }
 
     func intoWorker(_ bench: Bench, _ program: String) throws -> Result {
@@ -176,7 +193,8 @@ private final class Feeder: @unchecked Sendable {
         try waitFor("the last commit", seconds: 30) { worker.statistics[.committedEpoch] >= UInt64(epochs) }
         let seconds = MonotonicTime.now.milliseconds(since: begin) / 1000
         let gibibytes = Double(epochs * body.count) / Double(1 << 30)
-        return Result(rate: gibibytes / seconds, processorSecondsPerGiB: (processorSeconds(worker.pid) - processor) / gibibytes)
+        return Result(rate: gibibytes / seconds, ingestRate: gibibytes / (ingestMilliseconds / 1000),
+                      processorSecondsPerGiB: (processorSeconds(worker.pid) - processor) / gibibytes)
     }
 
     /// Header, configuration, block list, an empty first pass and the first device state with its description.

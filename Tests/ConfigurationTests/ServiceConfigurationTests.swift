@@ -50,7 +50,7 @@ final class ServiceConfigurationTests: XCTestCase {
         XCTAssertEqual(configuration.peers[2].libvirtURI, "test:///default")
         XCTAssertNil(configuration.peer(named: "e"))
         XCTAssertEqual([configuration.intervalMs, configuration.intervalLimitMs, configuration.unsentCeilingMiB], [5, 60000, 16])
-        XCTAssertEqual(configuration.logLevel.level, .debug)
+        XCTAssertEqual(configuration.logLevel, .debug)
     }
 
     func testEnvironmentNamesLibvirtUnlessTheFileDoes() throws {

@@ -21,13 +21,8 @@ final class BasicsTests: XCTestCase {
     }
 
     func testEndpoints() {
-        XCTAssertEqual(Endpoint("10.0.0.1:7654"), Endpoint(address: "10.0.0.1", port: 7654))
-        XCTAssertEqual(Endpoint("[fe80::1]:1"), Endpoint(address: "fe80::1", port: 1))
-        XCTAssertEqual(Endpoint("[fe80::1]:1")?.description, "[fe80::1]:1")
-        XCTAssertEqual(Endpoint("host-b:65535")?.description, "host-b:65535")
-        for bad in ["", ":1", "host", "host:", "host:0", "host:65536", "fe80::1:1", "[]:1", "host:-1", "host:1x"] {
-            XCTAssertNil(Endpoint(bad), bad)
-        }
+        XCTAssertEqual(Endpoint(address: "fe80::1", port: 1).description, "[fe80::1]:1")
+        XCTAssertEqual(Endpoint(address: "host-b", port: 65535).description, "host-b:65535")
     }
 
     func testDescriptorClosesOnce() throws {
