@@ -10,7 +10,9 @@
 #   memory that never changes, a part in each tick, in turn        fill      index: page
 #   round in a register against memory; round, sum, tick in XMM    register, vector, checksum, clock
 #   sum over all vCPUs' rounds, under a lock                       total
-#   the last disk record and the one about to be replaced          disk      index: slot
+#   the disk record before this one and the one to be replaced     disk      index: slot, found and expected: record
+#   and when they were written                                     disktick  index: slot, found and expected: tick
+#   a virtio disk's ring against what was asked of it              queue     index: disk
 #   an exception                                                   fault     index: vector, found: EIP
 #
 # On the first serial port, a line each:
@@ -18,6 +20,8 @@
 #   CPUS <n>                                      once, when all are up
 #   T <tick of vCPU 0> [<tick of vCPU 1> ...]     every LINE_EVERY ticks of vCPU 0; all ticks are driven by timers
 #   R <round of vCPU 0> [...]                     every 256 ticks: work done (a round is a tick unless BUSY)
+#   DISKS <n>                                     once, when it writes to any
+#   D <records on disk 0> [...]                   every 64 ticks: written since this boot
 #   CORRUPT <kind> <vCPU> <index> <found> <expected>   at once, and again every 256 ticks: the first one a vCPU met
 #   DISKERROR <slot>                              a disk command failed; it is tried again
 #   BYE | REBOOT                                  before the guest powers off or resets itself
@@ -25,11 +29,19 @@
 # Commands, from serial input or the keyboard (`virsh send-key DOMAIN KEY_Q`): q powers off, r resets, c spoils a page
 # (to see that it is noticed). The ACPI power button (`virsh shutdown`) powers off as well.
 #
-# Disk (primary IDE master, bus-master DMA; none is fine), one step a line, three steps a record:
+# Disks: every virtio disk on the first PCI bus (up to four, in the order of their addresses) that bears the mark, driven
+# through its ring and polled; without any, the primary IDE master if there is one, by bus-master DMA. Others, and virtio
+# disks without the mark, are left alone: a boot disk that is not replicated does no harm.
+#   sector 62              "LDGW": the mark (build.sh WRITES=1, ledger-tool mark), for virtio disks only
 #   sector 63              "LDGS", generation: raised at each boot
 #   sectors 64 to 1087     record k in slot k mod 1024: "LDGR", generation, k, tick, then k up to the end
-# Before record k is written, slot k-1 must hold k-1 and slot k must hold k-1024 (or an older generation): a replica that
-# lags behind the RAM, or is ahead of it, is noticed.
+# Record k goes to each disk in turn before record k+1 goes to any. Before it is written, slot k-1 is read and must hold
+# record k-1, and slot k must hold k-1024 (or nothing of this generation), both whole and with the tick that memory has
+# noted for the slot. So a disk that is not of the same moment as the RAM is noticed:
+#   CORRUPT disk 0 S k-1025 k-1      behind the RAM: a write that the guest was told of is missing
+#   CORRUPT disk 0 S k k-1024        ahead of it: a write from a future that was given up is there
+# Found 4294967295 stands for nothing of this generation, 4294967294 for half a record; slot S of disk n is called
+# n * 1024 + S. One write ahead stays unnoticed when its slot had been looked at already: it is then repeated as it was.
 #
 # The image is a bootable disk and a multiboot kernel at once (for <kernel>, when a guest without disks is wanted).
 
@@ -49,22 +61,33 @@
 .set FILL_MIB, 1                # memory filled at boot with a pattern that does not compress
 .endif
 
+.ifndef RECORDS
+.set RECORDS, 4                 # at most, on each virtio disk in a tick
+.endif
+.ifndef FLUSH_EVERY
+.set FLUSH_EVERY, 64            # records, a power of two
+.endif
+.ifndef PATIENCE
+.set PATIENCE, 10               # seconds that a disk may take for a request before its ring counts as CORRUPT
+.endif
+
 .set MAX_CPUS,        4
+.set MAX_DISKS,       4
 .set LOAD_ADDRESS,    0x100000  # where the program runs
 .set STAGING,         0x8000    # where the boot sector reads it to
 .set TRAMPOLINE,      0x7000    # start of the other vCPUs, in real mode
 .set IDT,             0x180000
-.set PRD,             0x181000
-.set SECTOR_IN,       0x182000
-.set SECTOR_OUT,      0x183000
 .set pattern,         0x184000  # 8 KiB
 .set CPU_BLOCKS,      0x190000  # 4 KiB each
 .set STACK_TOPS,      0x1a1000  # 4 KiB each
-.set CLEARED_END,     0x1b0000  # IDT up to here is zeroed at boot (a reset keeps the RAM)
+.set DISK_BLOCKS,     0x1b0000  # 4 KiB each, and three times as much behind them
+.set DISK_RINGS,      0x1c0000  # RING_SIZE each
+.set CLEARED_END,     0x1e0000  # IDT up to here is zeroed at boot (a reset keeps the RAM)
 .set FILL,            0x200000
 .set REGIONS,         FILL + FILL_MIB * 0x100000
 .set SLOTS,           1024
 .set FIRST_SLOT,      64
+.set MARK,            0x5747444c
 .set RECORD_MAGIC,    0x5247444c
 .set SUPER_MAGIC,     0x5347444c
 .set UNROLLED,        16        # pages to a turn of the loops; PAGES is a multiple of it
@@ -89,6 +112,27 @@
 .set BAD_EXPECTED, 44
 .set VECTOR,    0x80            # on its way to or from an XMM register
 .set LINE,      0x100           # buffer for a line
+
+# A disk's block, which ESI points to. What the device writes has a page of its own that the guest seldom touches: there
+# nothing of the guest's hides a write of the device that was not carried over.
+.set WRITTEN,   0               # records
+.set NUMBER,    4
+.set PORT,      8               # of its first register; 0: the IDE disk
+.set GENERATION, 12
+.set CAN_FLUSH, 16
+.set QUEUE_SIZE, 20
+.set RING,      24
+.set USED,      28              # part of the ring
+.set REQUESTS,  32
+.set STARTED,   36              # tick of the last request
+.set HEADER,    64              # of a virtio request
+.set PRD,       80              # of an IDE request
+.set SECTOR_IN, 0x4000
+.set STATUS,    0x4200          # of a virtio request
+.set SECTOR_OUT, 0x8000
+.set SLOT_TICKS, 0xc000         # of the record in each slot
+.set MAX_QUEUE, 1024
+.set RING_SIZE, 0x8000
 
 .text
 
@@ -190,7 +234,7 @@ start32:
         call    fill_memory
         call    start_power_button
         call    start_other_cpus
-        call    start_disk
+        call    start_disks
         call    print_cpus
         jmp     rounds
 
@@ -371,7 +415,8 @@ tick:   from_vector 5
         call    check_fill
         call    print_ticks
         call    print_rounds
-        call    disk_step
+        call    print_records
+        call    run_disks
         jmp     commands
 2:      ret
 
@@ -502,6 +547,7 @@ print_ticks:
 .endif
         movb    $'T', %dl
         movl    $(CPU_BLOCKS + TICK), %esi
+        movl    cpus, %ecx
         jmp     print_counters
 1:      ret
 
@@ -510,11 +556,20 @@ print_rounds:
         jnz     1b
         movb    $'R', %dl
         movl    $(CPU_BLOCKS + ROUND), %esi
-print_counters:                         # DL letter, ESI the first vCPU's counter
+        movl    cpus, %ecx
+        jmp     print_counters
+
+print_records:
+        testl   $0x3f, TICK(%ebx)
+        jnz     1b
+        movl    disks, %ecx
+        jecxz   1b
+        movb    $'D', %dl
+        movl    $(DISK_BLOCKS + WRITTEN), %esi
+print_counters:                         # DL letter, ESI the first of the ECX counters, a page apart
         leal    LINE(%ebx), %edi
         movb    %dl, %al
         stosb
-        movl    cpus, %ecx
 1:      movb    $' ', %al
         stosb
         movl    (%esi), %eax
@@ -789,11 +844,450 @@ other_cpu:
 3:      hlt
         jmp     3b
 
-# --- disk ----------------------------------------------------------------------------------------------------------
-.set IDE, 0x1f0
-.set WRITING, 3                         # disk_state: 0 nothing under way, 1 reading slot k-1, 2 slot k, 3 writing slot k
+# --- disks ---------------------------------------------------------------------------------------------------------
+# One request is under way at a time. Disks take turns: record k goes to each of them before record k+1 goes to any.
 
-start_disk:
+.set READ, 0                            # commands, as virtio numbers them
+.set WRITE, 1
+.set FLUSH, 4
+.set READ_LAST, 0                       # disk_step: slot k-1, slot k (both to be checked), the write of record k, a flush
+.set READ_SLOT, 1
+.set WRITE_SLOT, 2
+.set FLUSH_DISK, 3
+
+start_disks:
+        xorl    %ecx, %ecx
+1:      xorl    %esi, %esi
+        call    pci_address
+        inl     %dx, %eax
+        cmpl    $0x10011af4, %eax       # virtio block device, legacy or transitional
+        jne     2f
+        call    start_virtio
+2:      incl    %ecx
+        cmpl    $256, %ecx
+        jb      1b
+        movl    disks, %eax
+        testl   %eax, %eax
+        jnz     3f
+        call    start_ide
+        movl    disks, %eax
+        testl   %eax, %eax
+        jz      4f
+3:      movl    $DISK_BLOCKS, disk
+        movl    $READ_SLOT, disk_step   # there is no record before the first
+        movl    $text_disks, %esi
+        leal    LINE(%ebx), %edi
+        call    put_text
+        movl    disks, %eax
+        call    put_number
+        jmp     end_line
+4:      ret
+
+pci_address:                            # ECX device and function on bus 0, ESI register -> DX data port
+        movl    %ecx, %eax
+        shll    $8, %eax
+        leal    0x80000000(%eax, %esi), %eax
+        movw    $0xcf8, %dx
+        outl    %eax, %dx
+        movw    $0xcfc, %dx
+        ret
+
+new_disk:                               # -> ESI its block, ring empty
+        movl    disks, %ecx
+        movl    %ecx, %esi
+        shll    $12, %esi
+        addl    $DISK_BLOCKS, %esi
+        movl    %esi, disk
+        movl    %ecx, NUMBER(%esi)
+        movl    %ecx, %edi
+        shll    $15, %edi
+        addl    $DISK_RINGS, %edi
+        movl    %edi, RING(%esi)
+        xorl    %eax, %eax
+        movl    %eax, PORT(%esi)
+        movl    %eax, CAN_FLUSH(%esi)
+        movl    %eax, REQUESTS(%esi)
+        movl    $(RING_SIZE / 4), %ecx
+        rep stosl
+        ret
+
+open_disk:                              # ESI: raises its generation; carry: failed
+        movl    $(FIRST_SLOT - 1), %eax
+        movl    $READ, %ecx
+        call    disk_now
+        jc      2f
+        movl    $1, %eax
+        cmpl    $SUPER_MAGIC, SECTOR_IN(%esi)
+        jne     1f
+        addl    SECTOR_IN + 4(%esi), %eax
+1:      movl    %eax, GENERATION(%esi)
+        movl    $SUPER_MAGIC, SECTOR_OUT(%esi)
+        movl    %eax, SECTOR_OUT + 4(%esi)
+        movl    $(FIRST_SLOT - 1), %eax
+        movl    $WRITE, %ecx
+        call    disk_now
+        jc      2f
+        incl    disks
+2:      ret
+
+# EAX sector, ECX command, ESI disk (kept): SECTOR_IN is read into, SECTOR_OUT written from.
+disk_start:
+        cmpl    $0, PORT(%esi)
+        je      ide_start
+        jmp     virtio_start
+
+# ESI disk (kept) -> AL: 0 under way, 1 done, 2 failed
+disk_result:
+        cmpl    $0, PORT(%esi)
+        je      ide_result
+        jmp     virtio_result
+
+disk_now:                               # the same, waiting for the end; carry: failed
+        call    disk_start
+1:      call    disk_result
+        cmpb    $1, %al
+        jb      1b
+        je      2f
+        stc
+        ret
+2:      clc
+        ret
+
+# In each tick: as far as there is time before the next one, but no more than RECORDS records on each disk. The next
+# request is always under way when this returns, so that a guest stopped at any moment has one in its devices.
+run_disks:
+        movl    disks, %eax
+        testl   %eax, %eax
+        jz      3f
+        imull   $RECORDS, %eax
+        movl    %eax, records_left
+1:      call    next_step
+        cmpb    $1, %al
+        ja      3f
+        je      2f
+        pause
+2:      movl    disk, %esi
+        cmpl    $0, PORT(%esi)          # a look at IDE's registers costs an exit to QEMU: one in a tick
+        je      3f
+        cmpl    $0, TICKED(%ebx)
+        jne     3f
+        testb   %al, %al
+        jz      1b
+        cmpl    $0, records_left
+        jg      1b
+3:      ret
+
+# -> AL: 0 waits for the disk, 1 a step further, 2 failed: the same step once more
+next_step:
+        movl    disk, %esi
+        cmpl    $0, disk_waiting
+        je      5f
+        call    disk_result
+        cmpb    $1, %al
+        jb      9f
+        movl    $0, disk_waiting
+        ja      print_disk_error
+        cmpl    $READ_SLOT, disk_step
+        jb      1f
+        je      2f
+        cmpl    $WRITE_SLOT, disk_step
+        jne     4f
+        incl    WRITTEN(%esi)
+        cmpl    $0, CAN_FLUSH(%esi)
+        je      4f
+        movl    record, %eax
+        notl    %eax
+        testl   $(FLUSH_EVERY - 1), %eax
+        jnz     4f
+        movl    $FLUSH_DISK, disk_step
+        jmp     5f
+
+1:      movl    record, %edx            # slot k-1 was read
+        decl    %edx
+        call    check_record
+        movl    $READ_SLOT, disk_step
+        jmp     5f
+
+2:      movl    record, %edx            # slot k was read
+        subl    $SLOTS, %edx
+        call    check_record
+        call    make_record
+        movl    $WRITE_SLOT, disk_step
+        jmp     5f
+
+4:      decl    records_left            # record k is there
+        movl    $READ_LAST, disk_step
+        addl    $0x1000, %esi
+        movl    disks, %eax
+        decl    %eax
+        cmpl    %eax, NUMBER - 0x1000(%esi)
+        jb      1f
+        movl    $DISK_BLOCKS, %esi
+        incl    record
+1:      movl    %esi, disk
+        cmpl    $0, record
+        jne     5f
+        movl    $READ_SLOT, disk_step
+
+5:      movl    record, %eax
+        movl    $READ, %ecx
+        cmpl    $READ_SLOT, disk_step
+        je      6f
+        jb      1f
+        movl    $WRITE, %ecx
+        cmpl    $WRITE_SLOT, disk_step
+        je      6f
+        movl    $FLUSH, %ecx
+        movl    $-FIRST_SLOT, %eax      # a flush is of sector 0
+        jmp     7f
+1:      decl    %eax
+6:      andl    $(SLOTS - 1), %eax
+7:      addl    $FIRST_SLOT, %eax
+        call    disk_start
+        movl    $1, disk_waiting
+        movb    $1, %al
+9:      ret
+
+make_record:                            # ESI disk (kept)
+        leal    SECTOR_OUT(%esi), %edi
+        movl    $RECORD_MAGIC, %eax
+        stosl
+        movl    GENERATION(%esi), %eax
+        stosl
+        movl    record, %eax
+        stosl
+        movl    %eax, %ecx
+        andl    $(SLOTS - 1), %ecx
+        movl    TICK(%ebx), %eax
+        movl    %eax, SLOT_TICKS(%esi, %ecx, 4)
+        stosl
+        movl    record, %eax
+        movl    $124, %ecx
+        rep stosl
+        ret
+
+# EDX: the record that SECTOR_IN must hold; below 0: none of this generation. ESI disk (kept).
+check_record:
+        movl    $-1, %eax               # found: -1 stands for none of this generation
+        cmpl    $RECORD_MAGIC, SECTOR_IN(%esi)
+        jne     1f
+        movl    GENERATION(%esi), %ecx
+        cmpl    SECTOR_IN + 4(%esi), %ecx
+        jne     1f
+        movl    SECTOR_IN + 8(%esi), %eax
+        leal    SECTOR_IN + 16(%esi), %edi
+        movl    $124, %ecx
+        repe scasl
+        je      1f
+        movl    $-2, %eax               # not whole
+1:      movl    %edx, %edi
+        andl    $(SLOTS - 1), %edi
+        movl    NUMBER(%esi), %ecx
+        shll    $10, %ecx
+        addl    %edi, %ecx
+        testl   %edx, %edx
+        jns     2f
+        movl    $-1, %edx
+2:      cmpl    %edx, %eax
+        jne     3f
+        testl   %edx, %edx
+        js      4f
+        movl    SECTOR_IN + 12(%esi), %eax
+        movl    SLOT_TICKS(%esi, %edi, 4), %edx
+        cmpl    %edx, %eax
+        je      4f
+        mismatch kind_disk_tick
+        jmp     4f
+3:      mismatch kind_disk
+4:      movl    disk, %esi
+        ret
+
+print_disk_error:
+        movl    NUMBER(%esi), %eax
+        shll    $10, %eax
+        movl    record, %ecx
+        andl    $(SLOTS - 1), %ecx
+        addl    %ecx, %eax
+        movl    $text_disk_error, %esi
+        leal    LINE(%ebx), %edi
+        pushl   %eax
+        call    put_text
+        popl    %eax
+        call    put_number
+        call    end_line
+        movb    $2, %al
+        ret
+
+# --- virtio disks --------------------------------------------------------------------------------------------------
+# Their registers, from the I/O BAR on: 0 features offered, 4 taken, 8 page of the ring, 12 its size, 14 which ring,
+# 16 doorbell, 18 status, 20 number of sectors (64 bits).
+# The ring: SIZE descriptors of 16 bytes; what the guest made available (flags, count, SIZE entries of 2 bytes); from the
+# next page on what the device used (flags, count, SIZE entries of 8 bytes). All requests use descriptors 0 to 2, so
+# every available entry is 0, as the ring was cleared.
+
+start_virtio:                           # ECX: its address on the bus (kept). A disk without the mark is left alone.
+        cmpl    $MAX_DISKS, disks
+        jae     9f
+        pushl   %ecx
+        movl    $4, %esi
+        call    pci_address
+        inl     %dx, %eax
+        orl     $0x405, %eax            # ports on, may write to memory, no interrupts
+        outl    %eax, %dx
+        movl    $0x10, %esi
+        call    pci_address
+        inl     %dx, %eax
+        testb   $1, %al
+        jz      8f
+        andl    $~3, %eax
+        pushl   %eax
+        call    new_disk
+        popl    %edx
+        movl    %edx, PORT(%esi)
+        addl    $18, %edx
+        xorl    %eax, %eax              # reset
+        outb    %al, %dx
+        incl    %eax                    # seen
+        outb    %al, %dx
+        movb    $3, %al                 # and there is a driver
+        outb    %al, %dx
+        subl    $18, %edx
+        inl     %dx, %eax
+        andl    $0x200, %eax            # flush; without it QEMU would flush by itself after each write
+        movl    %eax, CAN_FLUSH(%esi)
+        addl    $4, %edx
+        outl    %eax, %dx
+        addl    $10, %edx
+        xorl    %eax, %eax
+        outw    %ax, %dx
+        subl    $2, %edx
+        inw     %dx, %ax
+        testl   %eax, %eax
+        jz      7f
+        cmpl    $MAX_QUEUE, %eax
+        ja      7f
+        movl    %eax, QUEUE_SIZE(%esi)
+        movl    RING(%esi), %edi
+        movl    %eax, %ecx
+        shll    $4, %ecx
+        movw    $1, (%edi, %ecx)        # no interrupts
+        imull   $18, %eax
+        leal    6 + 4095(%edi, %eax), %eax
+        andl    $~4095, %eax
+        movl    %eax, USED(%esi)
+        subl    $4, %edx
+        movl    %edi, %eax
+        shrl    $12, %eax
+        outl    %eax, %dx
+        addl    $10, %edx
+        movb    $7, %al                 # go
+        outb    %al, %dx
+        addl    $6, %edx
+        inl     %dx, %eax
+        testl   %eax, %eax
+        jnz     1f
+        subl    $4, %edx
+        inl     %dx, %eax
+        cmpl    $(FIRST_SLOT + SLOTS), %eax
+        jb      7f
+1:      movl    $(FIRST_SLOT - 2), %eax
+        movl    $READ, %ecx
+        call    disk_now
+        jc      7f
+        cmpl    $MARK, SECTOR_IN(%esi)
+        jne     7f
+        call    open_disk
+        jnc     8f
+7:      movl    PORT(%esi), %edx
+        addl    $18, %edx
+        xorl    %eax, %eax
+        outb    %al, %dx
+8:      popl    %ecx
+9:      ret
+
+virtio_start:
+        movl    TICK(%ebx), %edx
+        movl    %edx, STARTED(%esi)
+        movl    %ecx, HEADER(%esi)
+        movl    %eax, HEADER + 8(%esi)
+        movb    $0xff, STATUS(%esi)
+        movl    RING(%esi), %edi
+        leal    HEADER(%esi), %eax
+        movl    %eax, (%edi)
+        movl    $16, 8(%edi)
+        movl    $0x00010001, 12(%edi)   # descriptor 1 follows
+        leal    SECTOR_IN(%esi), %eax
+        movl    $0x00020003, %edx       # written by the device, descriptor 2 follows
+        testl   %ecx, %ecx
+        jz      1f
+        leal    SECTOR_OUT(%esi), %eax
+        movl    $0x00020001, %edx
+1:      movl    %eax, 16(%edi)
+        movl    $512, 24(%edi)
+        movl    %edx, 28(%edi)
+        leal    STATUS(%esi), %eax
+        movl    %eax, 32(%edi)
+        movl    $1, 40(%edi)
+        movl    $2, 44(%edi)            # written by the device, the last
+        cmpl    $FLUSH, %ecx
+        jne     2f
+        movl    $0x00020001, 12(%edi)   # a flush has no data
+2:      movl    QUEUE_SIZE(%esi), %ecx
+        shll    $4, %ecx
+        addl    %ecx, %edi
+        movzwl  2(%edi), %eax
+        movzwl  REQUESTS(%esi), %edx
+        movl    NUMBER(%esi), %ecx
+        expect  kind_queue
+        movl    disk, %esi
+        incl    REQUESTS(%esi)
+        movl    REQUESTS(%esi), %eax
+        movw    %ax, 2(%edi)
+        movl    PORT(%esi), %edx
+        addl    $16, %edx
+        xorl    %eax, %eax
+        outw    %ax, %dx
+        ret
+
+virtio_result:
+        movl    USED(%esi), %edi
+        movzwl  2(%edi), %eax
+        movzwl  REQUESTS(%esi), %edx
+        cmpl    %edx, %eax
+        je      3f
+        leal    1(%eax), %ecx
+        cmpw    %dx, %cx
+        jne     1f
+        movl    TICK(%ebx), %ecx
+        subl    STARTED(%esi), %ecx
+        cmpl    $(PATIENCE * HZ), %ecx
+        jb      2f
+        movl    TICK(%ebx), %ecx
+        movl    %ecx, STARTED(%esi)
+1:      movl    NUMBER(%esi), %ecx      # a count that cannot be, or a request that was lost
+        mismatch kind_queue
+        movl    disk, %esi
+2:      xorb    %al, %al
+        ret
+3:      leal    -1(%edx), %ecx
+        movl    QUEUE_SIZE(%esi), %eax
+        decl    %eax
+        andl    %eax, %ecx
+        movl    4(%edi, %ecx, 8), %eax  # the descriptor that was used
+        xorl    %edx, %edx
+        movl    NUMBER(%esi), %ecx
+        expect  kind_queue
+        movl    disk, %esi
+        movb    $1, %al
+        cmpb    $0, STATUS(%esi)
+        je      4f
+        incb    %al
+4:      ret
+
+# --- IDE disk ------------------------------------------------------------------------------------------------------
+.set IDE, 0x1f0
+
+start_ide:
         xorl    %ecx, %ecx              # find the IDE controller: class 01, subclass 01
 1:      movl    $8, %esi
         call    pci_address
@@ -814,7 +1308,7 @@ start_disk:
         call    pci_address
         inl     %dx, %eax
         andl    $~3, %eax
-        jz      9f
+        jz      3f
         movl    %eax, bus_master
         movw    $(IDE + 6), %dx
         movb    $0xe0, %al
@@ -822,46 +1316,24 @@ start_disk:
         incl    %edx
         inb     %dx, %al
         testb   $0x40, %al              # ready: a disk is there
-        jz      8f
+        jz      3f
         cmpb    $0xff, %al
-        je      8f
-        movl    $(FIRST_SLOT - 1), %eax
-        movl    $SECTOR_IN, %edi
-        call    disk_now
-        jc      8f
-        movl    $1, %eax
-        cmpl    $SUPER_MAGIC, SECTOR_IN
-        jne     3f
-        addl    SECTOR_IN + 4, %eax
-3:      movl    %eax, generation
-        movl    $SUPER_MAGIC, SECTOR_OUT
-        movl    %eax, SECTOR_OUT + 4
-        movl    $(FIRST_SLOT - 1), %eax
-        movl    $SECTOR_OUT, %edi
-        call    disk_now
-        jc      8f
-        movl    $1, disk_present
-        ret
-8:      movl    $0, bus_master
-9:      ret
+        je      3f
+        call    new_disk
+        jmp     open_disk
+3:      ret
 
-pci_address:                            # ECX device and function on bus 0, ESI register -> DX data port
-        movl    %ecx, %eax
-        shll    $8, %eax
-        leal    0x80000000(%eax, %esi), %eax
-        movw    $0xcf8, %dx
-        outl    %eax, %dx
-        movw    $0xcfc, %dx
-        ret
-
-# EAX sector, EDI buffer (SECTOR_IN is read into, SECTOR_OUT written from).
-disk_start:
+ide_start:
         pushl   %eax
-        movl    %edi, PRD
-        movl    $0x80000200, PRD + 4    # 512 bytes, the last entry
+        leal    SECTOR_IN(%esi), %eax
+        testl   %ecx, %ecx
+        jz      1f
+        leal    SECTOR_OUT(%esi), %eax
+1:      movl    %eax, PRD(%esi)
+        movl    $0x80000200, PRD + 4(%esi)      # 512 bytes, the last entry
         movl    bus_master, %edx
         addl    $4, %edx
-        movl    $PRD, %eax
+        leal    PRD(%esi), %eax
         outl    %eax, %dx
         subl    $2, %edx
         movb    $6, %al                 # forget the last command's error and interrupt
@@ -875,26 +1347,26 @@ disk_start:
         movb    $1, %al
         outb    %al, %dx
         popl    %eax
+        movl    %ecx, %edi
         movl    $3, %ecx
-1:      incl    %edx
+2:      incl    %edx
         outb    %al, %dx
         shrl    $8, %eax
-        loop    1b
+        loop    2b
         movw    $(IDE + 7), %dx
         movb    $0xc8, %al              # READ DMA
         movb    $0x09, %cl              # to memory, go
-        cmpl    $SECTOR_IN, %edi
-        je      2f
+        testl   %edi, %edi
+        jz      3f
         movb    $0xca, %al              # WRITE DMA
         movb    $0x01, %cl
-2:      outb    %al, %dx
+3:      outb    %al, %dx
         movl    bus_master, %edx
         movb    %cl, %al
         outb    %al, %dx
         ret
 
-# AL: 0 under way, 1 done, 2 failed
-disk_result:
+ide_result:
         movl    bus_master, %edx
         addl    $2, %edx
         inb     %dx, %al
@@ -920,100 +1392,6 @@ disk_result:
         ret
 2:      xorb    %al, %al
 3:      ret
-
-disk_now:                               # the same, waiting for the end; carry: failed
-        call    disk_start
-1:      call    disk_result
-        cmpb    $1, %al
-        jb      1b
-        je      2f
-        stc
-        ret
-2:      clc
-        ret
-
-disk_step:
-        cmpl    $0, disk_present
-        je      9f
-        cmpl    $0, disk_state
-        je      3f
-        call    disk_result
-        cmpb    $1, %al
-        jb      9f
-        je      1f
-        movl    $0, disk_state
-        jmp     print_disk_error
-1:      cmpl    $2, disk_state
-        jb      4f
-        je      5f
-        incl    record
-3:      movl    $1, disk_state          # next record: first the one before
-        movl    record, %eax
-        decl    %eax
-        jns     disk_read
-        jmp     6f
-
-4:      movl    record, %edx            # slot k-1 was read
-        decl    %edx
-        call    check_record
-6:      movl    $2, disk_state
-        movl    record, %eax
-disk_read:                              # EAX record
-        andl    $(SLOTS - 1), %eax
-        addl    $FIRST_SLOT, %eax
-        movl    $SECTOR_IN, %edi
-        jmp     disk_start
-
-5:      movl    record, %edx            # slot k was read
-        subl    $SLOTS, %edx
-        call    check_record
-        movl    $WRITING, disk_state
-        movl    $SECTOR_OUT, %edi
-        movl    $RECORD_MAGIC, %eax
-        stosl
-        movl    generation, %eax
-        stosl
-        movl    record, %eax
-        stosl
-        movl    TICK(%ebx), %eax
-        stosl
-        movl    record, %eax
-        movl    $124, %ecx
-        rep stosl
-        andl    $(SLOTS - 1), %eax
-        addl    $FIRST_SLOT, %eax
-        movl    $SECTOR_OUT, %edi
-        jmp     disk_start
-9:      ret
-
-# EDX: the record that SECTOR_IN must hold; below 0: none of this generation.
-check_record:
-        movl    %edx, %ecx
-        andl    $(SLOTS - 1), %ecx
-        movl    $-1, %eax               # found: -1 stands for none of this generation
-        cmpl    $RECORD_MAGIC, SECTOR_IN
-        jne     1f
-        movl    generation, %esi
-        cmpl    SECTOR_IN + 4, %esi
-        jne     1f
-        movl    SECTOR_IN + 8, %eax
-        cmpl    SECTOR_IN + 508, %eax   # half a sector
-        je      1f
-        movl    $-2, %eax
-1:      testl   %edx, %edx
-        jns     2f
-        movl    $-1, %edx
-2:      expect  kind_disk
-        ret
-
-print_disk_error:
-        movl    $text_disk_error, %esi
-        leal    LINE(%ebx), %edi
-        call    put_text
-        movl    record, %eax
-        andl    $(SLOTS - 1), %eax
-        call    put_number
-        jmp     end_line
 
 # --- what others want from us --------------------------------------------------------------------------------------
 commands:
@@ -1080,6 +1458,7 @@ reset:  movl    $text_reboot, %esi
 # --- data ----------------------------------------------------------------------------------------------------------
 text_boot:       .asciz "BOOT"
 text_cpus:       .asciz "CPUS "
+text_disks:      .asciz "DISKS "
 text_corrupt:    .asciz "CORRUPT "
 text_disk_error: .asciz "DISKERROR "
 text_bye:        .asciz "BYE"
@@ -1092,6 +1471,8 @@ kind_checksum:   .asciz "checksum"
 kind_clock:      .asciz "clock"
 kind_total:      .asciz "total"
 kind_disk:       .asciz "disk"
+kind_disk_tick:  .asciz "disktick"
+kind_queue:      .asciz "queue"
 kind_fault:      .asciz "fault"
 
 .balign 64                              # read in again at each boot, so with their first values
@@ -1104,9 +1485,11 @@ cpus_taken:     .long 1
 cpus_up:        .long 1
 cpus_may_start: .long 0
 bus_master:     .long 0
-disk_present:   .long 0
-disk_state:     .long 0
+disks:          .long 0
+disk:           .long 0                 # whose turn it is: its block
+disk_step:      .long 0
+disk_waiting:   .long 0                 # a request is under way
 record:         .long 0
-generation:     .long 0
+records_left:   .long 0                 # that may be written in this tick
 .balign 512
 program_end:

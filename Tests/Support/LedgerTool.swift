@@ -9,7 +9,8 @@ let usage = """
     usage: ledger-tool follow [--for SECONDS] FILE OUT [FILE OUT]...
            ledger-tool check [--rollback TICKS | --swap] [--reboot] [--ignore-disk] LOG [LOG]...
            ledger-tool outage OUT [OUT]...
-           ledger-tool disk IMAGE...
+           ledger-tool disk [--tick TICK [--within TICKS]] [--together] IMAGE...
+           ledger-tool mark IMAGE...
 
     follow   appends "<nanoseconds> <line>" to OUT for each line that arrives at the end of FILE, until killed;
              FILE need not exist yet. Looks every half millisecond.
@@ -19,7 +20,12 @@ let usage = """
              is not replicated, so what it finds there does not count.
     outage   OUT files of follow in the order of hand-over: the time from one host's last line to the next host's first,
              and the gaps between lines within each. Two hosts printing at one time is reported as `overlap`.
-    disk     the records in a guest's disk image: generation, last record and tick, and whether all are there.
+    disk     the records in a guest's raw disk images: generation, last record and its tick, and whether all 1024 slots hold
+             what they must by then. --tick: the last record is from this tick or one of the TICKS (default 25) before it:
+             give the tick that the guest printed last, or first after a failover. --together: the images are of one guest,
+             in the order of its disks, and from one moment: no disk is more than the record being written ahead.
+             The guest should not run meanwhile.
+    mark     the guest writes to virtio disks made of these images (raw, at least 544 KiB; the rest is kept).
 
     Prints JSON. Exit status: 0 fine, 1 failed, 2 a check found something, 64 usage.
     """
@@ -34,7 +40,8 @@ enum LedgerTool {
             case "follow": try follow(&arguments)
             case "check": try check(&arguments)
             case "outage": try outage(arguments)
-            case "disk": try disk(arguments)
+            case "disk": try disk(&arguments)
+            case "mark": try mark(arguments)
             case "help", "--help", "-h": print(usage)
             default: fail(usage, status: 64)
             }
@@ -163,19 +170,20 @@ enum Line {
     case ticks([Int])
     case corrupt(String)
     case diskError(String)
+    case records([Int])
     case other
 
     init?(_ text: Substring) {
         let words = text.split(separator: " ", omittingEmptySubsequences: false)
         switch words[0] {
         case "BOOT": self = .boot
-        case "T", "R":
+        case "T", "R", "D":
             let numbers = words.dropFirst().compactMap { Int($0) }
             guard !numbers.isEmpty, numbers.count == words.count - 1 else { return nil }
-            self = words[0] == "T" ? .ticks(numbers) : .other
+            self = words[0] == "T" ? .ticks(numbers) : words[0] == "D" ? .records(numbers) : .other
         case "CORRUPT": self = .corrupt(String(text))
         case "DISKERROR": self = .diskError(String(text))
-        case "CPUS", "BYE", "REBOOT": self = .other
+        case "CPUS", "DISKS", "BYE", "REBOOT": self = .other
         default: return nil
         }
     }
@@ -224,6 +232,7 @@ struct CheckReport: Encodable {
         var boots = 0
         var firstTick: Int?
         var lastTick: Int?
+        var lastRecords: [Int]?
         var corruptLines = 0
         var diskErrors = 0
     }
@@ -298,15 +307,20 @@ struct Checker {
             switch line {
             case .boot:
                 summary.boots += 1
+                summary.lastRecords = nil
                 if !mayReboot, last != nil || index > 0 { add("the guest booted anew", log.name, index + 1) }
                 (last, previousName, unchanged, ticksOfOtherCPUs) = (nil, nil, [], [:])
             case .corrupt(let text):
-                if ignoresDisk, text.hasPrefix("CORRUPT disk ") { continue }
+                if ignoresDisk, text.hasPrefix("CORRUPT disk ") || text.hasPrefix("CORRUPT disktick ") { continue }
                 summary.corruptLines += 1
                 add(text, log.name, index + 1)
             case .diskError(let text):
                 summary.diskErrors += 1
                 add(text, log.name, index + 1)
+            case .records(let records):
+                let before = summary.lastRecords ?? []
+                if zip(records, before).contains(where: { $0 < $1 }) { add("\(text) after \(before)", log.name, index + 1) }
+                summary.lastRecords = records
             case .ticks(let ticks):
                 if summary.firstTick == nil {
                     summary.firstTick = ticks[0]
@@ -448,15 +462,32 @@ func rounded(_ milliseconds: Double) -> Double { (milliseconds * 100).rounded() 
 
 // MARK: - disk
 
+/// Where things are on the disk (ledger.S).
+enum Layout {
+    static let sector = 512
+    static let markSector = 62
+    static let firstSlot = 64
+    static let slots = 1024
+    static let bytes = (firstSlot + slots) * sector
+    static let mark: UInt32 = 0x5747_444c
+    static let superMagic: UInt32 = 0x5347_444c
+    static let recordMagic: UInt32 = 0x5247_444c
+}
+
 struct DiskReport: Encodable {
     struct Image: Encodable {
         var image: String
         var ok: Bool
         var generation: UInt32
+        /// 0: none of this generation.
+        var records: Int
         var lastRecord: UInt32?
         var lastTick: UInt32?
         /// Of the records that must be there, up to the last.
         var missingRecords: Int
+        var problemCount: Int
+        /// The first ones.
+        var problems: [String]
     }
 
     var schema = 1
@@ -464,36 +495,117 @@ struct DiskReport: Encodable {
     var images: [Image] = []
 }
 
-func disk(_ paths: [String]) throws {
-    guard !paths.isEmpty else { throw UsageError(message: "disk needs an image") }
-    let images = try paths.map(readImage)
+func disk(_ arguments: inout [String]) throws {
+    let together = arguments.takeFlag("--together")
+    let tick = try arguments.takeNumber("--tick")
+    let within = try arguments.takeNumber("--within")
+    guard within == nil || tick != nil else { throw UsageError(message: "--within needs --tick") }
+    if let option = arguments.first(where: { $0.hasPrefix("-") }) { throw UsageError(message: "No such option: \(option)") }
+    guard !arguments.isEmpty else { throw UsageError(message: "disk needs an image") }
+    var images = try arguments.map { path in
+        var image = DiskImage(try readSlots(path))
+        if let tick { image.compare(withTick: tick, within: within ?? 25) }
+        return image.report(path)
+    }
+    if together { compare(&images) }
     try report(DiskReport(ok: images.allSatisfy(\.ok), images: images), ok: images.allSatisfy(\.ok))
 }
 
-func readImage(_ path: String) throws -> DiskReport.Image {
-    let (firstSlot, slots, sector) = (64, 1024, 512)
+func readSlots(_ path: String) throws -> Data {
     guard let file = FileHandle(forReadingAtPath: path) else { throw ReadError(path: path, code: errno) }
-    let data = try file.read(upToCount: (firstSlot + slots) * sector) ?? Data()
-    guard data.count == (firstSlot + slots) * sector else { throw ReadError(path: path, code: EINVAL) }
-    let word = { (slot: Int, index: Int) -> UInt32 in
-        let at = (firstSlot + slot) * sector + index * 4
-        return (0..<4).reduce(0) { $0 | UInt32(data[at + $1]) << UInt32(8 * $1) }
+    let data = try file.read(upToCount: Layout.bytes) ?? Data()
+    guard data.count == Layout.bytes else { throw UsageError(message: "\(path) is too short for the guest's disk: \(data.count) bytes") }
+    return data
+}
+
+/// The guest's disk, slot by slot.
+struct DiskImage {
+    private struct Record {
+        var generation: UInt32
+        var number: UInt32
+        var tick: UInt32
+        var isWhole: Bool
     }
-    let generation = word(-1, 0) == 0x5347_444c ? word(-1, 1) : 0
-    // Whole records of this generation, by slot.
-    let records = (0..<slots).map { slot -> (record: UInt32, tick: UInt32)? in
-        guard word(slot, 0) == 0x5247_444c, word(slot, 1) == generation else { return nil }
-        let record = word(slot, 2)
-        guard Int(record) % slots == slot, (4..<128).allSatisfy({ word(slot, $0) == record }) else { return nil }
-        return (record, word(slot, 3))
+
+    private let generation: UInt32
+    private let slots: [Record?]
+    private let last: Record?
+    private var missing = 0
+    private var problems: [String] = []
+
+    init(_ data: Data) {
+        let words = data.withUnsafeBytes { bytes in
+            (0..<Layout.bytes / 4).map { UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: $0 * 4, as: UInt32.self)) }
+        }
+        let superblock = words[((Layout.firstSlot - 1) * Layout.sector / 4)...].prefix(2)
+        let generation = superblock.first == Layout.superMagic ? superblock.last! : 0
+        slots = (0..<Layout.slots).map { slot in
+            let sector = words[((Layout.firstSlot + slot) * Layout.sector / 4)...].prefix(Layout.sector / 4)
+            let head = Array(sector.prefix(4))
+            guard head[0] == Layout.recordMagic else { return nil }
+            let isWhole = Int(head[2]) % Layout.slots == slot && sector.dropFirst(4).allSatisfy { $0 == head[2] }
+            return Record(generation: head[1], number: head[2], tick: head[3], isWhole: isWhole)
+        }
+        self.generation = generation
+        last = slots.compactMap { $0 }.filter { $0.generation == generation && $0.isWhole }.max { $0.number < $1.number }
+        check()
     }
-    let last = records.compactMap { $0 }.max { $0.record < $1.record }
-    var missing = 0
-    if let last {
-        let first = max(0, Int(last.record) - slots + 1)
-        missing = (first...Int(last.record)).count { records[$0 % slots]?.record != UInt32($0) }
+
+    /// Each slot must hold the newest record of its own up to the last one; slots without any may hold a whole one of an earlier boot.
+    private mutating func check() {
+        if generation == 0 { problems.append("No superblock: the guest never wrote to this disk") }
+        let count = last.map { Int($0.number) + 1 } ?? 0
+        for slot in slots.indices {
+            let expected = slot < count ? (count - 1 - slot) / Layout.slots * Layout.slots + slot : nil
+            let found = slots[slot]
+            if let found, !found.isWhole { problems.append("Slot \(slot) is not whole: record \(found.number) of generation \(found.generation)") }
+            if let found, found.generation > generation { problems.append("Slot \(slot) holds a record of generation \(found.generation)") }
+            guard let expected, found?.generation != generation || found?.number != UInt32(expected) else { continue }
+            missing += 1
+            let what = found.map { "record \($0.number) of generation \($0.generation)" } ?? "no record"
+            problems.append("Slot \(slot) holds \(what), not \(expected)")
+        }
+        let newest = (max(0, count - Layout.slots)..<count).compactMap { slots[$0 % Layout.slots]?.tick }
+        for (earlier, later) in zip(newest, newest.dropFirst()) where later < earlier {
+            problems.append("A record of tick \(later) follows one of tick \(earlier)")
+        }
     }
-    return .init(
-        image: path, ok: missing == 0 && generation > 0, generation: generation, lastRecord: last?.record,
-        lastTick: last?.tick, missingRecords: missing)
+
+    mutating func compare(withTick tick: Int, within: Int) {
+        guard let last else { return problems.append("No record of this generation") }
+        let written = Int(last.tick)
+        if written > tick { problems.append("Ahead: its last record is of tick \(written), the guest was at \(tick)") }
+        if written < tick - within { problems.append("Behind: its last record is of tick \(written), the guest was at \(tick)") }
+    }
+
+    func report(_ path: String) -> DiskReport.Image {
+        .init(
+            image: path, ok: problems.isEmpty, generation: generation, records: last.map { Int($0.number) + 1 } ?? 0,
+            lastRecord: last?.number, lastTick: last?.tick, missingRecords: missing, problemCount: problems.count,
+            problems: Array(problems.prefix(20)))
+    }
+}
+
+/// Disks take turns: no disk has more records than the one before it, and the last at most one less than the first.
+func compare(_ images: inout [DiskReport.Image]) {
+    for index in images.indices.dropFirst() {
+        let (first, before, this) = (images[0].records, images[index - 1].records, images[index].records)
+        guard this > before || first - this > 1 else { continue }
+        images[index].problems.append("Not of one moment: \(this) records, \(before) on the disk before it, \(first) on the first")
+        images[index].problemCount += 1
+        images[index].ok = false
+    }
+}
+
+// MARK: - mark
+
+func mark(_ paths: [String]) throws {
+    guard !paths.isEmpty else { throw UsageError(message: "mark needs an image") }
+    for path in paths {
+        _ = try readSlots(path)
+        guard let file = FileHandle(forWritingAtPath: path) else { throw ReadError(path: path, code: errno) }
+        try file.seek(toOffset: UInt64(Layout.markSector * Layout.sector))
+        try file.write(contentsOf: withUnsafeBytes(of: Layout.mark.littleEndian) { Data($0) })
+        try file.close()
+    }
 }

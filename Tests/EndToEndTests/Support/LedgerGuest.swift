@@ -37,11 +37,11 @@ final class LedgerGuest {
 
     // MARK: Life
 
-    /// Defines it and boots it until it ticks.
-    func boot(on host: Host, vcpus: Int = 1, type: String = "kvm") throws {
+    /// Defines it and boots it until it ticks. `keys`: more for domain.sh, as "DATA=/var/lib/libvirt/images/data.img".
+    func boot(on host: Host, vcpus: Int = 1, type: String = "kvm", keys: [String] = []) throws {
         let xml = hosts.folder + "/\(name).xml"
         let made = try runCommand([TwoHosts.tests + "/Guests/domain.sh", name, "VCPUS=\(vcpus)", "TYPE=\(type)",
-                                   "DISK=/var/lib/libvirt/images/ledger.img"], limit: 10)
+                                   "DISK=/var/lib/libvirt/images/ledger.img"] + keys, limit: 10)
         try require(made.succeeded, made.summary)
         try made.out.write(toFile: xml, atomically: true, encoding: .utf8)
         let defined = try hosts.virsh(host, "define", xml)
@@ -178,11 +178,12 @@ final class LedgerGuest {
     func lookAtEverything() throws { try waitForTicks(3000, limit: 40) }
 
     /// Reads all that it printed since its boot: nothing torn, nothing lost, and repeated no more than each hand-over may.
+    /// `disks`: those that it writes to are replicated, so what it finds there counts as well.
     @discardableResult
-    func checkBooks(mayReboot: Bool = false) throws -> Check {
+    func checkBooks(mayReboot: Bool = false, disks: Bool = false) throws -> Check {
         let parts = stays.map { "\(hosts.serialLog($0.host, name))@\($0.from)" + ($0.to.map { "-\($0)" } ?? "") }
-        let options = (stays.allSatisfy { $0.mayRepeat == 0 } ? ["--swap"] : []) + (mayReboot ? ["--reboot"] : [])
-        let result = try runCommand([try TwoHosts.guests.get() + "/ledger-tool", "check", "--ignore-disk"] + options + parts, limit: 60)
+        let options = (stays.allSatisfy { $0.mayRepeat == 0 } ? ["--swap"] : []) + (mayReboot ? ["--reboot"] : []) + (disks ? [] : ["--ignore-disk"])
+        let result = try runCommand([try TwoHosts.guests.get() + "/ledger-tool", "check"] + options + parts, limit: 60)
         try require(result.status == 0 || result.status == 2, "ledger-tool: \(result.summary)")
         let decoder = JSONDecoder()
         decoder.keyDecodingStrategy = .convertFromSnakeCase
