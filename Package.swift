@@ -20,6 +20,7 @@ let package = Package(
         .target(name: "MigrationStream", dependencies: ["Platform"]),
         .target(name: "Transport", dependencies: ["Platform", "CGnuTLS"]),
         .target(name: "Replication", dependencies: ["Platform", "MigrationStream", "Transport", "CXXHash", "CLinux"]),
+        .target(name: "ReplicaStore", dependencies: ["Platform", "CLinux", "CXXHash"], exclude: ["README.md"]),
         .target(name: "Configuration", dependencies: ["Platform"]),
         .target(name: "ControlProtocol", dependencies: ["Platform"]),
         .target(name: "Orchestration",
@@ -32,11 +33,14 @@ let package = Package(
                           dependencies: ["Platform", "CXXHash", "MigrationStream", "Replication", "Transport", "Libvirt"], path: "Tests/Benchmarks",
                           exclude: ["run.sh", "README.md"]),
 
+        .executableTarget(name: "replica-store-exerciser", dependencies: ["ReplicaStore", "Platform"], path: "Tests/ReplicaTool"),
+
         .testTarget(name: "LibvirtTests", dependencies: ["Libvirt"]),
         .testTarget(name: "MigrationStreamTests", dependencies: ["MigrationStream", "Platform"]),
         .testTarget(name: "PlatformTests", dependencies: ["Platform", "CLinux"]),
         .testTarget(name: "TransportTests", dependencies: ["Transport", "Platform"]),
         .testTarget(name: "ReplicationTests", dependencies: ["Replication", "MigrationStream", "Transport", "Platform", "CLinux"]),
+        .testTarget(name: "ReplicaStoreTests", dependencies: ["ReplicaStore", "Platform", "CLinux", "replica-store-exerciser"]),
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration"]),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),
         .testTarget(name: "CommandsTests", dependencies: ["Commands", "Configuration", "ControlProtocol", "Platform"]),
