@@ -103,4 +103,40 @@ static inline int clinux_fallocate(int fd, int mode, off_t offset, off_t length)
 /* Its type differs between C libraries' headers with and without _GNU_SOURCE. 0: the calling thread, whatever POSIX says. */
 static inline int clinux_set_thread_niceness(int niceness) { return setpriority(PRIO_PROCESS, 0, niceness); }
 
+/* Takes the space and makes the file longer if need be; with `keep_size` only the space. */
+static inline int clinux_allocate(int fd, off_t offset, off_t length, int keep_size)
+{
+    return (int)syscall(SYS_fallocate, fd, keep_size ? 0x01 /* KEEP_SIZE */ : 0, offset, length);
+}
+static inline int clinux_zero_range(int fd, off_t offset, off_t length)
+{
+    return (int)syscall(SYS_fallocate, fd, 0x10 | 0x01 /* ZERO_RANGE | KEEP_SIZE */, offset, length);
+}
+/* Starts to write out what is dirty in the file and does not wait for it. */
+static inline int clinux_start_writeback(int fd)
+{
+    return (int)syscall(SYS_sync_file_range, fd, (off_t)0, (off_t)0, 2U /* SYNC_FILE_RANGE_WRITE */);
+}
+/* The next data (or hole, which the end of the file is as well) at or after `offset`. */
+static inline off_t clinux_seek_data(int fd, off_t offset) { return lseek(fd, offset, 3 /* SEEK_DATA */); }
+static inline off_t clinux_seek_hole(int fd, off_t offset) { return lseek(fd, offset, 4 /* SEEK_HOLE */); }
+
+/* Locks that belong to the open file, not to the process: F_OFD_SETLK and F_OFD_GETLK, by number because _GNU_SOURCE is not set. */
+static inline int clinux_lock_open_file(int fd, int exclusive, off_t start, off_t length)
+{
+    struct flock lock = { .l_type = exclusive ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET, .l_start = start, .l_len = length };
+    return fcntl(fd, 37 /* F_OFD_SETLK */, &lock);
+}
+static inline int clinux_unlock_open_file(int fd)
+{
+    struct flock lock = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+    return fcntl(fd, 37 /* F_OFD_SETLK */, &lock);
+}
+/* 1: somebody else has a lock of any kind there, 0: nobody. */
+static inline int clinux_open_file_is_locked(int fd, off_t start, off_t length)
+{
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = start, .l_len = length };
+    if (fcntl(fd, 36 /* F_OFD_GETLK */, &lock) < 0) return -1;
+    return lock.l_type != F_UNLCK;
+}
 #endif

@@ -1,6 +1,12 @@
-import CXXHash
 import Platform
 import ReplicaStore
+
+/// XXH3-128 of a chunk, with the replica's own secret.
+struct ChunkHash: Equatable {
+    static let unknown = ChunkHash(low: 0, high: 0)
+    var low: UInt64
+    var high: UInt64
+}
 
 /// Finds out, while a disk is copied for the first time, which of its chunks the replica does not hold already.
 ///
@@ -21,18 +27,18 @@ final class ChunkDifference {
     private let byteCount: UInt64
     private let hashes: MappedMemory
     private let zeroPending: MappedMemory
-    private let hasher: ChunkHasher
+    private let hash: PageHash
     /// Chunks put off, to know when there is nothing to look for.
     private var pendingCount = 0
     private(set) var droppedBytes: UInt64 = 0
 
     typealias Emit = (DiskExtent, UnsafeRawPointer?) throws -> Void
 
-    /// - Parameter hasher: the replica's own, so that hashes can be compared.
-    init(disk: Int, byteCount: UInt64, hasher: ChunkHasher) throws(SystemError) {
+    /// - Parameter hash: the replica's own, so that hashes can be compared.
+    init(disk: Int, byteCount: UInt64, hash: PageHash) throws(SystemError) {
         self.disk = disk
         self.byteCount = byteCount
-        self.hasher = hasher
+        self.hash = hash
         let chunks = Int((byteCount + UInt64(Self.chunkBytes) - 1) / UInt64(Self.chunkBytes))
         hashes = try MappedMemory.anonymous(max(16, chunks * 16))
         zeroPending = try MappedMemory.anonymous(max(1, (chunks + 7) / 8))
@@ -54,7 +60,7 @@ final class ChunkDifference {
         Int(min(UInt64(Self.chunkBytes), byteCount - UInt64(chunk) * UInt64(Self.chunkBytes)))
     }
 
-    private func hash(_ chunk: Int) -> ChunkHash {
+    private func known(_ chunk: Int) -> ChunkHash {
         let at = chunk * 16
         return ChunkHash(low: hashes.base.load(fromByteOffset: at, as: UInt64.self), high: hashes.base.load(fromByteOffset: at + 8, as: UInt64.self))
     }
@@ -102,8 +108,8 @@ final class ChunkDifference {
         try forEachChunk(offset, UInt64(bytes.count)) { chunk, at, count, isWhole in
             if isWhole {
                 setPending(chunk, false)
-                let new = hasher.hash(UnsafeRawBufferPointer(start: base + Int(at - offset), count: count))
-                if hash(chunk) == new {
+                let new = hashOf(base + Int(at - offset), count)
+                if known(chunk) == new {
                     droppedBytes += UInt64(count)
                     return try endRun()
                 }
@@ -124,7 +130,7 @@ final class ChunkDifference {
     func writeZeroes(_ offset: UInt64, _ length: UInt64, _ emit: Emit) throws {
         try forEachChunk(offset, length) { chunk, at, count, isWhole in
             if isWhole {
-                setPending(chunk, hash(chunk) != zeroHash(count))
+                setPending(chunk, known(chunk) != zeroHash(count))
             } else if !isPending(chunk) {
                 set(chunk, .unknown)
                 try emit(DiskExtent(disk: disk, kind: .zero, offset: at, length: count), nil)
@@ -132,8 +138,14 @@ final class ChunkDifference {
         }
     }
 
-    private lazy var zeroChunk = hasher.hashOfZeroes(Self.chunkBytes)
-    private func zeroHash(_ count: Int) -> ChunkHash { count == Self.chunkBytes ? zeroChunk : hasher.hashOfZeroes(count) }
+    private func hashOf(_ bytes: UnsafeRawPointer, _ count: Int) -> ChunkHash {
+        let (low, high) = hash.withHasher { $0.hash128(bytes, count) }
+        return ChunkHash(low: low, high: high)
+    }
+
+    private lazy var zeroChunk = hashOfZeroes(Self.chunkBytes)
+    private func zeroHash(_ count: Int) -> ChunkHash { count == Self.chunkBytes ? zeroChunk : hashOfZeroes(count) }
+    private func hashOfZeroes(_ count: Int) -> ChunkHash { hashOf([UInt8](repeating: 0, count: count), count) }
 
     private func sendZeroes(_ chunk: Int, _ emit: Emit) throws {
         setPending(chunk, false)

@@ -174,8 +174,8 @@ final class DiskExport: NBDExport, @unchecked Sendable {
 
     // MARK: Phases
 
-    func startDifference(_ hasher: ChunkHasher) throws {
-        let fresh = try ChunkDifference(disk: disk.index, byteCount: disk.byteCount, hasher: hasher)
+    func startDifference(_ hash: PageHash) throws {
+        let fresh = try ChunkDifference(disk: disk.index, byteCount: disk.byteCount, hash: hash)
         lock.withLock { difference = fresh }
     }
 

@@ -63,8 +63,7 @@ public final class ShadowWorker: @unchecked Sendable {
         defer { closeReplicas() }
         if let (epoch, end) = memory.completeEpoch { memory.apply(epoch, end: end) }
         do {
-            // A predecessor may have ended between its first commit and the word for it.
-            if memory.committedEpoch > 0, replicas?.state == .syncing { try replicas?.endSync(epoch: memory.committedEpoch) }
+            try checkReplicas()
         } catch {
             tell(WorkerEvent(.failed, reason: "\(error)"))
             return 1
@@ -92,6 +91,14 @@ public final class ShadowWorker: @unchecked Sendable {
         statistics[.committedEpoch] = memory.committedEpoch
         statistics[.epoch] = memory.committedEpoch
         if memory.committedEpoch > 0 { statistics[.lastCommitAt] = MonotonicTime.now.nanoseconds }
+    }
+
+    /// A predecessor's memory and its replicas must be of one epoch.
+    private func checkReplicas() throws {
+        guard let replicas, memory.committedEpoch > 0 else { return }
+        guard replicas.state == .consistent(epoch: memory.committedEpoch) else {
+            throw WorkerFailure("The replicas are \(replicas.state), the memory is at epoch \(memory.committedEpoch)")
+        }
     }
 
     // MARK: Receiving
@@ -247,13 +254,14 @@ public final class ShadowWorker: @unchecked Sendable {
             memory.complete(epoch, end: end)
             return memory.apply(epoch, end: end)
         }
-        try acknowledger.whileBusy(memory.committedEpoch) { try replicas.prepare(epoch: epoch) }
+        try acknowledger.whileBusy(memory.committedEpoch) {
+            // The first copy is on stable storage before the first epoch is put on top of it.
+            if replicas.state == .syncing { try replicas.endSync(epoch: 0) }
+            try replicas.prepare(epoch: epoch)
+        }
         memory.complete(epoch, end: end)
         memory.apply(epoch, end: end)
-        try acknowledger.whileBusy(memory.committedEpoch) {
-            try replicas.apply(epoch: epoch)
-            if replicas.state == .syncing { try replicas.endSync(epoch: epoch) }
-        }
+        try acknowledger.whileBusy(memory.committedEpoch) { try replicas.apply(epoch: epoch) }
     }
 
     // MARK: Disks
@@ -266,21 +274,22 @@ public final class ShadowWorker: @unchecked Sendable {
         var seeds: [ReplicaSeed] = []
         var looked: UInt64 = 0
         for disk in options.disks {
-            let table = replicas.table(disk.index)
+            guard let table = replicas.chunkTable(disk: disk.index) else { throw WorkerFailure("Disk \(disk.index) has no replica") }
             let before = looked
             try acknowledger.whileBusy(0) {
-                try table.rebuild(bytesPerSecond: nil) { bytes in
+                let isDone = try table.rebuild(progress: { bytes in
                     statistics[.diskHashedBytes] = before + bytes
                     return !sealing.read { $0.isEnding }
-                }
+                }, bytesPerSecond: nil)
+                if !isDone { throw ChannelError.interrupted }
             }
             looked += disk.byteCount
-            seeds.append(ReplicaSeed(disk: disk.index, seed: table.seed))
+            seeds.append(ReplicaSeed(disk: disk.index, seed: Data(table.seed)))
         }
         statistics[.diskHashedBytes] = looked
         try link.send(.replicas, data: JSONEncoder().encode(seeds))
         for disk in options.disks {
-            try replicas.table(disk.index).withHashes { hashes in
+            try replicas.chunkTable(disk: disk.index)?.withHashes { hashes, _ in
                 var offset = 0
                 while offset < hashes.count {
                     let piece = UnsafeRawBufferPointer(rebasing: hashes[offset..<min(hashes.count, offset + PageFrame.mostBlobBytes)])
@@ -379,7 +388,7 @@ public final class ShadowWorker: @unchecked Sendable {
         endReceiving()
         do {
             // QEMU takes its own locks on the images when it has loaded its state.
-            try replicas?.handOver()
+            try replicas?.close(clean: true, activating: true)
             replicas = nil
             try memory.withActivationStream { stream in
                 let socket = try UnixSocket.connect(path)

@@ -235,10 +235,10 @@ final class Shipper: @unchecked Sendable {
             return worker.tell(WorkerEvent(.disksPrepared))
         }
         for seed in seeds {
-            guard disks.exports.indices.contains(seed.disk), let hasher = ChunkHasher(seed: seed.seed) else {
+            guard disks.exports.indices.contains(seed.disk), seed.seed.count == PageHash.secretBytes else {
                 throw FrameError.badContent("The shadow speaks of disk \(seed.disk), which does not exist, or sent a wrong seed")
             }
-            try disks.exports[seed.disk].startDifference(hasher)
+            try disks.exports[seed.disk].startDifference(PageHash(secret: Array(seed.seed)))
         }
     }
 

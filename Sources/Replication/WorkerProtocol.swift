@@ -77,7 +77,7 @@ public struct ShadowWorkerOptions: Codable, Sendable {
     /// The replicas of the disks, and the folder with their journal.
     public var disks: [ReplicaSet.Disk] = []
     public var diskFolder = ""
-    public var journalLimitBytes = 1 << 30
+    public var journalLimitBytes = ReplicaSet.defaultJournalLimitBytes
 
     public init(session: UUID, domain: String, sharedBlock: String, ramBytes: UInt64, peerTimeoutMs: Double) {
         self.session = session
