@@ -39,6 +39,7 @@ let package = Package(
         .testTarget(name: "ReplicationTests", dependencies: ["Replication", "MigrationStream", "Transport", "Platform", "CLinux"]),
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration"]),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),
+        .testTarget(name: "OrchestrationTests", dependencies: ["Orchestration", "Libvirt", "Configuration", "ControlProtocol", "Platform"]),
         .testTarget(name: "CommandsTests", dependencies: ["Commands", "Configuration", "ControlProtocol", "Platform"]),
         .testTarget(name: "EndToEndTests", dependencies: ["shadow-virt"]),
     ],

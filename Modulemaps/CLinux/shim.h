@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/statfs.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -94,5 +95,12 @@ static inline int clinux_set_cloexec(int fd, int on) { return fcntl(fd, F_SETFD,
 static inline int clinux_punch_hole(int fd, off_t offset, off_t length)
 {
     return (int)syscall(SYS_fallocate, fd, 0x02 | 0x01 /* PUNCH_HOLE | KEEP_SIZE */, offset, length);
+}
+
+/* <sys/statfs.h> is not part of Swift's Glibc. The file system's magic number; -1 with errno set when it cannot be told. */
+static inline int64_t clinux_file_system_type(const char *path)
+{
+    struct statfs info;
+    return statfs(path, &info) == 0 ? (int64_t)(uint32_t)info.f_type : -1;
 }
 #endif

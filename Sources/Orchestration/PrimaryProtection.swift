@@ -60,6 +60,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     private let firstFailure = Guarded<String?>(nil)
     var stopDetail: StoppedDetail?
     var pendingUnprotect: Reply<Void>?
+    /// What the administrator who ends it wants, and is told.
+    let ending = Guarded<(deletesReplica: Bool, remarks: [String])>((false, []))
     private let rate = RateMeter()
 
     /// A stop of the guest that was not ours.
@@ -76,7 +78,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         var isInsideEpoch = false
     }
 
-    public init(domain: LocalDomain, environment: HostEnvironment, peer: Peer, intervalMs: Double, withoutDisks: Bool,
+    public init(domain: LocalDomain, environment: HostEnvironment, peer: Peer, request: ProtectRequest,
                 onEnd: @escaping @Sendable (PrimaryProtection) -> Void) {
         self.domain = domain
         self.environment = environment
@@ -85,7 +87,9 @@ public final class PrimaryProtection: @unchecked Sendable {
         client = environment.client(of: peer)
         board = StatusBoard(.syncing, label: "\(domain.name) -> \(peer.name)")
         record = ProtectionRecord(uuid: domain.uuid, domain: domain.name, role: .primary, phase: .protecting, peer: peer.name,
-                                  session: UUID(), intervalMs: intervalMs, withoutDisks: withoutDisks, savedParameters: [:])
+                                  session: UUID(), intervalMs: request.intervalMs ?? Double(environment.configuration.intervalMs),
+                                  withoutDisks: request.withoutDisks, savedParameters: [:])
+        record.apply(request)
     }
 
     /// Takes up a protection that an earlier service left behind.
@@ -600,8 +604,13 @@ public final class PrimaryProtection: @unchecked Sendable {
             unlink("\(environment.configuration.runtimeDirectory)/\(domain.uuid)/colo.sock")
             rmdir("\(environment.configuration.runtimeDirectory)/\(domain.uuid)")
             do {
-                _ = try client.ask(PeerRequest(.discard, host: environment.hostName, session: record.session, uuid: domain.uuid), timeoutMs: 20_000)
+                let answer = try client.ask(PeerRequest(.discard, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
+                                                        deleteReplica: ending.read { $0.deletesReplica } ? true : nil), timeoutMs: 20_000)
+                ending.change { $0.remarks = answer.warnings ?? [] }
             } catch {
+                ending.change { ending in
+                    if ending.deletesReplica { ending.remarks = ["The replicas on \(peer.name) stay: \(error)"] }
+                }
                 Log.warning("\(domain.name): the shadow on \(peer.name) could not be removed: \(error)")
             }
         }
