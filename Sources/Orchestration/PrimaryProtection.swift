@@ -36,6 +36,9 @@ public final class PrimaryProtection: @unchecked Sendable {
     private let mailbox = Guarded<[PrimaryEvent]>([])
     private let onEnd: @Sendable (PrimaryProtection) -> Void
 
+    /// The copies of its disks, of the current attempt.
+    let mirrors = Guarded<[DiskMirror]>([])
+
     // The current attempt; touched by the protection's thread only, but for `worker`, which `status` reads.
     private let currentWorker = Guarded<WorkerProcess?>(nil)
     private var generation = 0
@@ -119,6 +122,12 @@ public final class PrimaryProtection: @unchecked Sendable {
     func noteResume(at moment: UInt64) {
         worker?.statistics.noteResume(at: moment)
         post(.resumed(moment))
+    }
+
+    /// On the event loop's thread, so that a disk known to be ready is one for everybody at once.
+    func noteBlockJob(_ event: BlockJobEvent) {
+        mirrors.read { $0 }.forEach { $0.note(event) }
+        post(.blockJob(event))
     }
 
     /// Without libvirt no events come, and nobody can order QEMU about either.
@@ -423,7 +432,7 @@ public final class PrimaryProtection: @unchecked Sendable {
                 return .ended("\(peer.name) took the guest over")
             case .shutdown(let reply):
                 return .serviceStops(reply)
-            case .worker, .workerEnded, .migration:
+            case .worker, .workerEnded, .migration, .blockJob:
                 continue
             }
         }

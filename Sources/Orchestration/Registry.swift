@@ -70,6 +70,8 @@ public final class Registry: @unchecked Sendable {
         }
     }
 
+    public func dispatch(_ event: BlockJobEvent) { primary(event.domainUUID)?.noteBlockJob(event) }
+
     public func libvirtChanged(isThere: Bool) {
         for primary in entries.read({ Array($0.primaries.values) }) { primary.noteLibvirt(isThere: isThere) }
     }

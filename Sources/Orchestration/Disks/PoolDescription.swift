@@ -12,6 +12,11 @@ struct PoolDescription: Equatable {
     /// Pools in which a volume can be made by name and opened by path.
     static let usableTypes: Set<String> = ["dir", "fs", "netfs", "logical", "zfs"]
 
+    init(type: String, targetPath: String? = nil) {
+        self.type = type
+        self.targetPath = targetPath
+    }
+
     init?(_ xml: String?) {
         guard let xml, let root = try? XMLDocument(xmlString: xml).rootElement(), root.name == "pool" else { return nil }
         type = root.attribute(forName: "type")?.stringValue ?? ""

@@ -61,8 +61,11 @@ struct ReplicaLayout: Codable, Sendable, Equatable {
     /// Pools give devices below /dev, and nothing else lies there but shared memory.
     static func isDevice(_ path: String) -> Bool { path.hasPrefix("/dev/") && !path.hasPrefix("/dev/shm/") }
 
-    /// The destination for `virDomainBlockCopy`: an export of an NBD server on a unix socket. With `discard` QEMU passes on what the
-    /// guest trims, and clears what need not be copied in one request instead of writing zeros.
+    /// The destination for `virDomainBlockCopy`: an export of an NBD server on a unix socket.
+    ///
+    /// With `discard` QEMU passes on what the guest trims; without, the export would keep what the disk has lost. It also makes QEMU (7.2 tried)
+    /// begin with one WRITE_ZEROES over the whole export and copy what is allocated after that: during the first copy the export's content
+    /// says nothing about the guest's disk, and must not be taken for a change of it.
     static func mirrorDestinationXML(socket: String, export: String) -> String {
         let disk = XMLElement(name: "disk")
         disk.set("type", "network")

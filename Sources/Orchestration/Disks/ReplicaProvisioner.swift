@@ -74,8 +74,8 @@ struct ReplicaProvisioner: Sendable {
     }
 
     private func leftBehind(_ disk: ReplicaRecord.Disk, _ target: String) -> String {
-        let why = disk.format == "raw" ? "" : " is \(disk.format), which a replica cannot be; it"
-        return "\(disk.path) on \(host), until now known as a copy of disk \(target)\(disk.format == "raw" ? "" : ","),\(why) is not used any more: delete it when nobody needs it"
+        let why = disk.format == "raw" ? "" : "\(disk.format), which a replica cannot be; it is "
+        return "\(disk.path) on \(host), until now known as a copy of disk \(target), is \(why)not used any more: delete it when nobody needs it"
     }
 
     private func provide(_ media: [MediaRequest], _ result: inout Provisioned) throws {
@@ -118,7 +118,14 @@ struct ReplicaProvisioner: Sendable {
         var discardsStale: Bool
     }
 
+    /// What a peer may ask for: sums of sizes stay far from overflowing.
+    private static let mostDisks = 1000
+    private static let mostBytes: UInt64 = 1 << 50
+
     func assess(_ requests: [ReplicaRequest], _ terms: Terms) throws -> [Assessment] {
+        guard requests.count <= Self.mostDisks, requests.allSatisfy({ $0.capacityBytes > 0 && $0.capacityBytes <= Self.mostBytes && $0.allocationBytes <= Self.mostBytes }) else {
+            throw ControlFailure("The request for replicas of \(domain) names sizes that no disk has")
+        }
         let connection = try connect()
         if (try? connection.lookup(uuid: uuid).isActive()) == true {
             throw ControlFailure("Domain \(domain) is active on \(host): its disks there cannot be replicas")
