@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/statfs.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -138,5 +139,12 @@ static inline int clinux_open_file_is_locked(int fd, off_t start, off_t length)
     struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = start, .l_len = length };
     if (fcntl(fd, 36 /* F_OFD_GETLK */, &lock) < 0) return -1;
     return lock.l_type != F_UNLCK;
+}
+
+/* <sys/statfs.h> is not part of Swift's Glibc. The file system's magic number; -1 with errno set when it cannot be told. */
+static inline int64_t clinux_file_system_type(const char *path)
+{
+    struct statfs info;
+    return statfs(path, &info) == 0 ? (int64_t)(uint32_t)info.f_type : -1;
 }
 #endif

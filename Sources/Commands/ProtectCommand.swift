@@ -9,6 +9,12 @@ struct ProtectCommand: Command {
             .init("interval", value: "TIME", help: "Time between two epochs, 5ms to 60s: 20ms, 0.5s, 1s; a plain number means milliseconds. "
                 + "Default: interval_ms of the configuration."),
             .init("without-disks", help: "Protect RAM and device state only. After a failover the guest meets whatever its disks hold over there."),
+            .init("pool", value: "NAME", help: "HOST's storage pool for the replicas of all disks. Default: for each disk the pool of the same name as here."),
+            .init("discard-stale", help: "Let replicas overwrite volumes on HOST that are not known to be replicas, or that were written to since. "
+                + "What is in them is lost. A volume that another domain uses is never taken."),
+            .init("disk-rate", value: "BYTES/s", help: "Limit of the disks' first copy, 64KiB/s to 1024GiB/s: 50MiB/s; a plain number means bytes per second."),
+            .init("on-failure", value: "restart|none", help: "For a guest with disks on storage that both hosts share: 'restart' boots it cold on HOST once the "
+                + "primary is proved dead; 'none', the default, leaves that to you. `swap` works either way."),
             .init("no-wait", help: "Return as soon as the first copy has begun."),
         ] + CommandSpec.Option.client,
         description: [
@@ -18,6 +24,7 @@ struct ProtectCommand: Command {
         ],
         examples: [
             .init("shadow-virt protect web1 --to b", "Keep a shadow of web1 on host b"),
+            .init("shadow-virt protect web1 --to b --pool fast --disk-rate 100MiB/s", "Replicas in b's pool 'fast', copied at 100 MiB/s at most"),
             .init("shadow-virt protect web1 --to b --interval 100ms --no-wait", "An epoch every 100 ms; don't wait for the first copy"),
         ])
 
@@ -31,12 +38,32 @@ struct ProtectCommand: Command {
                 throw UsageError(message: "Option '--interval': \(error)", command: spec.name)
             }
         }
-        let request = ControlRequest(.protect, domain: domain, to: arguments.value("to"), intervalMs: intervalMs,
+        var request = ControlRequest(.protect, domain: domain, to: arguments.value("to"), intervalMs: intervalMs,
                                      withoutDisks: arguments.has("without-disks"), wait: !arguments.has("no-wait"))
+        try addDisks(to: &request, arguments)
         let response = try context.ask(request, arguments, command: spec.name, notice:
             "The first copy goes on in the background: `shadow-virt status \(domain)` shows it, `shadow-virt unprotect \(domain)` ends it")
         guard let done = response.done else { throw context.unexpected(spec.name) }
         try context.printDone(done, arguments, command: spec.name)
         return ExitCode.ok
+    }
+
+    private func addDisks(to request: inout ControlRequest, _ arguments: ParsedArguments) throws {
+        func misuse(_ message: String) -> UsageError { UsageError(message: message, command: spec.name) }
+        if arguments.has("without-disks") {
+            for option in ["pool", "disk-rate", "discard-stale"] where arguments.has(option) || arguments.value(option) != nil {
+                throw misuse("Options '--without-disks' and '--\(option)' exclude each other")
+            }
+        }
+        request.pool = arguments.value("pool")
+        guard request.pool != "" else { throw misuse("Option '--pool': the name is empty") }
+        if arguments.has("discard-stale") { request.discardStale = true }
+        if let text = arguments.value("disk-rate") {
+            do { request.diskRateBytesPerSecond = try DataRate.parse(text) } catch { throw misuse("Option '--disk-rate': \(error)") }
+        }
+        if let text = arguments.value("on-failure") {
+            guard let choice = OnFailure(rawValue: text) else { throw misuse("Option '--on-failure': '\(text)' is neither restart nor none") }
+            request.onFailure = choice
+        }
     }
 }

@@ -86,7 +86,22 @@ struct Renderer {
     }
 
     private func notes(_ domain: DomainStatus) -> [String] {
-        [syncProgress(domain).map { "first copy: \($0)" }, domain.reason.isEmpty ? nil : domain.reason.printable].compactMap { $0 }
+        let disks = (domain.disks ?? []).filter { $0.state == .syncing || $0.state == .failed }.map { "disk \($0.target.printable): \(progress($0))" }
+        return [syncProgress(domain).map { "first copy: \($0)" }].compactMap { $0 } + disks + (domain.reason.isEmpty ? [] : [domain.reason.printable])
+    }
+
+    private func progress(_ disk: DiskStatus) -> String {
+        switch disk.state {
+        case .syncing: disk.totalBytes > 0 ? Quantity.progress(disk.syncedBytes, of: disk.totalBytes) : disk.state.rawValue
+        case .waiting, .ready, .failed, .shared: disk.state.rawValue
+        }
+    }
+
+    private func rows(_ disks: [DiskStatus]) -> [(label: String, value: String?)] {
+        disks.map { disk in
+            let size = disk.state != .syncing && disk.totalBytes > 0 ? ", \(Quantity.bytes(disk.totalBytes))" : ""
+            return ("Disk \(disk.target.printable)", progress(disk) + size + (disk.replica.map { ", replica \($0.printable)" } ?? ""))
+        }
     }
 
     private func syncProgress(_ domain: DomainStatus) -> String? {
@@ -102,7 +117,7 @@ struct Renderer {
         let epoch = isPrimary ? "\(domain.epoch) captured, \(domain.committedEpoch) committed" : "\(domain.committedEpoch) committed"
         let pause = "\(duration(domain.pauseMsMedian)) median, \(duration(domain.pauseMsP99)) p99"
         let share = Quantity.percent(domain.bytesSent, of: domain.bytesDirtied).map { " (\($0) of what was dirtied)" }
-        let rows: [(label: String, value: String?)] = [
+        let head: [(label: String, value: String?)] = [
             ("Domain", domain.domain.printable),
             ("UUID", domain.uuid.printable),
             ("Role", domain.role.rawValue),
@@ -121,8 +136,11 @@ struct Renderer {
             ("Dirtied", Quantity.bytes(domain.bytesDirtied)),
             ("Sent", "\(Quantity.bytes(domain.bytesSent))\(share ?? "")"),
         ]
+        let disks = rows(domain.disks ?? []) + [
+            ("Disk writes", domain.diskWrites.map { "\($0)" + (domain.diskBytesSent.map { ", \(Quantity.bytes($0)) sent" } ?? "") }),
+        ]
         var text = ""
-        for case (let label, let value?) in rows {
+        for case (let label, let value?) in head + disks {
             text += "\(label):".padding(toLength: 19, withPad: " ", startingAt: 0) + value + "\n"
         }
         return text

@@ -27,6 +27,51 @@ public enum ProtectionState: String, Codable, Sendable {
     case failedOver = "failed_over"
 }
 
+/// What happens when the primary fails though its memory must not be rolled back, because it has disks on shared storage.
+public enum OnFailure: String, Codable, Sendable, CaseIterable {
+    /// Nothing; the administrator decides.
+    case leave = "none"
+    /// The guest boots cold at the peer once the primary is proved dead.
+    case restart
+}
+
+/// One disk of a protected domain.
+public struct DiskStatus: Codable, Sendable, Equatable {
+    public enum State: String, Codable, Sendable {
+        /// Not begun: another disk is copied first, or the protection begins anew.
+        case waiting
+        /// The first copy, or what changed since the last one, is under way.
+        case syncing
+        /// Every write of the guest is part of an epoch.
+        case ready
+        /// The copy ended with an error; it is tried again.
+        case failed
+        /// On storage that both hosts share: not copied.
+        case shared
+    }
+    /// As the domain's XML calls it: `vda`.
+    public var target: String
+    /// The replica's path on the shadow's host; absent while it is not known, and for shared disks.
+    public var replica: String?
+    public var state: State
+    public var syncedBytes: UInt64
+    public var totalBytes: UInt64
+
+    enum CodingKeys: String, CodingKey {
+        case target, replica, state
+        case syncedBytes = "synced_bytes"
+        case totalBytes = "total_bytes"
+    }
+
+    public init(target: String, replica: String? = nil, state: State, syncedBytes: UInt64 = 0, totalBytes: UInt64 = 0) {
+        self.target = target
+        self.replica = replica
+        self.state = state
+        self.syncedBytes = syncedBytes
+        self.totalBytes = totalBytes
+    }
+}
+
 /// One protected domain as one host sees it.
 public struct DomainStatus: Codable, Sendable {
     public var domain: String
@@ -61,9 +106,14 @@ public struct DomainStatus: Codable, Sendable {
     /// The first copy's progress, while syncing.
     public var syncBytesDone: UInt64?
     public var syncBytesTotal: UInt64?
+    /// Its disks; absent when none is part of the epochs.
+    public var disks: [DiskStatus]?
+    /// Bytes of disk writes that went over the wire, and the guest's writes that were captured, since protection began.
+    public var diskBytesSent: UInt64?
+    public var diskWrites: UInt64?
 
     enum CodingKeys: String, CodingKey {
-        case domain, uuid, role, peer, engine, state, reason, since, epoch
+        case domain, uuid, role, peer, engine, state, reason, since, epoch, disks
         case committedEpoch = "committed_epoch"
         case configuredIntervalMs = "configured_interval_ms"
         case intervalMs = "interval_ms"
@@ -78,6 +128,8 @@ public struct DomainStatus: Codable, Sendable {
         case bytesSent = "bytes_sent"
         case syncBytesDone = "sync_bytes_done"
         case syncBytesTotal = "sync_bytes_total"
+        case diskBytesSent = "disk_bytes_sent"
+        case diskWrites = "disk_writes"
     }
 
     public init(domain: String, uuid: String, role: Role, peer: String, engine: String, state: ProtectionState, reason: String,
@@ -204,15 +256,30 @@ public struct ControlRequest: Codable, Sendable {
     public var force: Bool?
     /// `protect`: answer when protected (true) or as soon as the first copy has begun (false).
     public var wait: Bool?
+    /// `protect`: the peer's storage pool for all replicas, instead of one of the same name for each disk.
+    public var pool: String?
+    /// `protect`: replicas may overwrite volumes that are not known to be replicas.
+    public var discardStale: Bool?
+    /// `protect`: limit of the disks' first copy.
+    public var diskRateBytesPerSecond: UInt64?
+    /// `protect`: what a failover does when disks are on shared storage.
+    public var onFailure: OnFailure?
+    /// `unprotect`: the replicas that were created for this guest go, too.
+    public var deleteReplica: Bool?
 
     enum CodingKeys: String, CodingKey {
-        case verb, domain, to, force, wait
+        case verb, domain, to, force, wait, pool
         case intervalMs = "interval_ms"
         case withoutDisks = "without_disks"
+        case discardStale = "discard_stale"
+        case diskRateBytesPerSecond = "disk_rate_bytes_per_second"
+        case onFailure = "on_failure"
+        case deleteReplica = "delete_replica"
     }
 
     public init(_ verb: Verb, domain: String? = nil, to: String? = nil, intervalMs: Double? = nil, withoutDisks: Bool? = nil,
-                force: Bool? = nil, wait: Bool? = nil) {
+                force: Bool? = nil, wait: Bool? = nil, pool: String? = nil, discardStale: Bool? = nil,
+                diskRateBytesPerSecond: UInt64? = nil, onFailure: OnFailure? = nil, deleteReplica: Bool? = nil) {
         self.verb = verb
         self.domain = domain
         self.to = to
@@ -220,6 +287,11 @@ public struct ControlRequest: Codable, Sendable {
         self.withoutDisks = withoutDisks
         self.force = force
         self.wait = wait
+        self.pool = pool
+        self.discardStale = discardStale
+        self.diskRateBytesPerSecond = diskRateBytesPerSecond
+        self.onFailure = onFailure
+        self.deleteReplica = deleteReplica
     }
 }
 

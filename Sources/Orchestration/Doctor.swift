@@ -20,9 +20,9 @@ public struct Doctor {
         if let word {
             let domain = try environment.connect().lookup(anyOf: word)
             name = domain.name
-            findings += try check(domain: domain, peer: peer, withoutDisks: false)
+            findings += try check(domain: domain, peer: peer, ProtectRequest())
         } else if let peer {
-            findings += checkPeer(peer, definition: nil)
+            findings += checkPeer(peer)
         }
         return DoctorReport(host: environment.hostName, domain: name, findings: findings)
     }
@@ -70,7 +70,7 @@ public struct Doctor {
     // MARK: A domain
 
     /// Everything about one domain. `protect` refuses what is `failed` here.
-    func check(domain: Domain, peer: Peer?, withoutDisks: Bool) throws -> [Finding] {
+    func check(domain: Domain, peer: Peer?, _ request: ProtectRequest) throws -> [Finding] {
         guard try domain.isActive() else {
             return [Finding("running", .failed, "Domain \(domain.name) does not run", advice: "Start it with `virsh start \(domain.name)`")]
         }
@@ -87,9 +87,10 @@ public struct Doctor {
         } else {
             findings += try checkCapability(domain)
         }
-        findings += checkDisks(definition, withoutDisks: withoutDisks)
+        let plan = request.withoutDisks ? nil : try DiskPlan.make(domain, definition, ownFolders: environment.ownFolders)
+        findings += checkDisks(definition, plan, request)
         findings += definition.obstacles
-        if let peer { findings += checkPeer(peer, definition: definition) }
+        if let peer { findings += checkPeer(peer, definition, plan, request) }
         return findings
     }
 
@@ -109,14 +110,14 @@ public struct Doctor {
         return findings
     }
 
-    private func checkDisks(_ definition: DomainDefinition, withoutDisks: Bool) -> [Finding] {
+    /// `plan` is nil when the disks are left alone.
+    private func checkDisks(_ definition: DomainDefinition, _ plan: DiskPlan?, _ request: ProtectRequest) -> [Finding] {
         var findings: [Finding] = []
-        let writable = definition.writableDisks.map(\.target)
-        if writable.isEmpty || withoutDisks {
-            findings.append(Finding("disks", .ok, writable.isEmpty ? "No writable disk" : "Writable disks are not replicated (\(writable.joined(separator: ", ")))"))
+        if let plan {
+            findings += plan.findings(domain: definition.name, onFailure: request.onFailure)
         } else {
-            findings.append(Finding("disks", .failed, "Domain \(definition.name) has writable disks (\(writable.joined(separator: ", "))), and disks are not part of the epochs yet",
-                                    advice: "`--without-disks` protects its memory alone: after a failover the disk is whatever the other host has"))
+            let writable = definition.writableDisks.map(\.target)
+            findings.append(Finding("disks", .ok, writable.isEmpty ? "No writable disk" : "Writable disks are not replicated (\(writable.joined(separator: ", ")))"))
         }
         let ide = definition.disks.filter { $0.bus == "ide" && $0.device == "disk" && !$0.isEmpty }.map(\.target)
         if !ide.isEmpty {
@@ -133,10 +134,12 @@ public struct Doctor {
 
     // MARK: The peer
 
-    private func checkPeer(_ peer: Peer, definition: DomainDefinition?) -> [Finding] {
+    private func checkPeer(_ peer: Peer, _ definition: DomainDefinition? = nil, _ plan: DiskPlan? = nil, _ request: ProtectRequest = ProtectRequest()) -> [Finding] {
         let facts: HostFacts
         do {
-            let answer = try environment.client(of: peer).ask(PeerRequest(.facts, host: environment.hostName, xml: definition?.cpuXML), timeoutMs: 20_000)
+            let question = PeerRequest(.facts, host: environment.hostName, uuid: definition?.uuid, domain: definition?.name, xml: definition?.cpuXML,
+                                       disks: plan?.replicas, media: plan?.media, pool: request.pool, discardStale: request.discardStale ? true : nil)
+            let answer = try environment.client(of: peer).ask(question, timeoutMs: 20_000)
             guard let given = answer.facts else { return [Finding("peer", .failed, "\(peer.name) gave no facts about itself")] }
             facts = given
         } catch {
@@ -161,16 +164,26 @@ public struct Doctor {
         } else {
             findings.append(Finding("memory", .ok, "\(peer.name) has \(facts.freeMemoryBytes >> 20) MiB free"))
         }
+        if let disks = facts.disks {
+            findings += disks
+        } else if let plan, !plan.replicas.isEmpty {
+            findings.append(Finding("peer-disks", .failed, "shadow-virt on \(peer.name) knows nothing of disks", advice: "Install the same release on both"))
+        }
         return findings
     }
 
     /// What this host says about itself to a peer.
-    func facts(cpuXML: String?) throws -> HostFacts {
+    func facts(_ request: PeerRequest) throws -> HostFacts {
         let connection = try environment.connect()
-        return HostFacts(libvirtVersion: try connection.libvirtVersion().description, hypervisorVersion: try connection.hypervisorVersion().description,
+        var facts = HostFacts(libvirtVersion: try connection.libvirtVersion().description, hypervisorVersion: try connection.hypervisorVersion().description,
                          freeMemoryBytes: try Self.availableMemory() ?? connection.freeMemory(), machines: Self.machines(try connection.capabilitiesXML()),
-                         cpuVerdict: cpuXML.flatMap { xml in (try? connection.compareHypervisorCPU(xml: xml))?.description },
+                         cpuVerdict: request.xml.flatMap { xml in (try? connection.compareHypervisorCPU(xml: xml))?.description },
                          hasKVM: access("/dev/kvm", R_OK | W_OK) == 0)
+        if let uuid = request.uuid, let domain = request.domain, request.disks != nil || request.media != nil {
+            facts.disks = ReplicaProvisioner(uuid: uuid, domain: domain, environment: environment)
+                .findings(request.disks ?? [], media: request.media ?? [], .init(pool: request.pool, discardStale: request.discardStale ?? false))
+        }
+        return facts
     }
 
     /// The kernel's own estimate, which counts caches that can be dropped; libvirt's figure does not.

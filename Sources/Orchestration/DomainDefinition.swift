@@ -4,19 +4,6 @@ import FoundationXML
 
 /// What a domain's XML says, as far as replication is concerned, and the shadow's XML made from it.
 struct DomainDefinition {
-    struct Disk {
-        var target: String
-        var bus: String
-        var device: String
-        var isReadOnly: Bool
-        var isShareable: Bool
-        var isEmpty: Bool
-        var format: String
-        /// A file or device path, for messages.
-        var source: String
-        var hasBlockJob: Bool
-    }
-
     static let qemuNamespace = "http://libvirt.org/schemas/domain/qemu/1.0"
 
     let xml: String
@@ -49,16 +36,7 @@ struct DomainDefinition {
     /// The CPU element, for comparison with another host; nil when the domain leaves it to QEMU.
     var cpuXML: String? { elements("cpu").first.map(\.xmlString) }
 
-    var disks: [Disk] {
-        elements("devices/disk").map { disk in
-            func value(_ path: String) -> String? { (try? disk.nodes(forXPath: path))?.first?.stringValue }
-            let source = value("source/@file") ?? value("source/@dev") ?? value("source/@name") ?? value("source/@volume") ?? ""
-            return Disk(target: value("target/@dev") ?? "?", bus: value("target/@bus") ?? "", device: value("@device") ?? "disk",
-                        isReadOnly: !disk.elements(forName: "readonly").isEmpty, isShareable: !disk.elements(forName: "shareable").isEmpty,
-                        isEmpty: disk.elements(forName: "source").isEmpty, format: value("driver/@type") ?? "raw", source: source,
-                        hasBlockJob: !disk.elements(forName: "mirror").isEmpty)
-        }
-    }
+    var disks: [Disk] { elements("devices/disk").map(Disk.init) }
 
     var writableDisks: [Disk] { disks.filter { !$0.isReadOnly && !$0.isEmpty && $0.device != "cdrom" } }
 
@@ -87,13 +65,14 @@ struct DomainDefinition {
     // MARK: The shadow
 
     /// The XML that the shadow is created from: the primary's, with its RAM in a shared memory file, waiting for its state.
-    func shadowXML() throws -> String {
+    func shadowXML(_ disks: ReplicaLayout = ReplicaLayout()) throws -> String {
         guard let copy = try? XMLDocument(xmlString: xml), let root = copy.rootElement() else {
             throw ControlFailure("Libvirt's XML of the domain cannot be parsed")
         }
         root.removeAttribute(forName: "id")
         Self.shareMemory(root)
         Self.dropRuntime(root)
+        disks.apply(to: root)
         Self.dropIncoming(root)
         if let old = root.elements(forName: "qemu:commandline").first {
             Self.append(arguments: ["-incoming", "defer"], to: old)
@@ -109,11 +88,12 @@ struct DomainDefinition {
     }
 
     /// A definition for the other host to keep: without the arguments that made the guest wait for its state here.
-    func persistentXML() throws -> String {
+    func persistentXML(_ disks: ReplicaLayout = ReplicaLayout()) throws -> String {
         guard let copy = try? XMLDocument(xmlString: xml), let root = copy.rootElement() else {
             throw ControlFailure("Libvirt's XML of the domain cannot be parsed")
         }
         Self.dropIncoming(root)
+        disks.apply(to: root)
         return root.xmlString
     }
 

@@ -10,10 +10,12 @@ struct HeldProcess {
     private let pid: pid_t
 
     /// Stops the process after a look at the guest: it must stand still in COLO.
-    init(_ domain: LocalDomain) throws {
+    init(_ domain: LocalDomain, disks: DiskSession?) throws {
         pid = try domain.processID()
         let status = try domain.monitor(QueryStatus()).status
         guard status == "colo" else { throw ControlFailure("Somebody resumed the guest (it is `\(status)`)") }
+        // With a mirror that has ended the last writes never came.
+        guard try disks?.areReady() ?? true else { throw ControlFailure("A disk's mirror is not ready") }
         guard kill(pid, SIGSTOP) == 0 else { throw SystemError("kill", "QEMU's process \(pid)") }
     }
 
@@ -48,7 +50,7 @@ extension PrimaryProtection {
         var held = awaitHold([.captured, .held, .holdFailed, .streamEnded])
         if let captured = held, captured.kind == .captured, let epoch = captured.epoch {
             do {
-                process = try HeldProcess(domain)
+                process = try HeldProcess(domain, disks: currentDisks.read { $0 })
                 worker.statistics[.provenEpoch] = epoch
             } catch {
                 worker.order(WorkerCommand(.release))
@@ -198,10 +200,18 @@ extension PrimaryProtection {
 
     /// The guest runs on the peer: remove the copy here.
     func finishHandover() {
+        let moment = Int64(SharedStatistics.realtimeNanoseconds)
         note(.removing)
         board.set(.failedOver, "The guest runs on \(peer.name)")
         removeLocalCopy()
+        noteDisks(wentOverAt: moment)
         note(.handedOver)
+    }
+
+    /// The disks here may become the guest's replicas.
+    private func noteDisks(wentOverAt moment: Int64) {
+        guard !record.withoutDisks else { return }
+        do { try replicaNotes.noteFormerPrimary(wentOverAt: moment) } catch { Log.error("\(domain.name): \(error)") }
     }
 
     /// A record that cannot be written is reported; the guest's whereabouts do not depend on it any more.
@@ -225,6 +235,7 @@ extension PrimaryProtection {
         }
         if let file = record.guardFile { unlink(file) }
         unlink("\(environment.configuration.runtimeDirectory)/\(domain.uuid)/colo.sock")
+        unlink("\(environment.configuration.runtimeDirectory)/\(domain.uuid)/disks.sock")
         rmdir("\(environment.configuration.runtimeDirectory)/\(domain.uuid)")
     }
 
@@ -233,6 +244,7 @@ extension PrimaryProtection {
         record.phase = .removing
         try environment.records.write(record)
         removeLocalCopy()
+        noteDisks(wentOverAt: Int64(SharedStatistics.realtimeNanoseconds))
         note(.handedOver)
     }
 

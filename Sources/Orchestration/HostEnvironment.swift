@@ -22,6 +22,8 @@ public struct HostEnvironment: Sendable {
     }
 
     public var hostName: String { configuration.hostName }
+    /// What lies here is ours: the other ends of our block jobs.
+    var ownFolders: [String] { [configuration.runtimeDirectory, configuration.stateDirectory] }
     public var secret: SharedSecret { secretBytes.map { SharedSecret($0) } ?? .none }
 
     public func peer(_ name: String) throws -> Peer {

@@ -34,9 +34,19 @@ public struct PeerRequest: Codable, Sendable {
     public var intervalMs: Double?
     public var memoryBytes: UInt64?
     public var autostart: Bool?
+    /// `prepare`, `facts`: the disks to make replicas of, and what else the guest's disks need there.
+    public var disks: [ReplicaRequest]?
+    public var media: [MediaRequest]?
+    /// `prepare`, `facts`: the pool for all replicas, instead of one of the same name for each disk.
+    public var pool: String?
+    /// `prepare`, `facts`: replicas may overwrite volumes that are not known to be replicas.
+    public var discardStale: Bool?
+    /// `discard`: the replicas go, too, as far as they were created for the guest.
+    public var deleteReplica: Bool?
 
     public init(_ verb: Verb, host: String, session: UUID? = nil, uuid: String? = nil, domain: String? = nil, xml: String? = nil,
-                intervalMs: Double? = nil, memoryBytes: UInt64? = nil, autostart: Bool? = nil) {
+                intervalMs: Double? = nil, memoryBytes: UInt64? = nil, autostart: Bool? = nil, disks: [ReplicaRequest]? = nil,
+                media: [MediaRequest]? = nil, pool: String? = nil, discardStale: Bool? = nil, deleteReplica: Bool? = nil) {
         self.verb = verb
         self.host = host
         self.session = session
@@ -46,6 +56,11 @@ public struct PeerRequest: Codable, Sendable {
         self.intervalMs = intervalMs
         self.memoryBytes = memoryBytes
         self.autostart = autostart
+        self.disks = disks
+        self.media = media
+        self.pool = pool
+        self.discardStale = discardStale
+        self.deleteReplica = deleteReplica
     }
 }
 
@@ -68,6 +83,8 @@ public struct HostFacts: Codable, Sendable {
     public var machines: [String]
     public var cpuVerdict: String?
     public var hasKVM: Bool
+    /// What was found about the disks that were asked about.
+    public var disks: [Finding]?
 }
 
 public struct PeerResponse: Codable, Sendable {
@@ -81,9 +98,13 @@ public struct PeerResponse: Codable, Sendable {
     /// `domainState`: the domain executes guest code, or would without another decision.
     public var isLive: Bool?
     public var facts: HostFacts?
+    /// `prepare`: the replicas' paths by target.
+    public var replicas: [String: String]?
+    /// `prepare`, `discard`: what an administrator should know.
+    public var warnings: [String]?
 
     public init(failure: ControlFailure? = nil, phase: ShadowPhase? = nil, epoch: UInt64? = nil, milliseconds: Double? = nil,
-                state: String? = nil, isLive: Bool? = nil, facts: HostFacts? = nil) {
+                state: String? = nil, isLive: Bool? = nil, facts: HostFacts? = nil, replicas: [String: String]? = nil, warnings: [String]? = nil) {
         self.failure = failure
         self.phase = phase
         self.epoch = epoch
@@ -91,6 +112,8 @@ public struct PeerResponse: Codable, Sendable {
         self.state = state
         self.isLive = isLive
         self.facts = facts
+        self.replicas = replicas
+        self.warnings = warnings
     }
 }
 

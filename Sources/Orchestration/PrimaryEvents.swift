@@ -17,6 +17,8 @@ enum PrimaryEvent: Sendable {
     case migration(String)
     case coloExit(String)
     case lifecycle(LifecycleEvent.Event)
+    /// A block job of the guest is ready or over, ours or not.
+    case blockJob(BlockJobEvent)
     case libvirtReconnected
     case swap(Reply<HandoverReport>)
     case unprotect(Reply<Void>)

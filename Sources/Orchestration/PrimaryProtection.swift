@@ -38,6 +38,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private let mailbox = Guarded<[PrimaryEvent]>([])
     private let onEnd: @Sendable (PrimaryProtection) -> Void
 
+
     // The current attempt; touched by the protection's thread only, but for `worker`, which `status` reads.
     private let currentWorker = Guarded<WorkerProcess?>(nil)
     /// Nil for a guest without disks in its epochs.
@@ -68,6 +69,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     private let firstFailure = Guarded<String?>(nil)
     var stopDetail: StoppedDetail?
     var pendingUnprotect: Reply<Void>?
+    /// What the administrator who ends it wants, and is told.
+    let ending = Guarded<(deletesReplica: Bool, remarks: [String])>((false, []))
     private let rate = RateMeter()
 
     /// A stop of the guest that was not ours.
@@ -84,7 +87,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         var isInsideEpoch = false
     }
 
-    public init(domain: LocalDomain, environment: HostEnvironment, peer: Peer, intervalMs: Double, withoutDisks: Bool,
+    public init(domain: LocalDomain, environment: HostEnvironment, peer: Peer, request: ProtectRequest,
                 onEnd: @escaping @Sendable (PrimaryProtection) -> Void) {
         self.domain = domain
         self.environment = environment
@@ -93,7 +96,9 @@ public final class PrimaryProtection: @unchecked Sendable {
         client = environment.client(of: peer)
         board = StatusBoard(.syncing, label: "\(domain.name) -> \(peer.name)")
         record = ProtectionRecord(uuid: domain.uuid, domain: domain.name, role: .primary, phase: .protecting, peer: peer.name,
-                                  session: UUID(), intervalMs: intervalMs, withoutDisks: withoutDisks, savedParameters: [:])
+                                  session: UUID(), intervalMs: request.intervalMs ?? Double(environment.configuration.intervalMs),
+                                  withoutDisks: request.withoutDisks, savedParameters: [:])
+        record.apply(request)
     }
 
     /// Takes up a protection that an earlier service left behind.
@@ -128,7 +133,10 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     /// Libvirt's and QEMU's words about block jobs, on the event loop's thread. A mirror that ends leaves epochs without disk writes: as
     /// with a foreign resume, what is captured from here on is never committed.
-    func noteMirror(_ event: BlockJobEvent) { currentDisks.read { $0 }?.note(event) }
+    func noteBlockJob(_ event: BlockJobEvent) {
+        currentDisks.read { $0 }?.note(event)
+        post(.blockJob(event))
+    }
 
     func noteJobEnd() {
         guard currentDisks.read({ $0?.stage }) == .following else { return }
@@ -163,6 +171,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     }
 
     var worker: WorkerProcess? { currentWorker.read { $0 } }
+    var replicaNotes: ReplicaProvisioner { ReplicaProvisioner(uuid: domain.uuid, domain: domain.name, environment: environment) }
     var currentGeneration: Int { generation }
     var isSuspended: Bool { suspension != nil }
 
@@ -291,6 +300,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         cleanUp(keepGuard: true)
         if let handle = try? domain.handle(), try handle.isActive() {
             try handle.suspend()
+            try replicaNotes.noteStale("the guest ran on here after it had been started on \(peer.name)")
             Log.error("\(domain.name) was started on \(peer.name) while this host was cut off: the copy here is suspended for good. "
                 + "Look at its data if you need to, then `virsh destroy \(domain.name)` here")
         }
@@ -317,24 +327,33 @@ public final class PrimaryProtection: @unchecked Sendable {
         }
         let definition = try DomainDefinition(xml: handle.xml(flags: [.secure, .migratable]))
         let plan = try planDisks(handle)
+        let hasReplicas = plan?.replicas.isEmpty == false
         record.session = UUID()
         record.phase = .protecting
         if record.savedParameters.isEmpty { record.savedParameters = try COLOControl(domain: domain).currentParameters() }
         try environment.records.write(record)
 
-        _ = try client.ask(PeerRequest(.prepare, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
-                                       xml: definition.shadowXML(), intervalMs: record.intervalMs, memoryBytes: definition.memoryBytes),
+        let answer = try client.ask(PeerRequest(.prepare, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
+                                       xml: definition.shadowXML(), intervalMs: record.intervalMs, memoryBytes: definition.memoryBytes,
+                                       disks: plan?.replicas, media: plan?.media, pool: record.pool, discardStale: record.discardStale),
                            timeoutMs: 60_000)
-        if plan == nil { try raiseGuard() }
+        for warning in answer.warnings ?? [] { Log.warning("\(domain.name): \(warning)") }
+        // Said of what lay there then.
+        record.discardStale = nil
+        record.sharedDisks = plan?.shared.isEmpty == false ? plan?.shared : nil
+        try environment.records.write(record)
+        if !hasReplicas { try raiseGuard() }
 
         let pid = try domain.processID()
         processWatch = processDescriptor(pid)
         let owner = try LocalDomain.owner(of: pid)
         let folder = try environment.socketDirectory(domain.uuid, owner: owner)
         streamPath = "\(folder)/colo.sock"
-        currentDisks.change { $0 = plan.map { DiskSession(plan: $0, domain: domain, socket: "\(folder)/disks.sock") } }
+        if let plan, hasReplicas {
+            currentDisks.change { $0 = DiskSession(plan: plan, replicas: answer.replicas ?? [:], domain: domain, socket: "\(folder)/disks.sock") }
+        }
         try startWorker(path: streamPath, owner: owner, plan, diskPath: "\(folder)/disks.sock")
-        if plan == nil { try startStream() } else { board.set(.syncing, "comparing the disks with their replicas on \(peer.name)") }
+        if !hasReplicas { try startStream() } else { board.set(.syncing, "comparing the disks with their replicas on \(peer.name)") }
     }
 
     private func startStream() throws {
@@ -342,13 +361,16 @@ public final class PrimaryProtection: @unchecked Sendable {
         try COLOControl(domain: domain).start(path: streamPath, intervalMs: record.intervalMs)
     }
 
-    /// What becomes of the disks; nil when none of them is part of the epochs.
+    /// What becomes of the disks; nil when they are left alone.
     private func planDisks(_ handle: Domain) throws -> DiskPlan? {
         guard !record.withoutDisks else { return nil }
         let folder = "\(environment.configuration.runtimeDirectory)/\(domain.uuid)"
         try DiskMirror.abortLeftOvers(of: domain, folder: folder)
-        let plan = try DiskPlan.make(handle, DomainDefinition(xml: handle.xml()), ownFolders: [folder])
-        return plan.replicas.isEmpty ? nil : plan
+        let plan = try DiskPlan.make(handle, DomainDefinition(xml: handle.xml()), ownFolders: environment.ownFolders)
+        for case .refused(let reason, let advice) in plan.entries.map(\.decision) { throw ControlFailure(reason, advice: advice) }
+        // Whoever wants to overwrite them one day has to know that the guest ran on them.
+        if !plan.replicas.isEmpty { try replicaNotes.notePrimary(plan) }
+        return plan
     }
 
     // MARK: Disks
@@ -478,6 +500,8 @@ public final class PrimaryProtection: @unchecked Sendable {
                 return .ended("\(peer.name) took the guest over")
             case .shutdown(let reply):
                 return .serviceStops(reply)
+            case .blockJob:
+                lastLook = .now
             case .worker, .workerEnded, .migration:
                 continue
             }
@@ -515,7 +539,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         guard MonotonicTime.now.milliseconds(since: lastProof.at) > 1000 else { return }
         let epoch = statistics[.epoch]
         lastProof.at = .now
-        guard try domain.monitor(QueryStatus()).running, statistics[.torn] == 0 else { return }
+        guard try domain.monitor(QueryStatus()).running, try currentDisks.read({ $0 })?.areReady() ?? true, statistics[.torn] == 0 else { return }
         Log.debug("\(domain.name): libvirt's events lag; QEMU was asked about epoch \(epoch)")
         statistics[.provenEpoch] = epoch
     }
@@ -531,7 +555,7 @@ public final class PrimaryProtection: @unchecked Sendable {
             if !isSuspended { board.set(board.state == .syncing ? .syncing : .degraded, event.reason ?? "The connection to \(peer.name) broke") }
         case .disksPrepared:
             board.set(.syncing, "copying the guest's disks")
-            try currentDisks.read { $0 }?.start(bytesPerSecond: record.diskBytesPerSecond)
+            try currentDisks.read { $0 }?.start(bytesPerSecond: record.diskRateBytesPerSecond)
         case .disksFollowing:
             currentDisks.read { $0 }?.follow()
             try startStream()
@@ -680,10 +704,16 @@ public final class PrimaryProtection: @unchecked Sendable {
             ForeignMigrationGuard(domain: domain, directory: environment.configuration.stateDirectory)
                 .lower(disk: active ? record.guardDisk : nil, file: record.guardFile)
             unlink("\(environment.configuration.runtimeDirectory)/\(domain.uuid)/colo.sock")
+            unlink("\(environment.configuration.runtimeDirectory)/\(domain.uuid)/disks.sock")
             rmdir("\(environment.configuration.runtimeDirectory)/\(domain.uuid)")
             do {
-                _ = try client.ask(PeerRequest(.discard, host: environment.hostName, session: record.session, uuid: domain.uuid), timeoutMs: 20_000)
+                let answer = try client.ask(PeerRequest(.discard, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
+                                                        deleteReplica: ending.read { $0.deletesReplica } ? true : nil), timeoutMs: 20_000)
+                ending.change { $0.remarks = answer.warnings ?? [] }
             } catch {
+                ending.change { ending in
+                    if ending.deletesReplica { ending.remarks = ["The replicas on \(peer.name) stay: \(error)"] }
+                }
                 Log.warning("\(domain.name): the shadow on \(peer.name) could not be removed: \(error)")
             }
         }
@@ -731,7 +761,12 @@ public final class PrimaryProtection: @unchecked Sendable {
         guard let statistics = worker?.statistics else { return status }
         status.fill(from: statistics)
         status.epochsPerSecond = rate.perSecond
-        if let disks = currentDisks.read({ $0 }), disks.stage == .copying { (status.syncBytesDone, status.syncBytesTotal) = disks.progress }
+        if let disks = currentDisks.read({ $0 }) {
+            status.disks = disks.status
+            status.diskBytesSent = statistics[.diskBytesSent]
+            status.diskWrites = statistics[.diskWrites]
+            if disks.stage == .copying { (status.syncBytesDone, status.syncBytesTotal) = disks.progress }
+        }
         return status
     }
 }

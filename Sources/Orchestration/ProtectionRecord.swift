@@ -1,6 +1,5 @@
 import ControlProtocol
 import Foundation
-import Glibc
 import Platform
 
 /// What a service must remember of a protection across its own death: one small file a domain, replaced whole.
@@ -36,6 +35,52 @@ struct ProtectionRecord: Codable, Sendable {
     /// (primary) The disk under the guard job, and its throw-away file.
     var guardDisk: String?
     var guardFile: String?
+    // Of disks; records of a release without them lack these.
+    /// (primary) The peer's pool for all replicas, when not each disk's own.
+    var pool: String?
+    /// (primary) Replicas may overwrite what is not known to be a replica. Taken back once they are provisioned: it was said of what
+    /// lay there at that time.
+    var discardStale: Bool?
+    /// (primary) Limit of the disks' first copy, bytes per second.
+    var diskRateBytesPerSecond: UInt64?
+    /// (primary) What a failover does when disks are on shared storage.
+    var onFailure: OnFailure?
+    /// (primary) Targets on shared storage: memory must not be set back against them.
+    var sharedDisks: [String]?
+
+    /// Takes up what the administrator asked for.
+    mutating func apply(_ request: ProtectRequest) {
+        pool = request.pool
+        discardStale = request.discardStale ? true : nil
+        diskRateBytesPerSecond = request.diskRateBytesPerSecond
+        onFailure = request.onFailure == .leave ? nil : request.onFailure
+    }
+}
+
+/// How a guest is to be protected, as `protect` was told.
+public struct ProtectRequest: Sendable, Equatable {
+    /// Milliseconds between two epochs; nil: as the configuration has it.
+    public var intervalMs: Double?
+    public var withoutDisks = false
+    /// The peer's pool for all replicas; nil: for each disk the pool of the same name as here.
+    public var pool: String?
+    public var discardStale = false
+    public var diskRateBytesPerSecond: UInt64?
+    public var onFailure = OnFailure.leave
+
+    public init(intervalMs: Double? = nil, withoutDisks: Bool = false) {
+        self.intervalMs = intervalMs
+        self.withoutDisks = withoutDisks
+    }
+
+    /// What came over the control socket.
+    public init(_ request: ControlRequest) {
+        self.init(intervalMs: request.intervalMs, withoutDisks: request.withoutDisks ?? false)
+        pool = request.pool
+        discardStale = request.discardStale ?? false
+        diskRateBytesPerSecond = request.diskRateBytesPerSecond
+        onFailure = request.onFailure ?? .leave
+    }
 }
 
 /// The folder of records, usually `/var/lib/shadow-virt`.
@@ -51,35 +96,9 @@ public struct RecordStore: Sendable {
 
     private func path(_ uuid: String) -> String { "\(directory)/\(uuid).json" }
 
-    /// Temporary file, fsync, rename, fsync of the folder: after a crash at any step the old or the new record is there, whole.
-    func write(_ record: ProtectionRecord) throws {
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
-        let bytes = Array(try encoder.encode(record))
-        let temporary = path(record.uuid) + ".new"
-        let file = try Descriptor(checking: open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600), "open", temporary)
-        var done = 0
-        while done < bytes.count {
-            let n = bytes.withUnsafeBytes { buffer in
-                retryingInterrupts { Glibc.write(file.raw, buffer.baseAddress.map { $0 + done }, buffer.count - done) }
-            }
-            guard n > 0 else { throw SystemError("write", temporary) }
-            done += n
-        }
-        guard fsync(file.raw) == 0 else { throw SystemError("fsync", temporary) }
-        guard rename(temporary, path(record.uuid)) == 0 else { throw SystemError("rename", temporary) }
-        try syncDirectory()
-    }
+    func write(_ record: ProtectionRecord) throws { try DurableFile.write(json: record, to: path(record.uuid)) }
 
-    func remove(_ uuid: String) {
-        unlink(path(uuid))
-        try? syncDirectory()
-    }
-
-    private func syncDirectory() throws {
-        let folder = try Descriptor(checking: open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open", directory)
-        guard fsync(folder.raw) == 0 else { throw SystemError("fsync", directory) }
-    }
+    func remove(_ uuid: String) { DurableFile.remove(path(uuid)) }
 
     /// Every record that can be read; one that cannot is reported and left where it is.
     func load() -> [ProtectionRecord] {

@@ -71,7 +71,7 @@ public final class Registry: @unchecked Sendable {
         }
     }
 
-    public func dispatch(_ event: BlockJobEvent) { primary(event.domainUUID)?.noteMirror(event) }
+    public func dispatch(_ event: BlockJobEvent) { primary(event.domainUUID)?.noteBlockJob(event) }
 
     public func libvirtChanged(isThere: Bool) {
         for primary in entries.read({ Array($0.primaries.values) }) { primary.noteLibvirt(isThere: isThere) }
@@ -115,7 +115,7 @@ public final class Registry: @unchecked Sendable {
         throw ControlFailure("Domain \(domain.name) is not protected", advice: "Protect it with `shadow-virt protect \(domain.name) --to HOST`")
     }
 
-    public func protect(_ word: String, to host: String, intervalMs: Double?, withoutDisks: Bool) throws -> PrimaryProtection {
+    public func protect(_ word: String, to host: String, _ request: ProtectRequest) throws -> PrimaryProtection {
         try admission.withLock {
             let peer = try environment.peer(host)
             let domain = try lookup(word)
@@ -134,24 +134,28 @@ public final class Registry: @unchecked Sendable {
                 }
                 entries.change { $0.shadows[domain.uuid] = nil }
             }
-            let findings = try Doctor(environment: environment).check(domain: domain, peer: peer, withoutDisks: withoutDisks)
+            let findings = try Doctor(environment: environment).check(domain: domain, peer: peer, request)
             if let failed = findings.first(where: { $0.verdict == .failed }) {
                 throw ControlFailure("Cannot protect \(domain.name): \(failed.detail)", advice: failed.advice)
             }
             let protection = PrimaryProtection(
                 domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, peer: peer,
-                intervalMs: intervalMs ?? Double(environment.configuration.intervalMs), withoutDisks: withoutDisks) { [weak self] in self?.forget($0) }
+                request: request) { [weak self] in self?.forget($0) }
             entries.change { $0.primaries[domain.uuid] = protection }
             protection.start()
             return protection
         }
     }
 
-    public func unprotect(_ word: String, deadline: MonotonicTime) throws {
+    /// Ends a protection. Returns what an administrator should know about replicas that were to be deleted.
+    @discardableResult
+    public func unprotect(_ word: String, deleteReplica: Bool = false, deadline: MonotonicTime) throws -> [String] {
         let protection = try primaryNamed(word)
         let reply = Reply<Void>()
+        protection.ending.change { $0.deletesReplica = deleteReplica }
         protection.post(.unprotect(reply))
         try reply.wait(until: deadline)
+        return protection.ending.read { $0.remarks }
     }
 
     public func swap(_ word: String, deadline: MonotonicTime) throws -> HandoverReport {
@@ -253,14 +257,14 @@ public final class Registry: @unchecked Sendable {
     private func respond(_ request: PeerRequest) throws -> PeerResponse {
         switch request.verb {
         case .prepare:
-            try prepare(request)
-            return PeerResponse(phase: .receiving)
+            return try prepare(request)
         case .discard:
             if let shadow = try? session(request) {
                 try shadow.discard()
                 entries.change { $0.shadows[shadow.uuid] = nil }
             }
-            return PeerResponse(phase: .unknown)
+            guard request.deleteReplica == true, let uuid = request.uuid else { return PeerResponse(phase: .unknown) }
+            return PeerResponse(phase: .unknown, warnings: try deleteReplicas(uuid.lowercased(), domain: request.domain ?? uuid))
         case .load:
             return try session(request).load()
         case .run:
@@ -279,11 +283,11 @@ public final class Registry: @unchecked Sendable {
             try reply.wait(until: MonotonicTime.now.adding(milliseconds: 25_000))
             return PeerResponse()
         case .facts:
-            return PeerResponse(facts: try Doctor(environment: environment).facts(cpuXML: request.xml))
+            return PeerResponse(facts: try Doctor(environment: environment).facts(request))
         }
     }
 
-    private func prepare(_ request: PeerRequest) throws {
+    private func prepare(_ request: PeerRequest) throws -> PeerResponse {
         try admission.withLock {
             let fresh = try ShadowProtection(request, environment: environment)
             guard environment.configuration.peer(named: request.host) != nil else {
@@ -307,12 +311,18 @@ public final class Registry: @unchecked Sendable {
             }
             entries.change { $0.shadows[fresh.uuid] = fresh }
             do {
-                try fresh.prepare(xml: request.xml ?? "", memoryBytes: request.memoryBytes ?? 0)
+                return try fresh.prepare(request)
             } catch {
                 entries.change { $0.shadows[fresh.uuid] = nil }
                 throw error
             }
         }
+    }
+
+    private func deleteReplicas(_ uuid: String, domain: String) throws -> [String] {
+        // A shadow of another session is about to use them.
+        guard shadow(uuid) == nil else { return ["\(environment.hostName) holds a shadow of \(domain): its replicas stay"] }
+        return try ReplicaProvisioner(uuid: uuid, domain: domain, environment: environment).deleteVolumes()
     }
 
     private func domainState(_ uuid: String) throws -> PeerResponse {

@@ -4,6 +4,7 @@ import Glibc
 import Libvirt
 import Platform
 import Replication
+import ReplicaStore
 
 /// A shadow on this host: a paused domain whose RAM a worker keeps up to date, until the primary says load and run, or discard.
 ///
@@ -29,6 +30,11 @@ public final class ShadowProtection: @unchecked Sendable {
     private var restarts = 0
     private var processWatch: Descriptor?
     private let rate = RateMeter()
+    /// Where the disks of the guest lie on this host; empty for a guest whose disks are left alone.
+    private var layout = ReplicaLayout()
+    private var replicas: [ReplicaSet.Disk] = []
+    /// It has disks on storage that both hosts share: its memory must not be set back.
+    private(set) var hasSharedDisks = false
 
     public init(_ request: PeerRequest, environment: HostEnvironment) throws {
         guard let uuid = request.uuid, let name = request.domain, let session = request.session, UUID(uuidString: uuid) != nil,
@@ -92,19 +98,42 @@ public final class ShadowProtection: @unchecked Sendable {
 
     // MARK: Preparing
 
-    /// Creates the domain and its worker. On an error nothing is left behind.
-    public func prepare(xml: String, memoryBytes: UInt64) throws {
+    /// Provides the replicas, creates the domain and its worker. On an error nothing is left behind but the replicas.
+    func prepare(_ request: PeerRequest) throws -> PeerResponse {
         try lock.withLock {
             try refuseIfRunning()
+            let provisioned = try provision(request)
             try environment.records.write(record(.shadowing))
             do {
-                try create(xml)
+                try create(layout.rewrite(request.xml ?? ""))
+                return PeerResponse(phase: .receiving, replicas: layout.replicas, warnings: provisioned.warnings)
             } catch {
                 removeDomain()
                 environment.records.remove(uuid)
                 throw error
             }
         }
+    }
+
+    private var provisioner: ReplicaProvisioner { ReplicaProvisioner(uuid: uuid, domain: name, environment: environment) }
+
+    private func provision(_ request: PeerRequest) throws -> ReplicaProvisioner.Provisioned {
+        let disks = request.disks ?? []
+        let provisioned = try provisioner.provision(disks, media: request.media ?? [],
+                                                    .init(pool: request.pool, discardStale: request.discardStale ?? false))
+        layout = provisioned.layout
+        replicas = try disks.enumerated().map { index, disk in
+            guard let path = layout.replicas[disk.target] else { throw ControlFailure("Disk \(disk.target) of \(name) got no replica on \(environment.hostName)") }
+            return ReplicaSet.Disk(index: index, path: path, byteCount: disk.capacityBytes)
+        }
+        hasSharedDisks = request.media?.contains { $0.kind == .shared } ?? false
+        return provisioned
+    }
+
+    /// After the last word of the worker about the replicas.
+    private func noteReplicasSettled() {
+        guard !replicas.isEmpty else { return }
+        do { try provisioner.noteSettled() } catch { Log.error("\(name): \(error)") }
     }
 
     private func record(_ phase: ProtectionRecord.Phase) -> ProtectionRecord {
@@ -170,8 +199,10 @@ public final class ShadowProtection: @unchecked Sendable {
 
     private func startWorker() throws {
         guard let files else { throw ControlFailure("The shadow of \(name) has no memory files") }
-        let options = ShadowWorkerOptions(session: session, domain: name, sharedBlock: "pc.ram", ramBytes: ramBytes,
+        var options = ShadowWorkerOptions(session: session, domain: name, sharedBlock: "pc.ram", ramBytes: ramBytes,
                                           peerTimeoutMs: Double(environment.configuration.peerTimeoutMs))
+        options.disks = replicas
+        options.diskFolder = provisioner.records.epochFolder(uuid)
         let process = try WorkerProcess(name: name, start: WorkerCommand(.startShadow, shadow: options),
                                         descriptors: [files.ram, files.journal, files.state]) { [weak self] event in
             self?.take(event)
@@ -292,6 +323,7 @@ public final class ShadowProtection: @unchecked Sendable {
             if phase == .running { return PeerResponse(phase: .running, milliseconds: 0) }
             guard phase == .loaded else { throw ControlFailure("The shadow of \(name) on \(environment.hostName) is \(phase.rawValue), not loaded") }
             let begin = MonotonicTime.now
+            if !replicas.isEmpty { try provisioner.noteInUse() }
             // First on disk: a service that starts anew must not take the running guest for a left-over shadow.
             try environment.records.write(record(.activated))
             do {
@@ -321,7 +353,7 @@ public final class ShadowProtection: @unchecked Sendable {
         do { try environment.records.write(record(.running)) } catch { Log.error("\(name): \(error)") }
         guard let persistentXML else { return }
         do {
-            let defined = try environment.connect().define(xml: persistentXML)
+            let defined = try environment.connect().define(xml: layout.rewrite(persistentXML))
             if autostart { try defined.setAutostart(true) }
         } catch {
             Log.error("\(name) runs here, but could not be defined persistently: \(error). Define it with `virsh define`")
@@ -349,6 +381,7 @@ public final class ShadowProtection: @unchecked Sendable {
                 return current
             }
             old?.stop()
+            noteReplicasSettled()
             removeDomain()
             environment.records.remove(uuid)
             return true
@@ -366,6 +399,7 @@ public final class ShadowProtection: @unchecked Sendable {
             }
             old?.stop()
             removeDomain()
+            noteReplicasSettled()
             environment.records.remove(uuid)
         }
     }

@@ -82,10 +82,10 @@ final class ControlServer: Sendable {
             return try protect(request, progress)
         case .unprotect:
             let domain = try named(request)
-            try withProgress("Ending the protection of \(domain)", progress) { [registry] in
-                try registry.unprotect(domain, deadline: MonotonicTime.now.adding(milliseconds: 60_000))
+            let remarks = try withProgress("Ending the protection of \(domain)", progress) { [registry] in
+                try registry.unprotect(domain, deleteReplica: request.deleteReplica ?? false, deadline: MonotonicTime.now.adding(milliseconds: 60_000))
             }
-            return ControlResponse(done: "Domain \(domain) is not protected any more; it runs on")
+            return ControlResponse(done: (["Domain \(domain) is not protected any more; it runs on"] + remarks).joined(separator: ". "))
         case .swap:
             let domain = try named(request)
             return ControlResponse(handover: try withProgress("Swapping \(domain)", progress) { [registry] in
@@ -110,7 +110,10 @@ final class ControlServer: Sendable {
         if let interval = request.intervalMs, !Interval.rangeMs.contains(interval) {
             throw ControlFailure("The interval of \(interval) ms is outside \(Interval.rangeMs.lowerBound) to \(Interval.rangeMs.upperBound) ms")
         }
-        let protection = try registry.protect(domain, to: host, intervalMs: request.intervalMs, withoutDisks: request.withoutDisks ?? false)
+        if let rate = request.diskRateBytesPerSecond, !DataRate.range.contains(rate) {
+            throw ControlFailure("The disk rate of \(rate) bytes per second is outside \(DataRate.range.lowerBound) to \(DataRate.range.upperBound)")
+        }
+        let protection = try registry.protect(domain, to: host, ProtectRequest(request))
         guard request.wait ?? true else {
             return ControlResponse(done: "Protecting \(protection.domain.name) to \(protection.peerName); `shadow-virt status` shows how far it is")
         }
@@ -119,7 +122,7 @@ final class ControlServer: Sendable {
             case .protected:
                 return ControlResponse(done: "Domain \(protection.domain.name) is protected to \(protection.peerName)")
             case .refused(let reason):
-                try? registry.unprotect(protection.domain.uuid, deadline: MonotonicTime.now.adding(milliseconds: 30_000))
+                _ = try? registry.unprotect(protection.domain.uuid, deadline: MonotonicTime.now.adding(milliseconds: 30_000))
                 throw ControlFailure("Domain \(protection.domain.name) could not be protected: \(reason)")
             case .ended(let reason):
                 throw ControlFailure("The protection of \(protection.domain.name) ended before it began: \(reason)")

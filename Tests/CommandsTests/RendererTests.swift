@@ -1,3 +1,4 @@
+import Foundation
 import Platform
 import XCTest
 @testable import Commands
@@ -51,6 +52,44 @@ final class RendererTests: XCTestCase {
         XCTAssertTrue(fresh.contains("First copy:        412.0MiB of 1.0GiB (40 %)\n"), fresh)
         XCTAssertTrue(fresh.contains("Last commit:       none yet\nRPO:               -\n"), fresh)
         XCTAssertFalse(try plain.render(.status(Samples.status([Samples.domain("x", .shadow)]), detail: true)).contains("Pause:"))
+    }
+
+    private var withDisks: DomainStatus {
+        var domain = Samples.domain("web1", .primary, .syncing)
+        domain.disks = [DiskStatus(target: "vda", replica: "/pool/web1.img", state: .ready, syncedBytes: 4 << 30, totalBytes: 4 << 30),
+                        DiskStatus(target: "vdb", replica: "/pool/b.img", state: .syncing, syncedBytes: 1 << 30, totalBytes: 4 << 30),
+                        DiskStatus(target: "vdc", state: .waiting), DiskStatus(target: "vdd", state: .failed), DiskStatus(target: "vde", state: .shared)]
+        domain.diskBytesSent = 3 << 20
+        domain.diskWrites = 12
+        return domain
+    }
+
+    func testDisks() throws {
+        let detail = try plain.render(.status(Samples.status([withDisks]), detail: true))
+        XCTAssertTrue(detail.hasSuffix("""
+            Disk vda:          ready, 4.0GiB, replica /pool/web1.img
+            Disk vdb:          1.0GiB of 4.0GiB (25 %), replica /pool/b.img
+            Disk vdc:          waiting
+            Disk vdd:          failed
+            Disk vde:          shared
+            Disk writes:       12, 3.0MiB sent
+
+            """), detail)
+        let list = try plain.render(.status(Samples.status([withDisks]), detail: false))
+        XCTAssertTrue(list.hasSuffix("    disk vdb: 1.0GiB of 4.0GiB (25 %)\n    disk vdd: failed\n"), list)
+    }
+
+    func testDisksInJSON() throws {
+        let text = try Renderer(format: .json).render(.status(Samples.status([withDisks, Samples.domain()]), detail: true))
+        let report = try XCTUnwrap(JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any])
+        let domains = try XCTUnwrap(report["domains"] as? [[String: Any]])
+        XCTAssertEqual(domains[0]["disk_bytes_sent"] as? Int, 3 << 20)
+        XCTAssertEqual(domains[0]["disk_writes"] as? Int, 12)
+        let disks = try XCTUnwrap(domains[0]["disks"] as? [[String: Any]])
+        XCTAssertEqual(disks.map { $0["state"] as? String }, ["ready", "syncing", "waiting", "failed", "shared"])
+        XCTAssertEqual(Set(disks[0].keys), ["target", "replica", "state", "synced_bytes", "total_bytes"])
+        // Without disks the answer is what it always was.
+        XCTAssertTrue(Set(domains[1].keys).isDisjoint(with: ["disks", "disk_bytes_sent", "disk_writes"]))
     }
 
     func testDoctor() throws {

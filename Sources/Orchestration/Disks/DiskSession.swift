@@ -12,13 +12,16 @@ final class DiskSession: @unchecked Sendable {
     enum Stage { case comparing, copying, settling, following }
 
     let plan: DiskPlan
+    /// Paths on the peer, by target.
+    let replicas: [String: String]
     let mirrors: [DiskMirror]
     private let stageBox = Guarded(Stage.comparing)
 
     var stage: Stage { stageBox.read { $0 } }
 
-    init(plan: DiskPlan, domain: LocalDomain, socket: String) {
+    init(plan: DiskPlan, replicas: [String: String], domain: LocalDomain, socket: String) {
         self.plan = plan
+        self.replicas = replicas
         mirrors = plan.replicas.map { DiskMirror(domain: domain, target: $0.target, socket: socket) }
     }
 
@@ -47,9 +50,24 @@ final class DiskSession: @unchecked Sendable {
 
     /// Bytes that the mirrors have looked at, and of how many.
     var progress: (done: UInt64, total: UInt64) {
-        mirrors.reduce((0, 0)) { sum, mirror in
-            let (done, total) = mirror.progress
-            return (sum.0 + done, sum.1 + total)
+        status.reduce((0, 0)) { sum, disk in disk.state == .shared ? sum : (sum.0 + disk.syncedBytes, sum.1 + disk.totalBytes) }
+    }
+
+    var status: [DiskStatus] {
+        let shared = plan.shared.map { DiskStatus(target: $0, state: .shared) }
+        return shared + zip(plan.replicas, mirrors).map { request, mirror in
+            var disk = DiskStatus(target: request.target, replica: replicas[request.target], state: .waiting, totalBytes: request.capacityBytes)
+            switch mirror.current {
+            case .none: break
+            case .copying(let done, let total):
+                disk.state = .syncing
+                (disk.syncedBytes, disk.totalBytes) = (done, total)
+            case .ready:
+                disk.state = stage == .following ? .ready : .syncing
+                disk.syncedBytes = request.capacityBytes
+            case .ended: disk.state = .failed
+            }
+            return disk
         }
     }
 

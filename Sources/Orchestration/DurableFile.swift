@@ -1,0 +1,43 @@
+import Foundation
+import Glibc
+import Platform
+
+/// Small files that are replaced whole: temporary file, fsync, rename, fsync of the folder. After a crash at any step the old or the
+/// new content is there, never a part.
+enum DurableFile {
+    /// What a write that was cut off leaves behind; the next one replaces it.
+    static let temporarySuffix = ".new"
+
+    static func write(_ bytes: [UInt8], to path: String) throws {
+        let temporary = path + temporarySuffix
+        let file = try Descriptor(checking: open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600), "open", temporary)
+        var done = 0
+        while done < bytes.count {
+            let n = bytes.withUnsafeBytes { buffer in
+                retryingInterrupts { Glibc.write(file.raw, buffer.baseAddress.map { $0 + done }, buffer.count - done) }
+            }
+            guard n > 0 else { throw SystemError("write", temporary) }
+            done += n
+        }
+        guard fsync(file.raw) == 0 else { throw SystemError("fsync", temporary) }
+        guard rename(temporary, path) == 0 else { throw SystemError("rename", temporary) }
+        try syncFolder((path as NSString).deletingLastPathComponent)
+    }
+
+    /// A value as JSON, with its keys in order, so that two states can be compared with `diff`.
+    static func write(json value: some Encodable, to path: String) throws {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
+        try write(Array(encoder.encode(value)), to: path)
+    }
+
+    static func remove(_ path: String) {
+        unlink(path)
+        try? syncFolder((path as NSString).deletingLastPathComponent)
+    }
+
+    private static func syncFolder(_ path: String) throws {
+        let folder = try Descriptor(checking: open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open", path)
+        guard fsync(folder.raw) == 0 else { throw SystemError("fsync", path) }
+    }
+}
