@@ -133,11 +133,11 @@ public final class Registry: @unchecked Sendable {
                 }
                 entries.change { $0.shadows[domain.uuid] = nil }
             }
+            try refuseDisks(of: domain, request)
             let findings = try Doctor(environment: environment).check(domain: domain, peer: peer, request)
             if let failed = findings.first(where: { $0.verdict == .failed }) {
                 throw ControlFailure("Cannot protect \(domain.name): \(failed.detail)", advice: failed.advice)
             }
-            try refuseDisks(of: domain, request)
             let protection = PrimaryProtection(
                 domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, peer: peer,
                 request: request) { [weak self] in self?.forget($0) }
