@@ -266,6 +266,9 @@ public final class PrimaryProtection: @unchecked Sendable {
         while let event = next(until: nil) {
             switch event {
             case .unprotect(let reply):
+                ending.change { ending in
+                    if ending.deletesReplica { ending.remarks = ["The guest runs on \(peer.name): its disks are there, and nothing was deleted"] }
+                }
                 environment.records.remove(domain.uuid)
                 return reply.give(.success(()))
             case .swap(let reply):

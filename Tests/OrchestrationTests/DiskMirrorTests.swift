@@ -49,9 +49,9 @@ final class DiskMirrorTests: XCTestCase {
         connection?.close()
     }
 
-    private func startServer() throws {
+    private func startServer(bytes: Int = DiskMirrorTests.bytes) throws {
         // Old content, so that zeros have to be copied as well.
-        try Data(repeating: 0xEE, count: Self.bytes).write(to: URL(fileURLWithPath: "\(folder)/copy.img"))
+        try Data(repeating: 0xEE, count: bytes).write(to: URL(fileURLWithPath: "\(folder)/copy.img"))
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/usr/bin/qemu-nbd")
         process.arguments = ["--persistent", "-k", mirror.socket, "-f", "raw", "-x", "vda", "--discard=unmap", "\(folder)/copy.img"]
@@ -146,6 +146,22 @@ final class DiskMirrorTests: XCTestCase {
         XCTAssertNil(try domain.blockJobInfo(disk: "vda"))
     }
 
+    /// A pool may round a replica's size up; the guest must not see it, nor what is copied from there when it goes back.
+    func testADeviceThatIsLargerThanTheDisk() throws {
+        let visible = UInt64(Self.bytes) - 512
+        try domain.destroy()
+        let layout = ReplicaLayout(replicas: ["vda": "\(folder)/source.img"], visibleBytes: ["vda": visible])
+        let xml = try layout.rewrite(daemon.guestXML(name: domain.name, disk: "/absent.img").replacingOccurrences(of: "<memory", with: "<uuid>\(domain.uuid)</uuid><memory"))
+        domain = try connection.create(xml: xml, flags: [.paused])
+        let plan = try DiskPlan.make(domain, DomainDefinition(xml: domain.xml()), ownFolders: [])
+        XCTAssertEqual(plan.replicas.first?.capacityBytes, visible)
+        try startServer(bytes: Int(visible))
+        try mirror.start()
+        XCTAssertEqual(try mirror.awaitReady(until: soon()), .ready)
+        XCTAssertEqual(try content("copy.img"), try content("source.img").prefix(Int(visible)))
+        try mirror.abort()
+    }
+
     func testThePlanOfARealDomain() throws {
         let plan = try DiskPlan.make(domain, DomainDefinition(xml: domain.xml()), ownFolders: [])
         XCTAssertEqual(plan.replicas, [ReplicaRequest(target: "vda", capacityBytes: UInt64(Self.bytes), allocationBytes: plan.replicas.first?.allocationBytes ?? 0, pool: nil,
@@ -159,5 +175,11 @@ final class DiskMirrorTests: XCTestCase {
         let inPool = try DiskPlan.make(domain, DomainDefinition(xml: domain.xml()), ownFolders: [])
         XCTAssertEqual(inPool.replicas.first?.pool, "images")
         XCTAssertEqual(inPool.replicas.first?.volume, "source.img")
+        // So is one that came after the pool's last refresh.
+        try Data(count: 1 << 20).write(to: URL(fileURLWithPath: "\(folder)/late.img"))
+        let late = try connection.create(xml: daemon.guestXML(name: "late", disk: "\(folder)/late.img"), flags: [.paused])
+        defer { try? late.destroy() }
+        let lately = try DiskPlan.make(late, DomainDefinition(xml: late.xml()), ownFolders: [])
+        XCTAssertEqual([lately.replicas.first?.pool, lately.replicas.first?.volume], ["images", "late.img"])
     }
 }

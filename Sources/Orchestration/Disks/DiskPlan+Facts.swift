@@ -48,10 +48,16 @@ extension DiskPlan {
             facts.path = disk.source
             volume = try? connection.storageVolume(path: disk.source)
         }
-        guard let volume, let pool = try? volume.pool() else { return }
+        let pool = if let volume { try? volume.pool() } else { poolOfFolder(disk.source, connection) }
+        guard let pool else { return }
         facts.pool = pool.name
-        facts.volume = volume.name
+        facts.volume = volume?.name ?? (disk.source as NSString).lastPathComponent
         if facts.sharedBy == nil, let type = PoolDescription(try? pool.xml())?.type, PoolDescription.networkTypes.contains(type) { facts.sharedBy = type }
+    }
+
+    /// Libvirt knows a pool's volumes as of its last refresh, and an image may be younger.
+    private static func poolOfFolder(_ path: String, _ connection: Connection) -> StoragePool? {
+        try? connection.storagePool(targetPath: (path as NSString).deletingLastPathComponent)
     }
 
     /// Compares the disks' sizes with what they were when the plan was made. One quick question to libvirt a disk.

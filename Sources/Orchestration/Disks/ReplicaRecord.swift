@@ -76,7 +76,7 @@ struct FileIdentity: Codable, Sendable, Equatable {
 /// The records of all guests, below `STATE_DIRECTORY/replicas/UUID/`. One change at a time.
 struct ReplicaRecordStore: Sendable {
     let stateDirectory: String
-    private static let lock = NSLock()
+    private static let lock = MonotonicCondition()
 
     /// The folder for everything about one guest's replicas.
     func folder(_ uuid: String) -> String { "\(stateDirectory)/replicas/\(uuid.lowercased())" }
