@@ -30,7 +30,8 @@ let package = Package(
         .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol"]),
         .executableTarget(name: "shadow-virt", dependencies: ["Commands", "Service", "Orchestration", "Replication"]),
         .executableTarget(name: "shadow-virt-benchmark",
-                          dependencies: ["Platform", "CXXHash", "MigrationStream", "Replication", "Transport", "Libvirt"], path: "Tests/Benchmarks",
+                          dependencies: ["Platform", "CXXHash", "MigrationStream", "NBDServer", "Replication", "Transport", "Libvirt"],
+                          path: "Tests/Benchmarks",
                           exclude: ["run.sh", "README.md"]),
 
         .testTarget(name: "LibvirtTests", dependencies: ["Libvirt"]),

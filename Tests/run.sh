@@ -46,7 +46,7 @@ done
 
 need_packages "${build_packages[@]}" || echo "$install_problem" >&2 # the build may find them elsewhere
 # libvirt's own tests run on a qemu driver too, so these are wanted by both kinds.
-need_packages "${host_packages[@]}" || echo "$install_problem (tests that need them are skipped)" >&2
+need_packages "${host_packages[@]}" "${client_packages[@]}" || echo "$install_problem (tests that need them are skipped)" >&2
 
 if [[ -n $end_to_end ]]; then
   ((EUID == 0)) || echo "Not root: the end-to-end tests are going to be skipped"

@@ -14,6 +14,8 @@ build_packages=(libvirt-dev libxxhash-dev libgnutls28-dev libc6-dev)
 host_packages=(
   libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux binutils
 )
+# Foreign clients for the tests of the NBD server, beside those of qemu-utils and qemu-system-x86's qemu-storage-daemon.
+client_packages=(libnbd-bin)
 
 # What --from-swift-org installs, and where. The key is the one that signs all releases of Swift 6.
 swift_release=6.3.1
