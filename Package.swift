@@ -32,7 +32,8 @@ let package = Package(
         .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol"]),
         .executableTarget(name: "shadow-virt", dependencies: ["Commands", "Service", "Orchestration", "Replication"]),
         .executableTarget(name: "shadow-virt-benchmark",
-                          dependencies: ["Platform", "CXXHash", "MigrationStream", "Replication", "Transport", "Libvirt"], path: "Tests/Benchmarks",
+                          dependencies: ["Platform", "CXXHash", "MigrationStream", "NBDServer", "Replication", "Transport", "Libvirt"],
+                          path: "Tests/Benchmarks",
                           exclude: ["run.sh", "README.md"]),
 
         .executableTarget(name: "replica-store-exerciser", dependencies: ["ReplicaStore", "Platform"], path: "Tests/ReplicaTool"),

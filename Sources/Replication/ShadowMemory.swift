@@ -198,11 +198,13 @@ final class ShadowMemory: @unchecked Sendable {
             let count = Int(frame.loadUnaligned(fromByteOffset: 32, as: UInt32.self))
             let length = Int(frame.loadUnaligned(fromByteOffset: 36, as: UInt32.self))
             var blob = frame + PageFrame.headerBytes + count * PageFrame.entryBytes
-            if type == .device {
+            // Disk writes are the replicas' affair.
+            switch type {
+            case .device:
                 let bytes = length - PageFrame.entryBytes
                 memcpy(device + deviceBytes, blob, bytes)
                 deviceBytes += bytes
-            } else {
+            case .pages:
                 for index in 0..<count {
                     let entry = FrameEntry.read(frame, index: index)
                     let location = PageLocation(word: entry.location)
@@ -214,6 +216,7 @@ final class ShadowMemory: @unchecked Sendable {
                         blob += PageLocation.pageBytes
                     }
                 }
+            default: break
             }
             offset += PageFrame.headerBytes + length
         }

@@ -7,7 +7,7 @@ enum Main {
     /// In the order in which they run.
     static let benchmarks: [(name: String, run: @Sendable (Bench) throws -> Void)] = [
         ("pause", PauseBenchmark.run), ("ingest", IngestBenchmark.run), ("libvirt", LibvirtPauseBenchmark.run),
-        ("cpu", CPUBenchmark.run), ("activation", ActivationBenchmark.run),
+        ("cpu", CPUBenchmark.run), ("activation", ActivationBenchmark.run), ("nbd", NBDBenchmark.run),
     ]
 
     static func main() {

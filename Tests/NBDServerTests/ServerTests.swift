@@ -86,13 +86,12 @@ final class ServerTests: XCTestCase {
         }
         XCTAssertEqual(server.connectionCount, 16)
         XCTAssertTrue(try TestClient(folder("s")).isClosed())
-        XCTAssertEqual(events.read { $0.last }, "too many")
+        XCTAssertNotNil(events.wait(until: .now.adding(milliseconds: 2000)) { $0.contains("too many") ? true : nil })
         try clients[3].send(Session.disconnect)
         XCTAssertTrue(clients[3].isClosed())
         let next = try TestClient(folder("s"))
         try next.open("disk")
-        _ = events.wait(until: .now.adding(milliseconds: 2000)) { $0.last == "connected 3 17 disk" ? true : nil }
-        XCTAssertEqual(events.read { $0.last }, "connected 3 17 disk")
+        XCTAssertNotNil(events.wait(until: .now.adding(milliseconds: 2000)) { $0.contains("connected 3 17 disk") ? true : nil })
     }
 
     func testOneClientAtATime() throws {
