@@ -221,6 +221,10 @@ public final class PrimaryProtection: @unchecked Sendable {
             try begin()
             return try follow()
         } catch {
+            // A question that QEMU died over: what was captured must still go to the shadow, not be thrown away for a new attempt.
+            if wasProtected, hasQEMUEnded() {
+                do { return try failover() } catch { return .retry("\(error)") }
+            }
             return .retry("\(error)")
         }
     }
@@ -391,7 +395,7 @@ public final class PrimaryProtection: @unchecked Sendable {
                 }
             }
         } catch let failure as ControlFailure {
-            if hasQEMUEnded() { return try failover() }
+            if wasProtected, hasQEMUEnded() { return try failover() }
             return .retry("\(failure)")
         }
         return nil

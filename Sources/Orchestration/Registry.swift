@@ -134,7 +134,6 @@ public final class Registry: @unchecked Sendable {
                 }
                 entries.change { $0.shadows[domain.uuid] = nil }
             }
-            try refuseDisks(of: domain, request)
             let findings = try Doctor(environment: environment).check(domain: domain, peer: peer, request)
             if let failed = findings.first(where: { $0.verdict == .failed }) {
                 throw ControlFailure("Cannot protect \(domain.name): \(failed.detail)", advice: failed.advice)
