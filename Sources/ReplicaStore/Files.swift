@@ -41,6 +41,12 @@ enum FileAccess {
         guard fsync(fd.raw) == 0 else { throw SystemError("fsync", folder) }
     }
 
+    /// Makes a folder, unless it is there, so that it stays there.
+    static func makeFolder(_ folder: String) throws {
+        if mkdir(folder, 0o700) != 0, errno != EEXIST { throw SystemError("mkdir", folder) }
+        try syncFolder(folder + "/..")
+    }
+
     /// Removes a file so that it stays removed.
     static func remove(_ path: String, folder: String) throws {
         if unlink(path) != 0 {

@@ -15,7 +15,8 @@ struct KeyedHash: Sendable {
 
     init() {
         var random = SystemRandomNumberGenerator()
-        secret = (0..<Self.secretBytes).map { _ in UInt8.random(in: 0...255, using: &random) }
+        let words = (0..<(Self.secretBytes / 8)).map { _ in random.next() }
+        secret = words.withUnsafeBytes { Array($0) }
     }
 
     init?(secret: [UInt8]) {

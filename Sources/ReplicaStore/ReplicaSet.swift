@@ -78,7 +78,9 @@ public final class ReplicaSet {
         self.session = session
         self.disks = disks
         journalLimit = max(journalLimitBytes, 4 * JournalRecord.alignment)
-        if mkdir(folder, 0o700) != 0, errno != EEXIST { throw SystemError("mkdir", folder) }
+        try FileAccess.makeFolder(folder)
+        // What a killed predecessor renamed or removed without getting to the flush is what we build upon from here on.
+        try FileAccess.syncFolder(folder)
         let found = try StoredState.load(folder: folder)
         let known = found ?? StoredState(session: session, phase: .empty, epoch: 0, generation: 0, secret: Data(KeyedHash().secret),
                                          disks: disks)

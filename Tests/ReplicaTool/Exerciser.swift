@@ -7,6 +7,7 @@ import ReplicaStore
 ///
 ///     replica-store-exerciser make FOLDER...                    empty disks
 ///     replica-store-exerciser run SEED EPOCHS FOLDER            goes through the plan
+///     replica-store-exerciser recover FOLDER                    as after a power loss, and nothing else
 ///     replica-store-exerciser check kill|power SEED EPOCHS FOLDER...
 ///         recovers as after a kill (the memory side survived) or a power loss, and compares the disks with the plan
 @main
@@ -31,13 +32,16 @@ enum Exerciser {
         case "run" where arguments.count == 4:
             try enter(arguments[3])
             try Run(plan: plan(arguments[1], arguments[2])).run()
+        case "recover" where arguments.count == 2:
+            try enter(arguments[1])
+            try ReplicaSet.recover(folder: "store")
         case "check" where arguments.count > 4:
             let plan = try plan(arguments[2], arguments[3])
             for folder in arguments[4...] {
                 try enter(folder)
                 do { try Check(plan: plan, afterPowerLoss: arguments[1] == "power").run() } catch { throw Wrong("\(folder): \(error)") }
             }
-        default: throw Wrong("make FOLDER... | run SEED EPOCHS FOLDER | check kill|power SEED EPOCHS FOLDER...")
+        default: throw Wrong("make FOLDER... | run SEED EPOCHS FOLDER | recover FOLDER | check kill|power SEED EPOCHS FOLDER...")
         }
     }
 
