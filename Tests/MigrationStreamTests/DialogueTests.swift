@@ -174,20 +174,23 @@ final class DialogueTests: XCTestCase {
     }
 
     func testTheTailIsCompleteAtItsLastByteOnly() throws {
-        let pair = SocketPair()
-        let dialogue = COLODialogue(reader: StreamReader(fd: pair.ours, pool: ChunkPool(limitBytes: 1 << 20)))
-        var ram = SparseRAM()
-        pair.feed(Fixture.firstPass)
-        _ = try dialogue.firstPass(into: &ram)
-        // A device may well send bytes that look like a description.
-        let tail = fields(("06 0000 0001 7b", "bait"), ("7b7b7b7b", "more bait")) + Fixture.tail
-        for (index, byte) in tail.enumerated() {
-            pair.feed([byte])
-            XCTAssertEqual(try dialogue.drainFirstDeviceState(), index == tail.count - 1)
-        }
-        pair.feed(Array(repeating: 1, count: 100))
-        XCTAssertThrowsError(try dialogue.drainFirstDeviceState(limit: 50)) { error in
-            guard case .tooLong = (error as? StreamError)?.kind else { return XCTFail("\(error)") }
+        for description in [Fixture.description, Fixture.newerDescription] {
+            let pair = SocketPair()
+            let dialogue = COLODialogue(reader: StreamReader(fd: pair.ours, pool: ChunkPool(limitBytes: 1 << 20)))
+            var ram = SparseRAM()
+            pair.feed(Fixture.firstPass)
+            _ = try dialogue.firstPass(into: &ram)
+            // A device may well send bytes that look like a description.
+            let bait = fields(("06 0000 0001 7b", "bait"), ("7b7b7b7b", "more bait"))
+            let tail = bait + Fixture.deviceState + description
+            for (index, byte) in tail.enumerated() {
+                pair.feed([byte])
+                XCTAssertEqual(try dialogue.drainFirstDeviceState(), index == tail.count - 1)
+            }
+            pair.feed(Array(repeating: 1, count: 100))
+            XCTAssertThrowsError(try dialogue.drainFirstDeviceState(limit: 50)) { error in
+                guard case .tooLong = (error as? StreamError)?.kind else { return XCTFail("\(error)") }
+            }
         }
     }
 
