@@ -134,19 +134,24 @@ public final class COLODialogue {
         }
     }
 
-    /// Looks for 00 06 u32 `{"page_size"`, with that length reaching exactly to the end of what has come.
+    /// How a description begins: in QEMU 7.2, and in 10.0, which puts the machine's configuration first.
+    private static let descriptionMarks = [Array("{\"page_size\"".utf8), Array("{\"configuration\"".utf8)]
+
+    /// Looks for 00 06 u32 and one of the marks, with that length reaching exactly to the end of what has come.
     private func tailIsComplete() -> Bool {
-        let mark = Array("{\"page_size\"".utf8)
+        let marks = Self.descriptionMarks
+        // Every description is longer than each of the marks.
+        let longest = marks.lazy.map(\.count).max() ?? 0
         return tail.withUnsafeBytes { bytes in
             guard let base = bytes.baseAddress else { return false }
-            while tailSearched + mark.count <= bytes.count {
-                let rest = bytes.count - mark.count + 1 - tailSearched
-                guard let hit = memchr(base + tailSearched, Int32(mark[0]), rest) else {
+            while tailSearched + longest <= bytes.count {
+                let rest = bytes.count - longest + 1 - tailSearched
+                guard let hit = memchr(base + tailSearched, Int32(UInt8(ascii: "{")), rest) else {
                     tailSearched += rest
                     return false
                 }
                 let start = UnsafeRawPointer(hit) - base
-                if start >= 6, memcmp(hit, mark, mark.count) == 0, bytes[start - 6] == SectionType.endOfSections,
+                if start >= 6, marks.contains(where: { memcmp(hit, $0, $0.count) == 0 }), bytes[start - 6] == SectionType.endOfSections,
                    bytes[start - 5] == SectionType.description {
                     let length = UInt32(bigEndian: (base + start - 4).loadUnaligned(as: UInt32.self))
                     tailSearched = start

@@ -56,8 +56,13 @@ public enum Handshake {
     public static func initiate(_ fd: Int32, secret: SharedSecret, name: String, peer: String, purpose: ConnectionPurpose,
                                 session: UUID, deadline: MonotonicTime) throws(HandshakeError) {
         let nameBytes = Array(name.utf8.prefix(longestName))
-        let hello = magic + littleEndian(version) + [purpose.rawValue] + bytes(of: session) + randomBytes(nonceBytes)
-            + [UInt8(nameBytes.count)] + nameBytes
+        // Piece by piece: as one sum it takes Swift 6.0 ten seconds to compile.
+        var hello = magic + littleEndian(version)
+        hello.append(purpose.rawValue)
+        hello += bytes(of: session)
+        hello += randomBytes(nonceBytes)
+        hello.append(UInt8(nameBytes.count))
+        hello += nameBytes
         do {
             try send(fd, hello, deadline)
             let answer = try receive(fd, 4 + 2, deadline)

@@ -64,6 +64,9 @@ enum IngestBenchmark {
     }
 }
 
+/// A sum of as many arrays is more than the type checker of Swift 6.0 can take.
+private func concatenated(_ parts: [UInt8]...) -> [UInt8] { Array(parts.joined()) }
+
 /// Plays QEMU's part of the stream.
 private final class Feeder: @unchecked Sendable {
     struct Result {
@@ -87,7 +90,7 @@ private final class Feeder: @unchecked Sendable {
         body = [0x03] + be32(2)
         for page in 0..<pages {
             let offset = UInt64(page) << 12
-            body += page == 0 ? be64(offset | 0x08) + [6] + Array("pc.ram".utf8) : be64(offset | 0x28)
+            body += page == 0 ? concatenated(be64(offset | 0x08), [6], Array("pc.ram".utf8)) : be64(offset | 0x28)
             pageOffsets.append(body.count)
             // Guest pages are neither zero nor random: text-like bytes with a tail of zeros.
             var content = [UInt8](repeating: 0, count: 4096)
@@ -98,8 +101,8 @@ private final class Feeder: @unchecked Sendable {
             }
             body += content
         }
-        body += be64(0x10) + [0x7e] + be32(2) + [0x00] + be32(4) + be64(100_000)
-        body += [UInt8](repeating: 0x04, count: 99_999) + [0x00]
+        body += concatenated(be64(0x10), [0x7e], be32(2), [0x00], be32(4), be64(100_000))
+        body += concatenated([UInt8](repeating: 0x04, count: 99_999), [0x00])
     }
 
     private func be32(_ value: UInt32) -> [UInt8] { withUnsafeBytes(of: value.bigEndian) { Array($0) } }
@@ -200,12 +203,13 @@ private final class Feeder: @unchecked Sendable {
     /// Header, configuration, block list, an empty first pass and the first device state with its description.
     private func opening() -> [UInt8] {
         let bytes = UInt64(IngestBenchmark.regionPages) << 12
-        var out = Array("QEVM".utf8) + be32(3) + [0x07] + be32(2) + Array("pc".utf8)
-        out += [0x01] + be32(2) + [3] + Array("ram".utf8) + be32(0) + be32(4) + be64(bytes | 4)
-        out += [6] + Array("pc.ram".utf8) + be64(bytes) + be64(0x10) + [0x7e] + be32(2)
-        out += [0x03] + be32(2) + be64(0x10) + [0x7e] + be32(2)
         let description = Array("{\"page_size\": 4096}".utf8)
-        return out + [0x04, 0, 0, 0, 0] + [0x00, 0x06] + be32(UInt32(description.count)) + description
+        return concatenated(
+            Array("QEVM".utf8), be32(3), [0x07], be32(2), Array("pc".utf8),
+            [0x01], be32(2), [3], Array("ram".utf8), be32(0), be32(4), be64(bytes | 4),
+            [6], Array("pc.ram".utf8), be64(bytes), be64(0x10), [0x7e], be32(2),
+            [0x03], be32(2), be64(0x10), [0x7e], be32(2),
+            [0x04, 0, 0, 0, 0], [0x00, 0x06], be32(UInt32(description.count)), description)
     }
 }
 
@@ -271,8 +275,8 @@ private final class Sink: @unchecked Sendable {
         func le64(_ value: UInt64) -> [UInt8] { withUnsafeBytes(of: value.littleEndian) { Array($0) } }
         func le32(_ value: Int) -> [UInt8] { withUnsafeBytes(of: UInt32(value).littleEndian) { Array($0) } }
         let hash = blob.isEmpty ? XXH128_hash_t() : cxxhash_128(blob, blob.count, secret, secret.count)
-        let covered = Array("SVF1".utf8) + le32(Int(type)) + le64(sequence) + le64(epoch) + le32(1) + le32(24 + blob.count)
-            + le64(location) + le64(hash.low64) + le64(hash.high64)
+        let covered = concatenated(Array("SVF1".utf8), le32(Int(type)), le64(sequence), le64(epoch), le32(1), le32(24 + blob.count),
+                                   le64(location), le64(hash.low64), le64(hash.high64))
         let checksum = cxxhash_64(covered, covered.count, secret, secret.count)
         try writeFully(fd, le64(checksum) + covered + blob, deadline: MonotonicTime.now.adding(milliseconds: 5000), during: "a frame")
         sequence += 1

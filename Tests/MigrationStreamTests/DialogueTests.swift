@@ -110,19 +110,21 @@ final class DialogueTests: XCTestCase {
     }
 
     func testWrongMessages() throws {
-        for (bytes, expected) in [
-            (bigEndian(UInt32(3)), StreamError.Kind.unexpectedMessage(got: 3, expected: .checkpointRequest)),
-            (Fixture.request + bigEndian(UInt32(4)), .unexpectedMessage(got: 4, expected: .vmstateSend)),
-            (Fixture.request + bigEndian(UInt32(99)), .unexpectedMessage(got: 99, expected: .vmstateSend)),
-            (Fixture.request + bigEndian(UInt32(3)) + [0x04], .unknownSection(4)),
-            (Fixture.request + bigEndian(UInt32(3)) + [0x00], .unknownSection(0)),
-            (Fixture.request + bigEndian(UInt32(3)) + [0x01], .unknownSection(1)),
-            (Fixture.request + bigEndian(UInt32(3)) + [3, 0, 0, 0, 9], .unknownSectionID(9)),
-        ] {
-            var started = try Started()
-            XCTAssertEqual(started.epoch(bytes).error?.kind, expected)
-            XCTAssertEqual(started.dialogue.stateName, "broken")
-        }
+        let send = bigEndian(UInt32(3))
+        let start = Fixture.request + send
+        try assertBroken(by: send, .unexpectedMessage(got: 3, expected: .checkpointRequest))
+        try assertBroken(by: Fixture.request + bigEndian(UInt32(4)), .unexpectedMessage(got: 4, expected: .vmstateSend))
+        try assertBroken(by: Fixture.request + bigEndian(UInt32(99)), .unexpectedMessage(got: 99, expected: .vmstateSend))
+        try assertBroken(by: start + [0x04], .unknownSection(4))
+        try assertBroken(by: start + [0x00], .unknownSection(0))
+        try assertBroken(by: start + [0x01], .unknownSection(1))
+        try assertBroken(by: start + [3, 0, 0, 0, 9], .unknownSectionID(9))
+    }
+
+    private func assertBroken(by bytes: [UInt8], _ expected: StreamError.Kind, line: UInt = #line) throws {
+        var started = try Started()
+        XCTAssertEqual(started.epoch(bytes).error?.kind, expected, line: line)
+        XCTAssertEqual(started.dialogue.stateName, "broken", line: line)
     }
 
     func testOversizeDeviceState() throws {
@@ -172,20 +174,23 @@ final class DialogueTests: XCTestCase {
     }
 
     func testTheTailIsCompleteAtItsLastByteOnly() throws {
-        let pair = SocketPair()
-        let dialogue = COLODialogue(reader: StreamReader(fd: pair.ours, pool: ChunkPool(limitBytes: 1 << 20)))
-        var ram = SparseRAM()
-        pair.feed(Fixture.firstPass)
-        _ = try dialogue.firstPass(into: &ram)
-        // A device may well send bytes that look like a description.
-        let tail = fields(("06 0000 0001 7b", "bait"), ("7b7b7b7b", "more bait")) + Fixture.tail
-        for (index, byte) in tail.enumerated() {
-            pair.feed([byte])
-            XCTAssertEqual(try dialogue.drainFirstDeviceState(), index == tail.count - 1)
-        }
-        pair.feed(Array(repeating: 1, count: 100))
-        XCTAssertThrowsError(try dialogue.drainFirstDeviceState(limit: 50)) { error in
-            guard case .tooLong = (error as? StreamError)?.kind else { return XCTFail("\(error)") }
+        for description in [Fixture.description, Fixture.newerDescription] {
+            let pair = SocketPair()
+            let dialogue = COLODialogue(reader: StreamReader(fd: pair.ours, pool: ChunkPool(limitBytes: 1 << 20)))
+            var ram = SparseRAM()
+            pair.feed(Fixture.firstPass)
+            _ = try dialogue.firstPass(into: &ram)
+            // A device may well send bytes that look like a description.
+            let bait = fields(("06 0000 0001 7b", "bait"), ("7b7b7b7b", "more bait"))
+            let tail = bait + Fixture.deviceState + description
+            for (index, byte) in tail.enumerated() {
+                pair.feed([byte])
+                XCTAssertEqual(try dialogue.drainFirstDeviceState(), index == tail.count - 1)
+            }
+            pair.feed(Array(repeating: 1, count: 100))
+            XCTAssertThrowsError(try dialogue.drainFirstDeviceState(limit: 50)) { error in
+                guard case .tooLong = (error as? StreamError)?.kind else { return XCTFail("\(error)") }
+            }
         }
     }
 

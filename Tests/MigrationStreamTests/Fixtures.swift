@@ -61,6 +61,12 @@ enum Fixture {
         ("0000 0021", "length"))
         + Array("{\"page_size\": 4096, \"devices\":[]}".utf8)
 
+    /// As QEMU 10.0 has it.
+    static let newerDescription = fields(
+        ("06", "description"),
+        ("0000 0036", "length"))
+        + Array("{\"configuration\": {}, \"page_size\": 4096, \"devices\":[]}".utf8)
+
     static let tail = deviceState + description
 
     /// REQUEST; the answer to it is ours.

@@ -46,7 +46,7 @@ final class SubprocessTests: XCTestCase {
 
     func testGroupAndSignalMaskOfItsOwn() throws {
         let out = try pipe()
-        let child = try Subprocess.spawn("/bin/sh", arguments: ["-c", "grep SigBlk /proc/self/status >&3; ps -o pgid= -p $$ >&3"],
+        let child = try Subprocess.spawn("/bin/sh", arguments: ["-c", "grep SigBlk /proc/self/status >&3; cut -d ' ' -f 5 /proc/$$/stat >&3"],
                                          descriptors: [out.writing])
         XCTAssertEqual(child.wait(until: soon()), "exit 0")
         let answer = try text(out.reading, count: 200)

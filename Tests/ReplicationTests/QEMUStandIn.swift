@@ -79,6 +79,8 @@ final class QEMUStandIn: @unchecked Sendable {
     // MARK: The stream
 
     private static func big(_ value: some FixedWidthInteger) -> [UInt8] { withUnsafeBytes(of: value.bigEndian) { Array($0) } }
+    /// A sum of as many arrays is more than the type checker of Swift 6.0 can take.
+    private static func concatenated(_ parts: [UInt8]...) -> [UInt8] { Array(parts.joined()) }
     private static func string(_ text: String) -> [UInt8] { [UInt8(text.utf8.count)] + Array(text.utf8) }
     private static let names = ["pc.ram", "vga.vram"]
     private static let footer: [UInt8] = [0x7e] + big(UInt32(2))
@@ -120,19 +122,20 @@ final class QEMUStandIn: @unchecked Sendable {
     /// Everything up to CHECKPOINT_READY.
     func firstCopy(ms: Double = 10_000, repeating: Int = 1) throws {
         let total = UInt64(memory[0].count + memory[1].count)
-        try write(Array("QEVM".utf8) + Self.big(UInt32(3))
-            + [0x07] + Self.big(UInt32(9)) + Array("pc-q35-99".utf8)                                       // configuration
-            + [0x08, 0, 8, 0, 0]                                                                           // command: enable COLO
-            + [0x01] + Self.big(UInt32(2)) + Self.string("ram") + Self.big(UInt32(0)) + Self.big(UInt32(4))     // ram start
-            + Self.big(total | 4) + Self.string("pc.ram") + Self.big(UInt64(memory[0].count))
-            + Self.string("vga.vram") + Self.big(UInt64(memory[1].count)) + Self.end + Self.footer)
+        try write(Self.concatenated(
+            Array("QEVM".utf8), Self.big(UInt32(3)),
+            [0x07], Self.big(UInt32(9)), Array("pc-q35-99".utf8),                                          // configuration
+            [0x08, 0, 8, 0, 0],                                                                            // command: enable COLO
+            [0x01], Self.big(UInt32(2)), Self.string("ram"), Self.big(UInt32(0)), Self.big(UInt32(4)),     // ram start
+            Self.big(total | 4), Self.string("pc.ram"), Self.big(UInt64(memory[0].count)),
+            Self.string("vga.vram"), Self.big(UInt64(memory[1].count)), Self.end, Self.footer))
         let all = (0..<Self.ramPages).map { (0, $0) } + (0..<Self.videoPages).map { (1, $0) }
         for _ in 0..<repeating {
-            try write([0x02] + Self.big(UInt32(2)) + pages(all) + Self.end + Self.footer, ms: ms)               // ram part
+            try write(Self.concatenated([0x02], Self.big(UInt32(2)), pages(all), Self.end, Self.footer), ms: ms)   // ram part
         }
         let json = Array("{\"page_size\": 4096}".utf8)
-        try write([0x03] + Self.big(UInt32(2)) + Self.end + Self.footer                                    // ram end
-            + [0x04, 1, 2, 3, 0x00] + [0x06] + Self.big(UInt32(json.count)) + json)
+        try write(Self.concatenated([0x03], Self.big(UInt32(2)), Self.end, Self.footer,                    // ram end
+                                    [0x04, 1, 2, 3, 0x00], [0x06], Self.big(UInt32(json.count)), json))
         try expect(0, ms: ms)
         remember()
     }
@@ -160,8 +163,8 @@ final class QEMUStandIn: @unchecked Sendable {
         }
         device = (0..<(100 + Int(random.next() % 3000))).map { UInt8(truncatingIfNeeded: $0 &+ Int(epoch)) } + [0]
         remember()
-        return Self.big(UInt32(3)) + [0x03] + Self.big(UInt32(2)) + pages(list) + Self.end + Self.footer + [0x00]
-            + Self.big(UInt32(4)) + Self.big(UInt64(device.count)) + device
+        return Self.concatenated(Self.big(UInt32(3)), [0x03], Self.big(UInt32(2)), pages(list), Self.end, Self.footer, [0x00],
+                                 Self.big(UInt32(4)), Self.big(UInt64(device.count)), device)
     }
 
     func awaitLoaded(ms: Double) throws -> Bool {
