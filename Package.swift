@@ -44,6 +44,7 @@ let package = Package(
         .testTarget(name: "TransportTests", dependencies: ["Transport", "Platform"]),
         .testTarget(name: "ReplicationTests", dependencies: ["Replication", "MigrationStream", "Transport", "Platform", "CLinux"]),
         .testTarget(name: "NBDServerTests", dependencies: ["NBDServer", "Platform"]),
+        .testTarget(name: "ReplicaStoreTests", dependencies: ["ReplicaStore", "Platform", "CLinux", "replica-store-exerciser"]),
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration"]),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),
         .testTarget(name: "OrchestrationTests", dependencies: ["Orchestration", "Libvirt", "Configuration", "ControlProtocol", "Platform"]),

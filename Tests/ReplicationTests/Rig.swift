@@ -127,7 +127,7 @@ final class ShadowHost: @unchecked Sendable {
     func startWorker() throws {
         let parent = try Parent()
         let channel = WorkerChannel(Descriptor(owning: parent.workerSide))
-        let worker = ShadowWorker(options: options, parent: channel, statistics: statistics, memory: try memory())
+        let worker = try ShadowWorker(options: options, parent: channel, statistics: statistics, memory: try memory())
         run = Running { worker.run() }
         current.change { $0 = parent }
     }
