@@ -267,6 +267,7 @@ extension PrimaryProtection {
         let lost = drain()
         // Destroyed or shut down is known by now in most cases, and no shadow is loaded in vain.
         if let ended = endedOnPurpose(takeVerdict(waitMs: 0)) { return ended }
+        if let shared = record.sharedDisks { return try failoverWithoutMemory(shared.joined(separator: ", ")) }
         board.set(.swapping, "QEMU died; loading the shadow on \(peer.name)")
         let loaded: PeerResponse
         switch try loadHoweverLongItTakes() {
@@ -284,6 +285,41 @@ extension PrimaryProtection {
             return .handedOver
         case .inDoubt:
             return try resolveDoubt()
+        }
+    }
+
+    /// Disks on shared storage went on after the last epoch, so the guest's memory must not be set back against them.
+    private func failoverWithoutMemory(_ shared: String) throws -> Outcome {
+        let verdict = takeVerdict(waitMs: nil)
+        if let ended = endedOnPurpose(verdict) { return ended }
+        guard case .crashed = verdict else { return .ended("by request, after QEMU died") }
+        guard record.onFailure == .restart else {
+            Log.error("\(domain.name): QEMU died. Its disks \(shared) are on shared storage, so nothing is resumed from the shadow: start it anew with `virsh start \(domain.name)`")
+            return .ended("QEMU died, and disks on shared storage (\(shared)) forbid to resume its memory")
+        }
+        while true {
+            do {
+                board.set(.swapping, "QEMU died; booting the guest cold on \(peer.name)")
+                let persistent = persistentDefinition()
+                record.phase = .committing
+                try environment.records.write(record)
+                _ = try client.ask(PeerRequest(.restart, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
+                                               xml: persistent?.xml, autostart: persistent?.autostart), timeoutMs: 30_000)
+                Log.info("\(domain.name): boots cold on \(peer.name)")
+                finishHandover()
+                return .handedOver
+            } catch let error as PeerUnreachable {
+                // Asked again it says that the guest runs, or boots it.
+                board.set(.degraded, "QEMU died, and \(peer.name) cannot boot the guest: \(error)")
+            } catch let failure as ControlFailure {
+                uncommit()
+                Log.error("\(domain.name): QEMU died, and \(peer.name) did not boot the guest: \(failure)")
+                return .ended("QEMU died, and \(peer.name) did not boot the guest: \(failure)")
+            }
+            if takeUnprotect(waitMs: 500) {
+                uncommit()
+                return .ended("by request, after QEMU died")
+            }
         }
     }
 

@@ -14,6 +14,8 @@ public struct PeerRequest: Codable, Sendable {
         case load
         /// Let a loaded shadow run. From the moment this is sent the primary must not run any more.
         case run
+        /// Boot the shadow's guest cold: its primary is dead, and its memory must not be set back against disks that both hosts share.
+        case restart
         /// Where a session stands on that side.
         case query
         /// Whether a domain runs on that host, whatever its role.
@@ -43,10 +45,12 @@ public struct PeerRequest: Codable, Sendable {
     public var discardStale: Bool?
     /// `discard`: the replicas go, too, as far as they were created for the guest.
     public var deleteReplica: Bool?
+    /// `prepare`: what an administrator may have done with a guest on shared storage.
+    public var onFailure: OnFailure?
 
     public init(_ verb: Verb, host: String, session: UUID? = nil, uuid: String? = nil, domain: String? = nil, xml: String? = nil,
                 intervalMs: Double? = nil, memoryBytes: UInt64? = nil, autostart: Bool? = nil, disks: [ReplicaRequest]? = nil,
-                media: [MediaRequest]? = nil, pool: String? = nil, discardStale: Bool? = nil, deleteReplica: Bool? = nil) {
+                media: [MediaRequest]? = nil, pool: String? = nil, discardStale: Bool? = nil, deleteReplica: Bool? = nil, onFailure: OnFailure? = nil) {
         self.verb = verb
         self.host = host
         self.session = session
@@ -61,6 +65,7 @@ public struct PeerRequest: Codable, Sendable {
         self.pool = pool
         self.discardStale = discardStale
         self.deleteReplica = deleteReplica
+        self.onFailure = onFailure
     }
 }
 

@@ -342,7 +342,7 @@ public final class PrimaryProtection: @unchecked Sendable {
 
         let answer = try client.ask(PeerRequest(.prepare, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
                                        xml: definition.shadowXML(), intervalMs: record.intervalMs, memoryBytes: definition.memoryBytes,
-                                       disks: plan?.replicas, media: plan?.media, pool: record.pool, discardStale: record.discardStale),
+                                       disks: plan?.replicas, media: plan?.media, pool: record.pool, discardStale: record.discardStale, onFailure: record.onFailure),
                            timeoutMs: 60_000)
         for warning in answer.warnings ?? [] { Log.warning("\(domain.name): \(warning)") }
         // Said of what lay there then.

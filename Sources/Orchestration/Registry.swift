@@ -115,7 +115,8 @@ public final class Registry: @unchecked Sendable {
         throw ControlFailure("Domain \(domain.name) is not protected", advice: "Protect it with `shadow-virt protect \(domain.name) --to HOST`")
     }
 
-    public func protect(_ word: String, to host: String, _ request: ProtectRequest) throws -> PrimaryProtection {
+    /// `warn` is told what an administrator should know and nothing prevents.
+    public func protect(_ word: String, to host: String, _ request: ProtectRequest, warn: (String) -> Void) throws -> PrimaryProtection {
         try admission.withLock {
             let peer = try environment.peer(host)
             let domain = try lookup(word)
@@ -138,6 +139,7 @@ public final class Registry: @unchecked Sendable {
             if let failed = findings.first(where: { $0.verdict == .failed }) {
                 throw ControlFailure("Cannot protect \(domain.name): \(failed.detail)", advice: failed.advice)
             }
+            for finding in findings where finding.verdict == .warning { warn("\(finding.detail). \(finding.advice)") }
             let protection = PrimaryProtection(
                 domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, peer: peer,
                 request: request) { [weak self] in self?.forget($0) }
@@ -177,8 +179,18 @@ public final class Registry: @unchecked Sendable {
         guard shadow.status.committedEpoch > 0 else {
             throw ControlFailure("The shadow of \(shadow.name) holds no complete epoch yet: there is nothing to start from")
         }
+        guard !shadow.hasSharedDisks || shadow.mayRestart else {
+            throw ControlFailure("\(shadow.name) has disks on shared storage, which went on after its last epoch: its memory must not be resumed",
+                                 advice: "Once its primary is known to be dead, start it anew: `virsh define` and `virsh start` here. Protected with `--on-failure restart` this command does so")
+        }
         let begin = MonotonicTime.now
         try makeSurePrimaryIsDead(shadow, force: force, progress: progress)
+        if shadow.hasSharedDisks {
+            progress("Disks on shared storage: the guest boots cold")
+            let booted = try shadow.restart(persistentXML: nil, autostart: false)
+            return HandoverReport(domain: shadow.name, from: shadow.primary, to: environment.hostName, epoch: 0, epochsLost: nil,
+                                  activationMs: booted.milliseconds ?? 0, outageMs: MonotonicTime.now.milliseconds(since: begin))
+        }
         let loaded = try shadow.load()
         let running = try shadow.run(persistentXML: nil, autostart: false)
         return HandoverReport(domain: shadow.name, from: shadow.primary, to: environment.hostName, epoch: loaded.epoch ?? 0, epochsLost: nil,
@@ -269,6 +281,8 @@ public final class Registry: @unchecked Sendable {
             return try session(request).load()
         case .run:
             return try session(request).run(persistentXML: request.xml, autostart: request.autostart ?? false)
+        case .restart:
+            return try session(request).restart(persistentXML: request.xml, autostart: request.autostart ?? false)
         case .query:
             guard let shadow = try? session(request) else { return PeerResponse(phase: .unknown) }
             return PeerResponse(phase: try shadow.verifiedPhase(), epoch: shadow.status.committedEpoch)

@@ -35,6 +35,9 @@ public final class ShadowProtection: @unchecked Sendable {
     private var replicas: [ReplicaSet.Disk] = []
     /// It has disks on storage that both hosts share: its memory must not be set back.
     private(set) var hasSharedDisks = false
+    /// What it is booted from when its memory is not to be used; nil: it is not to be booted.
+    private var coldXML: String?
+    var mayRestart: Bool { coldXML != nil }
 
     public init(_ request: PeerRequest, environment: HostEnvironment) throws {
         guard let uuid = request.uuid, let name = request.domain, let session = request.session, UUID(uuidString: uuid) != nil,
@@ -126,6 +129,7 @@ public final class ShadowProtection: @unchecked Sendable {
             guard let path = layout.replicas[disk.target] else { throw ControlFailure("Disk \(disk.target) of \(name) got no replica on \(environment.hostName)") }
             return ReplicaSet.Disk(index: index, path: path, byteCount: disk.capacityBytes)
         }
+        coldXML = request.onFailure == .restart ? try DomainDefinition(xml: request.xml ?? "").persistentXML(layout) : nil
         hasSharedDisks = request.media?.contains { $0.kind == .shared } ?? false
         return provisioned
     }
@@ -340,6 +344,33 @@ public final class ShadowProtection: @unchecked Sendable {
             let loaded = loadedEpoch
             DispatchQueue.global().async { [self] in settle(persistentXML, autostart) }
             return PeerResponse(phase: .running, epoch: loaded, milliseconds: milliseconds)
+        }
+    }
+
+    /// Boots the guest cold in the shadow's place. The caller has made sure that it runs nowhere else. Repeating it tells what was done.
+    func restart(persistentXML: String?, autostart: Bool) throws -> PeerResponse {
+        try lock.withLock {
+            if phase == .running { return PeerResponse(phase: .running, milliseconds: 0) }
+            guard phase == .receiving, let coldXML else { throw ControlFailure("The shadow of \(name) on \(environment.hostName) is \(phase.rawValue), and not to be booted") }
+            let begin = MonotonicTime.now
+            phaseBox.change { $0 = .failed }
+            let old = worker.change { current in
+                defer { current = nil }
+                return current
+            }
+            old?.stop()
+            removeDomain()
+            if !replicas.isEmpty { try provisioner.noteInUse() }
+            try environment.records.write(record(.activated))
+            do {
+                _ = try environment.connect().create(xml: coldXML, flags: [])
+            } catch {
+                environment.records.remove(uuid)
+                throw ControlFailure("The guest did not boot on \(environment.hostName): \(error)")
+            }
+            markRunning()
+            DispatchQueue.global().async { [self] in settle(persistentXML, autostart) }
+            return PeerResponse(phase: .running, milliseconds: MonotonicTime.now.milliseconds(since: begin))
         }
     }
 
