@@ -25,12 +25,17 @@ final class KillTests: XCTestCase {
         if !folder.isEmpty { try? FileManager.default.removeItem(atPath: folder) }
     }
 
-    /// Runs `command` and kills it at the `number`th `call`; false: it got to its end.
-    private func kill(_ call: String, _ number: Int, _ command: String) throws -> Bool {
-        let run = try shell("exec strace -f -qq -o /dev/null -e trace=\(call) -e inject=\(call):signal=KILL:when=\(number) \(command)")
-        // Bash gives strace's place to it, and strace ends as its child did.
+    /// Runs the tool in a folder that `setUp` makes, kills it at the `number`th `call`, and copies what is left. False: it got to its end.
+    private func kill(_ call: String, _ number: Int, setUp: String, _ command: String, _ place: String) throws -> Bool {
+        let run = try shell("""
+            \(setUp) || exit 1
+            strace -f -qq -o /dev/null -e trace=\(call) -e inject=\(call):signal=KILL:when=\(number) \(command) \(place) 2>&1
+            status=$?
+            cp -a --sparse=always \(place) \(place)-p
+            exit $status
+            """)
         if run.status == 0 { return false }
-        XCTAssertEqual(run.status, 9, "\(call) \(number): \(run.output)")
+        XCTAssertEqual(run.status, 137, "\(call) \(number): \(run.output)")
         return true
     }
 
@@ -50,9 +55,8 @@ final class KillTests: XCTestCase {
             var folders: [String] = []
             for number in 1... {
                 let place = "\(folder)/\(call)\(number)"
-                try shell("\(tool) make \(place)")
-                let killed = try kill(call, number, "\(tool) run \(Self.seed) \(Self.epochs) \(place)")
-                try shell("cp -a --sparse=always \(place) \(place)-p")
+                let run = "\(tool) run \(Self.seed) \(Self.epochs)"
+                let killed = try kill(call, number, setUp: "\(tool) make \(place)", run, place)
                 folders.append(place)
                 if !killed { break }
             }
@@ -66,24 +70,23 @@ final class KillTests: XCTestCase {
     /// The recovery is killed as well, at every step, and the next one goes on from there.
     func testKilledWhileRecovering() throws {
         let tool = try exerciser()
-        // A run that ends with several applied epochs in the journal, and one that is prepared.
-        let start = folder + "/start"
-        try shell("\(tool) make \(start)")
-        XCTAssertTrue(try kill("pwritev", 8, "\(tool) run \(Self.seed) \(Self.epochs) \(start)"))
-        XCTAssertEqual(try StoredState.load(folder: start + "/store")?.phase, .consistent)
         var points = 0
-        for call in Self.calls {
-            var folders: [String] = []
-            for number in 1... {
-                let place = "\(folder)/r\(call)\(number)"
-                try shell("cp -a --sparse=always \(start) \(place)")
-                let killed = try kill(call, number, "\(tool) recover \(place)")
-                try shell("cp -a --sparse=always \(place) \(place)-p")
-                folders.append(place)
-                if !killed { break }
+        // Runs that end with applied epochs in the journal and another that is not whole.
+        for record in [5, 8] {
+            let start = "\(folder)/start\(record)"
+            XCTAssertTrue(try kill("pwritev", record, setUp: "\(tool) make \(start)", "\(tool) run \(Self.seed) \(Self.epochs)", start))
+            XCTAssertEqual(try StoredState.load(folder: start + "/store")?.phase, .consistent)
+            for call in Self.calls {
+                var folders: [String] = []
+                for number in 1... {
+                    let place = "\(folder)/r\(record)\(call)\(number)"
+                    let killed = try kill(call, number, setUp: "cp -a --sparse=always \(start) \(place)", "\(tool) recover", place)
+                    folders.append(place)
+                    if !killed { break }
+                }
+                points += folders.count - 1
+                try check(tool, folders, call)
             }
-            points += folders.count - 1
-            try check(tool, folders, call)
         }
         print("Killed at \(points) system calls of a recovery")
         XCTAssertGreaterThan(points, 15)
