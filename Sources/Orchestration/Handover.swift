@@ -238,11 +238,13 @@ extension PrimaryProtection {
 
     // MARK: QEMU's death
 
-    /// What to do when QEMU's process has ended; nil while it lives.
-    func qemuEnded() -> (() throws -> Outcome)? {
+    /// What to do when QEMU's process has ended; nil while it lives. Looks no further once `worker` has ended: then that is why the
+    /// stream closed, and a living QEMU's guest stands still until it is let go.
+    func qemuEnded(orWorker worker: WorkerProcess? = nil) -> (() throws -> Outcome)? {
         guard let watch = processWatch?.raw else { return nil }
         // The stream closes a moment before the process is gone.
-        guard let ready = try? wait(watch, for: .readable, until: MonotonicTime.now.adding(milliseconds: 1000)), !ready.isEmpty else { return nil }
+        guard let ready = try? wait(watch, for: .readable, wake: worker?.endedDescriptor ?? -1,
+                                    until: MonotonicTime.now.adding(milliseconds: 1000)), !ready.isEmpty else { return nil }
         return { [self] in try failover() }
     }
 

@@ -391,7 +391,7 @@ public final class PrimaryProtection: @unchecked Sendable {
                 let reason = try domain.monitor(QueryMigrate()).errorDescription ?? "QEMU ended the migration without entering COLO"
                 return .retry(reason)
             case .coloExit(let reason):
-                if let outcome = qemuEnded() { return try outcome() }
+                if let outcome = qemuEnded(orWorker: worker) { return try outcome() }
                 return .retry("QEMU left COLO (\(reason))")
             case .stopped(let moment):
                 stopped(at: moment)
