@@ -250,11 +250,12 @@ extension PrimaryProtection {
 
     // MARK: QEMU's death
 
-    /// Whether QEMU's process has ended.
-    func hasQEMUEnded() -> Bool {
+    /// Looks no further once `worker` has ended: then that is why the stream closed, and a living QEMU's guest stands still until it is
+    /// let go.
+    func hasQEMUEnded(orWorker worker: WorkerProcess? = nil) -> Bool {
         guard let watch = processWatch?.raw else { return false }
         // The stream closes a moment before the process is gone.
-        let ready = try? wait(watch, for: .readable, until: MonotonicTime.now.adding(milliseconds: 1000))
+        let ready = try? wait(watch, for: .readable, wake: worker?.endedDescriptor ?? -1, until: MonotonicTime.now.adding(milliseconds: 1000))
         return ready?.isEmpty == false
     }
 

@@ -479,7 +479,7 @@ public final class PrimaryProtection: @unchecked Sendable {
                 let reason = try domain.monitor(QueryMigrate()).errorDescription ?? "QEMU ended the migration without entering COLO"
                 return .retry(reason)
             case .coloExit(let reason):
-                if hasQEMUEnded() { return try failover() }
+                if hasQEMUEnded(orWorker: worker) { return try failover() }
                 return .retry("QEMU left COLO (\(reason))")
             case .stopped(let moment):
                 stopped(at: moment)

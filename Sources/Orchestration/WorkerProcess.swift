@@ -41,6 +41,9 @@ final class WorkerProcess: @unchecked Sendable {
 
     var pid: Int32 { process.pid }
 
+    /// Readable once the process has ended, before `onEnd` says so.
+    var endedDescriptor: Int32 { process.endedDescriptor }
+
     /// Orders something; a worker that is gone is reported through `onEnd`, not here.
     func order(_ command: WorkerCommand, descriptor: Int32 = -1) {
         do {
