@@ -5,6 +5,7 @@ import Glibc
 import Libvirt
 import Platform
 import Replication
+import ReplicaStore
 import Transport
 
 /// All protections of this host, of both roles, and what administrators and peers may do with them.
@@ -404,6 +405,7 @@ public final class Registry: @unchecked Sendable {
             // Its memory files died with the service: without them it can never run.
             Log.info("\(record.domain): removing the shadow that an earlier service left; \(record.peer) makes a new one")
             ShadowProtection.removeShadowDomain(domain, environment)
+            repairReplicas(of: record)
             return environment.records.remove(record.uuid)
         }
         // A guest that came here and has ended since is an ordinary domain.
@@ -415,6 +417,19 @@ public final class Registry: @unchecked Sendable {
             Log.warning("\(record.domain): \(error)")
         }
         entries.change { $0.shadows[record.uuid] = ShadowProtection(activated: record, environment: environment) }
+    }
+
+    /// After a loss of power: what the disks' journal has goes into the replicas, so that they are one epoch's, whatever becomes of them.
+    private func repairReplicas(of record: ProtectionRecord) {
+        let folder = ReplicaRecordStore(stateDirectory: environment.configuration.stateDirectory).epochFolder(record.uuid)
+        do {
+            guard let repair = try ReplicaSet.pendingRepair(folder: folder) else { return }
+            try ReplicaSet.recover(folder: folder)
+            Log.info("\(record.domain): its replicas here are whole again, as of epoch \(repair.lastEpoch)")
+        } catch {
+            // The worker of the service before may be closing them still.
+            Log.warning("\(record.domain): its replicas here were not looked through: \(error)")
+        }
     }
 
     /// Ends all protections in an orderly way; their records stay.

@@ -214,8 +214,10 @@ public final class ShadowProtection: @unchecked Sendable {
             self?.workerEnded(status)
         }
         worker.change { $0 = process }
-        guard awaitEvent([.ready, .failed], milliseconds: 10_000)?.kind == .ready else {
-            throw ControlFailure("The shadow worker did not start")
+        // With disks it repeats what their journal has first.
+        let event = awaitEvent([.ready, .failed], milliseconds: replicas.isEmpty ? 10_000 : 30_000)
+        guard event?.kind == .ready else {
+            throw ControlFailure("The shadow worker did not start" + (event?.reason.map { ": \($0)" } ?? ""))
         }
     }
 
