@@ -55,13 +55,21 @@ class HostsTestCase: XCTestCase {
     /// The guest, running, whether protected or not.
     func runningGuest() throws -> LedgerGuest {
         if let guest = try Self.shared?.get().guest, guest.isTicking, !Self.lastFailed { return guest }
-        if try Self.lastFailed || Self.shared?.get().guest != nil { try renew() }
-        let guest = try LedgerGuest(hosts)
-        let hosts = try hosts
-        Self.shared = .success(Shared(hosts: hosts, guest: guest))
-        try guest.boot(on: .a)
+        try freshHosts()
+        let guest = try newGuest()
+        try boot(guest)
         return guest
     }
+
+    /// A guest that is not booted yet, in place of the one there was.
+    func newGuest() throws -> LedgerGuest {
+        let guest = try LedgerGuest(try hosts)
+        Self.shared = .success(Shared(hosts: try hosts, guest: guest))
+        return guest
+    }
+
+    /// Boots the class's guest on host A.
+    func boot(_ guest: LedgerGuest) throws { try guest.boot(on: .a) }
 
     /// Unprotected, on host A.
     func unprotectedGuest() throws -> LedgerGuest {
@@ -69,6 +77,9 @@ class HostsTestCase: XCTestCase {
         if let status = try hosts.status(guest.home, guest.name), status.role == "primary", status.state != "failed_over" { try guest.unprotect() }
         return guest
     }
+
+    /// Hosts that no guest was on yet.
+    func freshHosts() throws { if try Self.lastFailed || Self.shared?.get().guest != nil { try renew() } }
 
     /// All from the start: hosts, services, and no guest.
     func renew() throws {
@@ -88,8 +99,7 @@ class HostsTestCase: XCTestCase {
         let old = try unprotectedGuest()
         old.remove()
         old.forget()
-        let guest = try LedgerGuest(try hosts)
-        Self.shared = .success(Shared(hosts: try hosts, guest: guest))
+        let guest = try newGuest()
         try guest.boot(on: .a, vcpus: vcpus)
         return guest
     }

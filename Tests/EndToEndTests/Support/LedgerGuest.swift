@@ -10,6 +10,8 @@ final class LedgerGuest {
     let serial: SerialWatcher
     /// Where it runs.
     private(set) var home: Host
+    /// Its disks are part of the epochs, so what it finds on them counts.
+    var hasDisks = false
     private struct Stay {
         var host: Host
         /// Part of the host's log, in bytes.
@@ -37,13 +39,13 @@ final class LedgerGuest {
 
     // MARK: Life
 
-    /// Defines it and boots it until it ticks. `keys`: more for domain.sh, as "DATA=/var/lib/libvirt/images/data.img".
-    func boot(on host: Host, vcpus: Int = 1, type: String = "kvm", keys: [String] = []) throws {
+    /// Defines it and boots it until it ticks. `keys`: more for domain.sh, as "DATA=/var/lib/libvirt/images/data.img"; `edit`: the rest.
+    func boot(on host: Host, vcpus: Int = 1, type: String = "kvm", keys: [String] = [], edit: (String) -> String = { $0 }) throws {
         let xml = hosts.folder + "/\(name).xml"
         let made = try runCommand([TwoHosts.tests + "/Guests/domain.sh", name, "VCPUS=\(vcpus)", "TYPE=\(type)",
                                    "DISK=/var/lib/libvirt/images/ledger.img"] + keys, limit: 10)
         try require(made.succeeded, made.summary)
-        try made.out.write(toFile: xml, atomically: true, encoding: .utf8)
+        try edit(made.out).write(toFile: xml, atomically: true, encoding: .utf8)
         let defined = try hosts.virsh(host, "define", xml)
         try require(defined.succeeded, "virsh define: \(defined.summary)")
         try start(on: host)
@@ -98,9 +100,14 @@ final class LedgerGuest {
     // MARK: Protection
 
     /// Protects it to the other host and waits until it is.
-    func protect(interval: String = "20ms") throws {
-        let result = try hosts.shadowVirt(home, "protect", name, "--to", home.other.name, "--interval", interval, "--without-disks")
+    func protect(interval: String = "20ms", _ more: String...) throws {
+        let result = try tryToProtect(["--interval", interval] + more)
         try require(result.succeeded, "protect on \(home.name): \(result.summary); service: \(hosts.service(home).logText.suffix(1500))")
+    }
+
+    func tryToProtect(_ options: [String] = []) throws -> CommandResult {
+        let disks = hasDisks ? [] : ["--without-disks"]
+        return try hosts.run(home, [TwoHosts.binary, "protect", name, "--to", home.other.name] + disks + options, limit: 60)
     }
 
     func unprotect() throws {
@@ -180,7 +187,8 @@ final class LedgerGuest {
     /// Reads all that it printed since its boot: nothing torn, nothing lost, and repeated no more than each hand-over may.
     /// `disks`: those that it writes to are replicated, so what it finds there counts as well.
     @discardableResult
-    func checkBooks(mayReboot: Bool = false, disks: Bool = false) throws -> Check {
+    func checkBooks(mayReboot: Bool = false, disks: Bool? = nil) throws -> Check {
+        let disks = disks ?? hasDisks
         let parts = stays.map { "\(hosts.serialLog($0.host, name))@\($0.from)" + ($0.to.map { "-\($0)" } ?? "") }
         let options = (stays.allSatisfy { $0.mayRepeat == 0 } ? ["--swap"] : []) + (mayReboot ? ["--reboot"] : []) + (disks ? [] : ["--ignore-disk"])
         let result = try runCommand([try TwoHosts.guests.get() + "/ledger-tool", "check"] + options + parts, limit: 60)

@@ -234,9 +234,20 @@ struct Status: Decodable {
     var intervalMs: Double
     var pauseMsMedian: Double
     var epochsPerSecond: Double
+    var disks: [Disk]?
+    var diskBytesSent: Int?
+    var diskWrites: Int?
+
+    struct Disk: Decodable {
+        var target: String
+        var replica: String?
+        var state: String
+    }
 
     enum CodingKeys: String, CodingKey {
-        case domain, role, peer, engine, state, reason, epoch
+        case domain, role, peer, engine, state, reason, epoch, disks
+        case diskBytesSent = "disk_bytes_sent"
+        case diskWrites = "disk_writes"
         case committed = "committed_epoch"
         case intervalMs = "interval_ms"
         case pauseMsMedian = "pause_ms_median"
