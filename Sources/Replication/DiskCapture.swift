@@ -14,10 +14,17 @@ struct DiskRecord {
 
 /// The writes between two epochs' stops, in their order.
 struct DiskSegment {
+    /// A record has 40 bytes: so many of them cost as much as a buffer, and are paid for with one. Zeroes and trims carry no data, and
+    /// a guest that discards its disk in small pieces while the network stands still would take memory without a limit.
+    static let recordsPerBuffer = 32_768
+    /// Come for nothing with every segment: 160 KiB.
+    static let freeRecords = 4096
+
     var records: [DiskRecord] = []
-    /// What the records point into.
+    /// What the records point into, and what they are paid for with.
     var buffers: [WriteBuffer] = []
     var bytes = 0
+    var paidRecords = freeRecords
 }
 
 /// A guest's disk writes, as QEMU's mirror delivers them, sorted into epochs.
@@ -36,15 +43,22 @@ final class DiskCapture: @unchecked Sendable {
 
     private enum Phase { case learning, copying, following }
 
+    private enum Outcome { case taken, unpaid, refused(String) }
+
     private struct State {
         var phase = Phase.learning
         var open = DiskSegment()
+        /// Which segment is open, from 1 on.
+        var serial: UInt64 = 1
         var hasCut = false
+        /// Disks whose mirror is here, by number.
+        var mirrored: Set<Int> = []
         var failure: String?
     }
 
     /// Pieces of the copy go out when they are this large: as large as a frame.
     static let pieceBytes = 1 << 20
+    private static let mostPieceRecords = 65_536
     /// The copy waits for the network, and with it the guest's writes; but not for one that stands still.
     private static let roomMilliseconds = 10_000.0
 
@@ -74,13 +88,30 @@ final class DiskCapture: @unchecked Sendable {
     /// The replica's hashes are known: what is written from here on can be compared.
     func startCopying() { state.change { if $0.phase == .learning { $0.phase = .copying } } }
 
-    /// All mirrors are ready: every write comes here from now on, and none is compared any more.
+    /// A client has the export of this name: the disk's mirror.
+    func mirrorCame(_ target: String) {
+        guard let disk = disks.first(where: { $0.target == target }) else { return }
+        state.change { _ = $0.mirrored.insert(disk.index) }
+    }
+
+    /// All mirrors are ready: every write comes here from now on, and none is compared any more. A second time does nothing.
     func follow() throws {
+        guard try mayFollow() else { return }
         for export in exports { try export.endDifference() }
         state.change { state in
             flush(&state)
             state.phase = .following
         }
+    }
+
+    private func mayFollow() throws(Failure) -> Bool {
+        let (failure, phase, mirrored) = state.read { ($0.failure, $0.phase, $0.mirrored) }
+        if let failure { throw .broken(failure) }
+        if phase == .following { return false }
+        guard phase == .copying else { throw .broken("The mirrors are said to be ready before the replicas are known") }
+        // An export that nobody writes to would make epochs without that disk's writes.
+        if let disk = disks.first(where: { !mirrored.contains($0.index) }) { throw .broken("No mirror writes to the export of \(disk.target)") }
+        return true
     }
 
     /// Nothing was accepted yet.
@@ -95,21 +126,55 @@ final class DiskCapture: @unchecked Sendable {
 
     // MARK: Writes
 
-    func append(_ extent: DiskExtent, _ bytes: UnsafeRawPointer?, in buffer: WriteBuffer?) {
-        state.change { state in
-            state.open.records.append(DiskRecord(extent: extent, bytes: bytes))
-            if extent.kind == .data { state.open.bytes += extent.length }
-            if let buffer, state.open.buffers.last !== buffer { state.open.buffers.append(buffer) }
-            statistics[.diskWrites] += 1
-            statistics[.diskBytesWritten] += UInt64(extent.length)
-            if !state.hasCut, state.open.bytes >= Self.pieceBytes || state.open.records.count >= 65_536 { flush(&state) }
+    /// Adds a write; refused is what would be captured after a failure, or before the replicas are known.
+    func append(_ extent: DiskExtent, _ bytes: UnsafeRawPointer?, in buffer: WriteBuffer?) throws(NBDError) {
+        while true {
+            let outcome: Outcome = state.change { state in
+                if let reason = state.failure { return .refused(reason) }
+                guard state.phase != .learning else { return .refused(Self.tooEarly) }
+                guard state.open.records.count < state.open.paidRecords else { return .unpaid }
+                add(DiskRecord(extent: extent, bytes: bytes), buffer, &state)
+                return .taken
+            }
+            switch outcome {
+            case .taken: return
+            case .refused(let reason): throw NBDError(EIO, reason)
+            case .unpaid:
+                let payment = try room()
+                state.change { state in
+                    state.open.buffers.append(payment)
+                    state.open.paidRecords += DiskSegment.recordsPerBuffer
+                }
+            }
         }
+    }
+
+    private func add(_ record: DiskRecord, _ buffer: WriteBuffer?, _ state: inout State) {
+        state.open.records.append(record)
+        if record.extent.kind == .data { state.open.bytes += record.extent.length }
+        if let buffer, buffer.segment != state.serial {
+            state.open.buffers.append(buffer)
+            buffer.segment = state.serial
+        }
+        statistics[.diskWrites] += 1
+        statistics[.diskBytesWritten] += UInt64(record.extent.length)
+        let isPiece = state.open.bytes >= Self.pieceBytes || state.open.records.count >= Self.mostPieceRecords
+        if isPiece, !state.hasCut { flush(&state) }
     }
 
     private func flush(_ state: inout State) {
         guard !state.open.records.isEmpty else { return }
         passOn(state.open)
         state.open = DiskSegment()
+        state.serial += 1
+    }
+
+    private static let tooEarly = "The replicas of the guest's disks are not known yet"
+
+    /// Throws when no write may be taken now.
+    func checkAccepting() throws(NBDError) {
+        let reason = state.read { $0.failure ?? ($0.phase == .learning ? Self.tooEarly : nil) }
+        if let reason { throw NBDError(EIO, reason) }
     }
 
     /// The guest stands still and its writes are complete: takes those since the last epoch.
@@ -117,9 +182,11 @@ final class DiskCapture: @unchecked Sendable {
         statistics[.diskHeldBytes] = UInt64(pool.bytesInUse)
         let result: Result<DiskSegment, Failure> = state.change { state in
             if let failure = state.failure { return .failure(.broken(failure)) }
+            guard state.phase == .following else { return .failure(.broken("An epoch began before the mirrors of all disks were ready")) }
             state.hasCut = true
             let segment = state.open
             state.open = DiskSegment()
+            state.serial += 1
             // As much room as last time: an epoch is like the one before.
             state.open.records.reserveCapacity(min(segment.records.count, 4096))
             return .success(segment)
@@ -127,22 +194,28 @@ final class DiskCapture: @unchecked Sendable {
         return try result.get()
     }
 
-    /// A buffer with room for a write. While the disk is copied this waits for the network; once epochs are taken the guest does
-    /// not wait: it is the protection that gives way.
-    func buffer(for disk: CapturedDisk) throws(NBDError) -> WriteBuffer {
-        let (phase, hasCut, failure) = state.read { ($0.phase, $0.hasCut, $0.failure) }
-        if let failure { throw NBDError(EIO, failure) }
-        guard phase != .learning else { throw NBDError(EIO, "The shadow's replica of \(disk.target) is not known yet") }
+    /// A buffer with room for a write, as `room`.
+    func buffer() throws(NBDError) -> WriteBuffer {
+        try checkAccepting()
+        return try room()
+    }
+
+    /// The same, when it can be had without waiting.
+    func bufferAtOnce() -> WriteBuffer? { pool.take() }
+
+    /// While the disk is copied this waits for the network; once epochs are taken the guest does not wait: it is the protection that
+    /// gives way. Whatever is refused here is missing in the epochs from now on, so every refusal is a failure for good.
+    private func room() throws(NBDError) -> WriteBuffer {
         if let buffer = pool.take() { return buffer }
         let deadline = MonotonicTime.now.adding(milliseconds: Self.roomMilliseconds)
-        while !hasCut, deadline > .now, !isEnding(), statistics[.linkUp] == 1 {
+        while deadline > .now, !isEnding(), state.read({ !$0.hasCut && $0.failure == nil }) {
             usleep(1000)
             if let buffer = pool.take() { return buffer }
         }
         let mebibytes = pool.limitBytes >> 20
-        let reason = "The guest writes to its disks faster than the shadow takes it: \(mebibytes) MiB wait already (unsent_ceiling_mib)"
-        fail(reason)
-        throw NBDError(ENOSPC, reason)
+        fail(isEnding() ? "The protection ends"
+            : "The guest writes to its disks faster than the shadow takes it: \(mebibytes) MiB wait already (unsent_ceiling_mib)")
+        throw NBDError(ENOSPC, failure ?? "")
     }
 }
 
@@ -184,7 +257,7 @@ final class DiskExport: NBDExport, @unchecked Sendable {
 
     func endDifference() throws {
         try lock.withLock {
-            try difference?.finish { extent, _ in capture.append(extent, nil, in: nil) }
+            try difference?.finish { extent, _ in try capture.append(extent, nil, in: nil) }
             difference = nil
         }
     }
@@ -193,23 +266,41 @@ final class DiskExport: NBDExport, @unchecked Sendable {
 
     func prepareWrite(length: Int, connection: NBDConnectionID) throws(NBDError) -> UnsafeMutableRawPointer {
         lock.lock()
-        if let buffer, used + length <= buffer.capacity { return buffer.base + used }
-        // The old one lives on in the segments that use it; alone it is as good as new.
-        if buffer != nil, length <= WriteBufferPool.bufferBytes, isKnownUniquelyReferenced(&buffer), let buffer {
-            used = 0
-            return buffer.base
-        }
-        buffer = nil
+        if let place = place(length) { return place }
         do throws(NBDError) {
-            let fresh = try capture.buffer(for: disk)
-            guard length <= fresh.capacity else { throw NBDError(EINVAL, "A write of \(length) bytes is too large") }
-            buffer = fresh
-            used = 0
-            return fresh.base
+            guard length <= WriteBufferPool.bufferBytes else { throw NBDError(EINVAL, "A write of \(length) bytes is too large") }
+            return begin(try capture.buffer())
         } catch {
             lock.unlock()
             throw error
         }
+    }
+
+    /// Takes the buffer that `prepareWrite` is going to need: between the two another disk could take the last one.
+    func takesWriteAtOnce(length: Int, connection: NBDConnectionID) -> Bool {
+        // The end of the comparison holds it for as long as that takes.
+        guard lock.try() else { return false }
+        defer { lock.unlock() }
+        if place(length) != nil { return true }
+        do throws(NBDError) { try capture.checkAccepting() } catch { return true }
+        guard let fresh = capture.bufferAtOnce() else { return false }
+        _ = begin(fresh)
+        return true
+    }
+
+    /// Where `length` bytes fit without a new buffer. Otherwise the present one is let go.
+    private func place(_ length: Int) -> UnsafeMutableRawPointer? {
+        if let buffer, used + length <= buffer.capacity { return buffer.base + used }
+        // The old one lives on in the segments that use it; alone it is as good as new.
+        if length <= WriteBufferPool.bufferBytes, isKnownUniquelyReferenced(&buffer), let buffer { return begin(buffer) }
+        buffer = nil
+        return nil
+    }
+
+    private func begin(_ fresh: WriteBuffer) -> UnsafeMutableRawPointer {
+        buffer = fresh
+        used = 0
+        return fresh.base
     }
 
     func abandonWrite(connection: NBDConnectionID) { lock.unlock() }
@@ -218,16 +309,16 @@ final class DiskExport: NBDExport, @unchecked Sendable {
         defer { lock.unlock() }
         guard let difference else {
             used += bytes.count
-            return capture.append(DiskExtent(disk: disk.index, kind: .data, offset: offset, length: bytes.count), bytes.baseAddress, in: buffer)
+            return try capture.append(DiskExtent(disk: disk.index, kind: .data, offset: offset, length: bytes.count), bytes.baseAddress, in: buffer)
         }
         var isKept = false
         do {
             try difference.write(offset, bytes) { extent, part in
                 isKept = isKept || part != nil
-                capture.append(extent, part, in: part == nil ? nil : buffer)
+                try capture.append(extent, part, in: part == nil ? nil : buffer)
             }
         } catch {
-            throw NBDError(EIO, "\(error)")
+            throw refused(error)
         }
         // What the replica holds already needs no memory.
         if isKept { used += bytes.count }
@@ -239,16 +330,18 @@ final class DiskExport: NBDExport, @unchecked Sendable {
     private func zero(_ kind: DiskExtent.Kind, _ offset: UInt64, _ length: UInt64) throws(NBDError) {
         lock.lock()
         defer { lock.unlock() }
-        if let failure = capture.failure { throw NBDError(EIO, failure) }
+        try capture.checkAccepting()
         guard let difference else {
-            return capture.append(DiskExtent(disk: disk.index, kind: kind, offset: offset, length: Int(length)), nil, in: nil)
+            return try capture.append(DiskExtent(disk: disk.index, kind: kind, offset: offset, length: Int(length)), nil, in: nil)
         }
         do {
-            try difference.writeZeroes(offset, length) { extent, _ in capture.append(extent, nil, in: nil) }
+            try difference.writeZeroes(offset, length) { extent, _ in try capture.append(extent, nil, in: nil) }
         } catch {
-            throw NBDError(EIO, "\(error)")
+            throw refused(error)
         }
     }
+
+    private func refused(_ error: any Error) -> NBDError { error as? NBDError ?? NBDError(EIO, "\(error)") }
 
     /// Held is safe: as safe as the guest's memory is.
     func flush() throws(NBDError) {

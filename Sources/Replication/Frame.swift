@@ -128,6 +128,8 @@ struct FrameEntry {
 ///     entry 2n + 1  bytes that follow (0 for zeroes and trims) | XXH3-128 of them
 struct DiskEntry {
     static let entries = 2
+    /// The disk's number has 8 bits.
+    static let mostDisks = 256
 
     var extent: DiskExtent
     var hashLow: UInt64

@@ -49,6 +49,9 @@ public final class ShadowWorker: @unchecked Sendable {
         self.statistics = statistics
         self.memory = memory
         guard !options.disks.isEmpty else { return }
+        guard options.disks.count <= DiskEntry.mostDisks, options.disks.map(\.index) == Array(0..<options.disks.count) else {
+            throw WorkerFailure("The replicas are numbered \(options.disks.map(\.index)), not from 0 on, or are more than \(DiskEntry.mostDisks)")
+        }
         // What the memory holds is what counts: an epoch that reached only the disks' journal comes again.
         let committed = memory.completeEpoch?.epoch ?? memory.committedEpoch
         replicas = try ReplicaSet(folder: options.diskFolder, session: options.session, disks: options.disks,
@@ -60,7 +63,11 @@ public final class ShadowWorker: @unchecked Sendable {
 
     /// Obeys the parent until it says stop or is gone. Returns the process's exit status.
     public func run() -> Int32 {
-        defer { closeReplicas() }
+        // Whoever still receives may be between a commit of the memory and that of the replicas.
+        defer {
+            endReceiving()
+            closeReplicas()
+        }
         if let (epoch, end) = memory.completeEpoch { memory.apply(epoch, end: end) }
         do {
             try checkReplicas()
@@ -77,9 +84,7 @@ public final class ShadowWorker: @unchecked Sendable {
             switch command.verb {
             case .connection where fd >= 0: serve(Descriptor(owning: fd))
             case .activate: activate(command.path ?? "")
-            case .stop:
-                endReceiving()
-                return 0
+            case .stop: return 0
             default: if fd >= 0 { close(fd) }
             }
         }
@@ -207,10 +212,12 @@ public final class ShadowWorker: @unchecked Sendable {
                 end += PageFrame.headerBytes + Int(frame.length)
             case .streamHeader where memory.committedEpoch == 0:
                 try take(JSONDecoder().decode(StreamHeader.self, from: Data(try link.blob(frame, base))))
+                replicas?.startWriteback()
             case .disk where frame.epoch == 0 && memory.committedEpoch == 0:
-                _ = try takeDisks(frame, base, apply: true)
+                // A replica that can only be zeroed by writing takes its time.
+                try acknowledger.whileBusy(0) { try copyDisks(frame, base) }
             case .disk where frame.epoch == due:
-                extents += try takeDisks(frame, base, apply: false)
+                extents += try stageDisks(frame, base)
                 end += PageFrame.headerBytes + Int(frame.length)
             case .device where frame.epoch == due:
                 deviceBytes += try link.blob(frame, base).count
@@ -283,6 +290,8 @@ public final class ShadowWorker: @unchecked Sendable {
                 }, bytesPerSecond: nil)
                 if !isDone { throw ChannelError.interrupted }
             }
+            // Where a hash means nothing stands an old one, and the source would leave out what seems equal.
+            guard table.staleChunks == 0 else { throw WorkerFailure("The replica of disk \(disk.index) changed while it was looked through") }
             looked += disk.byteCount
             seeds.append(ReplicaSeed(disk: disk.index, seed: Data(table.seed)))
         }
@@ -301,11 +310,46 @@ public final class ShadowWorker: @unchecked Sendable {
         try link.send(.replicas, data: JSONEncoder().encode([ReplicaSeed]()))
     }
 
-    /// Checks a frame's disk writes, and applies those of the first copy. Returns how many there are.
-    private func takeDisks(_ frame: FrameHeader, _ base: UnsafeMutableRawPointer, apply: Bool) throws -> UInt64 {
-        guard let replicas, frame.count % UInt32(DiskEntry.entries) == 0 else {
+    /// Bytes of the first copy after which their way to stable storage begins: the first epoch waits for all of it.
+    private static let writebackBytes: UInt64 = 256 << 20
+
+    /// Applies a piece of the first copy.
+    private func copyDisks(_ frame: FrameHeader, _ base: UnsafeMutableRawPointer) throws {
+        let before = statistics[.diskBytesSent]
+        try verifyDisks(frame, base)
+        guard let replicas else { return }
+        try forEachDiskWrite(frame, base) { extent, bytes in try replicas.writeNow(extent, bytes) }
+        if before / Self.writebackBytes != statistics[.diskBytesSent] / Self.writebackBytes { replicas.startWriteback() }
+    }
+
+    /// Takes an epoch's writes, which stay in the journal's memory until its commit. Returns how many there are.
+    private func stageDisks(_ frame: FrameHeader, _ base: UnsafeMutableRawPointer) throws -> UInt64 {
+        try verifyDisks(frame, base)
+        guard let replicas else { return 0 }
+        try forEachDiskWrite(frame, base) { extent, bytes in replicas.stage(extent, bytes) }
+        return UInt64(frame.count) / UInt64(DiskEntry.entries)
+    }
+
+    /// Calls `body` for each write of a frame that `verifyDisks` found sound.
+    private func forEachDiskWrite(_ frame: FrameHeader, _ base: UnsafeMutableRawPointer,
+                                  _ body: (DiskExtent, UnsafeRawPointer?) throws -> Void) throws {
+        var offset = PageFrame.headerBytes + Int(frame.count) * PageFrame.entryBytes
+        for index in stride(from: 0, to: Int(frame.count), by: DiskEntry.entries) {
+            let (entry, count) = try DiskEntry.read(base, index: index, frame: frame.sequence)
+            try body(entry.extent, count > 0 ? UnsafeRawPointer(base + offset) : nil)
+            offset += count
+            statistics[.diskWrites] += 1
+            statistics[.diskBytesWritten] += UInt64(entry.extent.length)
+            statistics[.diskBytesSent] += UInt64(count)
+        }
+    }
+
+    /// Checks all of a frame's disk writes before any of them has an effect.
+    private func verifyDisks(_ frame: FrameHeader, _ base: UnsafeMutableRawPointer) throws {
+        guard replicas != nil, frame.count % UInt32(DiskEntry.entries) == 0 else {
             throw FrameError.unexpected(frame.type, state: "no disk is part of this session's epochs, or half an entry came")
         }
+        let badLength = FrameError.badLength(count: Int(frame.count), length: Int(frame.length), frame: frame.sequence)
         var offset = PageFrame.headerBytes + Int(frame.count) * PageFrame.entryBytes
         let end = PageFrame.headerBytes + Int(frame.length)
         for index in stride(from: 0, to: Int(frame.count), by: DiskEntry.entries) {
@@ -315,26 +359,16 @@ public final class ShadowWorker: @unchecked Sendable {
                   UInt64(extent.length) <= options.disks[extent.disk].byteCount - extent.offset else {
                 throw FrameError.outsideDisk(disk: extent.disk, offset: extent.offset, length: extent.length, frame: frame.sequence)
             }
-            guard count <= end - offset else { throw FrameError.badLength(count: Int(frame.count), length: Int(frame.length), frame: frame.sequence) }
+            guard count <= end - offset else { throw badLength }
             if count > 0 {
                 let (low, high) = sessionHash.withHasher { $0.hash128(base + offset, count) }
                 guard low == entry.hashLow, high == entry.hashHigh else {
                     throw FrameError.damaged("a write of \(count) bytes at \(extent.offset) of disk \(extent.disk)", frame: frame.sequence)
                 }
             }
-            let bytes = count > 0 ? UnsafeRawPointer(base + offset) : nil
-            if apply {
-                try replicas.writeNow(extent, bytes)
-            } else {
-                replicas.stage(extent, bytes)
-            }
             offset += count
-            statistics[.diskWrites] += 1
-            statistics[.diskBytesWritten] += UInt64(extent.length)
-            statistics[.diskBytesSent] += UInt64(count)
         }
-        guard offset == end else { throw FrameError.badLength(count: Int(frame.count), length: Int(frame.length), frame: frame.sequence) }
-        return UInt64(frame.count) / UInt64(DiskEntry.entries)
+        guard offset == end else { throw badLength }
     }
 
     /// Orderly: everything on stable storage, hashes kept for the next time.
@@ -387,6 +421,8 @@ public final class ShadowWorker: @unchecked Sendable {
         sealing.change { $0.sealed = true }
         endReceiving()
         do {
+            guard memory.committedEpoch > 0 else { throw WorkerFailure("No epoch has been committed yet") }
+            try checkReplicas()
             // QEMU takes its own locks on the images when it has loaded its state.
             try replicas?.close(clean: true, activating: true)
             replicas = nil

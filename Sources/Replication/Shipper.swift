@@ -15,7 +15,7 @@ final class Shipper: @unchecked Sendable {
     private var table: PageTable?
     /// Something went out that cannot be sent again: the first copy is not kept.
     private var hasSentPieces = false
-    private var firstCopyStarted: Bool { hasSentPieces || worker.disks?.isLearning == false }
+    private var firstCopyStarted: Bool { hasSentPieces }
     /// Whether the shadow of the present connection has the stream's header.
     private var hasToldHeader = false
 
@@ -35,9 +35,9 @@ final class Shipper: @unchecked Sendable {
                 toldReasons = []
                 try ship(over: link)
             } catch HandshakeError.unknownSession(let reason) {
-                return worker.tell(WorkerEvent(.sessionLost, reason: reason))
+                return sessionLost(reason)
             } catch let error as SessionLost {
-                return worker.tell(WorkerEvent(.sessionLost, reason: error.reason))
+                return sessionLost(error.reason)
             } catch {
                 worker.statistics[.linkUp] = 0
                 if worker.backlog.isStopped { return }
@@ -50,6 +50,12 @@ final class Shipper: @unchecked Sendable {
     }
 
     private struct SessionLost: Error { let reason: String }
+
+    private func sessionLost(_ reason: String) {
+        // Nobody is going to take what the mirrors write: the guest must not wait for room.
+        worker.disks?.fail(reason)
+        worker.tell(WorkerEvent(.sessionLost, reason: reason))
+    }
 
     private func awaitHeader() -> Bool {
         while !worker.backlog.isStopped {
@@ -104,10 +110,12 @@ final class Shipper: @unchecked Sendable {
     private func ship(over link: Link) throws {
         let broken = Guarded<String?>(nil)
         let finished = Guarded(false)
+        let shadowReads = Guarded(worker.disks == nil || worker.backlog.counts.committed > 0)
         startThread("commits") { [self] in
-            do { try hearCommits(link) } catch { broken.change { $0 = "\(error)" } }
+            do { try hearCommits(link, shadowReads) } catch { broken.change { $0 = "\(error)" } }
             link.shutDown()
             finished.change { $0 = true }
+            shadowReads.change { $0 = true }
         }
         defer {
             link.shutDown()
@@ -115,7 +123,7 @@ final class Shipper: @unchecked Sendable {
         }
         while !worker.backlog.isStopped {
             if let reason = broken.read({ $0 }) { throw WorkerFailure(reason) }
-            guard let epoch = worker.backlog.next(milliseconds: options.keepaliveMs) else {
+            guard awaitShadow(shadowReads), let epoch = worker.backlog.next(milliseconds: options.keepaliveMs) else {
                 if !worker.backlog.isStopped { try link.send(.heartbeat, blob: UnsafeRawBufferPointer(start: nil, count: 0)) }
                 continue
             }
@@ -128,6 +136,16 @@ final class Shipper: @unchecked Sendable {
                 throw broken.read { $0 }.map { WorkerFailure($0) } ?? error
             }
         }
+    }
+
+    /// With disks the shadow stops reading twice, perhaps for minutes: while it looks through its replicas, and while it puts the first
+    /// copy on stable storage, before the first epoch. What is sent meanwhile fills the connection until it counts as broken, which
+    /// during the first copy costs the session. False: not yet, and a heartbeat is due.
+    private func awaitShadow(_ shadowReads: Guarded<Bool>) -> Bool {
+        let limit = MonotonicTime.now.adding(milliseconds: options.keepaliveMs)
+        guard shadowReads.wait(until: limit, { $0 ? true : nil }) != nil else { return false }
+        guard worker.disks != nil, worker.backlog.counts.lastTaken > 0 else { return true }
+        return worker.backlog.waitUntilCommitted(1, until: limit)
     }
 
     private func ship(_ epoch: CapturedEpoch, _ link: Link, isBroken: () -> Bool) throws {
@@ -194,7 +212,7 @@ final class Shipper: @unchecked Sendable {
 
     // MARK: Commits
 
-    private func hearCommits(_ link: Link) throws {
+    private func hearCommits(_ link: Link, _ shadowReads: Guarded<Bool>) throws {
         let buffer = FrameBuffer()
         var first = true
         while true {
@@ -214,13 +232,11 @@ final class Shipper: @unchecked Sendable {
             case .failure:
                 throw WorkerFailure(String(decoding: try link.blob(frame, buffer.base), as: UTF8.self))
             case .replicas where worker.disks != nil:
-                try learnReplicas(JSONDecoder().decode([ReplicaSeed].self, from: Data(try link.blob(frame, buffer.base))))
+                let seeds = try JSONDecoder().decode([ReplicaSeed].self, from: Data(try link.blob(frame, buffer.base)))
+                try learnReplicas(seeds)
+                if seeds.isEmpty { shadowReads.change { $0 = true } }
             case .chunkHashes:
-                let disk = Int(frame.epoch >> 48)
-                guard let exports = worker.disks?.exports, exports.indices.contains(disk),
-                      exports[disk].learn(try link.blob(frame, buffer.base), first: Int(frame.epoch & ((1 << 48) - 1))) else {
-                    throw FrameError.badContent("The shadow sent hashes of chunks that disk \(disk) does not have")
-                }
+                try learnHashes(disk: Int(frame.epoch >> 48), first: Int(frame.epoch & ((1 << 48) - 1)), try link.blob(frame, buffer.base))
             default:
                 throw FrameError.unexpected(frame.type, state: "waiting for commits")
             }
@@ -239,6 +255,17 @@ final class Shipper: @unchecked Sendable {
                 throw FrameError.badContent("The shadow speaks of disk \(seed.disk), which does not exist, or sent a wrong seed")
             }
             try disks.exports[seed.disk].startDifference(PageHash(secret: Array(seed.seed)))
+        }
+    }
+
+    private func learnHashes(disk: Int, first: Int, _ hashes: UnsafeRawBufferPointer) throws {
+        guard let disks = worker.disks, disks.exports.indices.contains(disk) else {
+            throw FrameError.badContent("The shadow sent hashes of disk \(disk), which does not exist")
+        }
+        // A connection that broke before the first piece: nothing has changed there, while here some chunks have other hashes already.
+        guard disks.isLearning else { return }
+        guard disks.exports[disk].learn(hashes, first: first) else {
+            throw FrameError.badContent("The shadow sent hashes of chunks that disk \(disk) does not have")
         }
     }
 

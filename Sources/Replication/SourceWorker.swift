@@ -69,7 +69,7 @@ public final class SourceWorker: @unchecked Sendable {
             let piece = CapturedEpoch(number: 0, pool: pool, capacity: 1)
             piece.disks = segment
             backlog.append(piece)
-        } isEnding: { [weak self] in self?.isToldToEnd ?? true }
+        } isEnding: { [weak self] in self?.isEnding ?? true }
     }
 
     /// Runs until the stream ends or the parent says stop. Returns the process's exit status.
@@ -100,6 +100,9 @@ public final class SourceWorker: @unchecked Sendable {
 
     private func startDiskServer() throws {
         guard let disks else { return }
+        guard options.disks.count <= DiskEntry.mostDisks else {
+            throw WorkerFailure("The guest has \(options.disks.count) disks, at most \(DiskEntry.mostDisks) can be part of its epochs")
+        }
         let server = try NBDServer(path: options.diskPath, mode: 0o600, owner: (options.streamOwner, options.streamGroup), exports: disks.exports,
                                    maximumPayload: PageFrame.mostBlobBytes) { [weak self] event in self?.noteDisk(event) }
         server.start()
@@ -108,12 +111,13 @@ public final class SourceWorker: @unchecked Sendable {
 
     /// A mirror that is gone: the guest's writes do not come here any more, so no epoch is complete from now on.
     private func noteDisk(_ event: NBDServerEvent) {
-        guard case .disconnected(_, let export, let error) = event, !isToldToEnd, let disks else { return }
+        if case .connected(_, let export) = event { disks?.mirrorCame(export) }
+        guard case .disconnected(_, let export, let error) = event, !isEnding, let disks else { return }
         let words = "QEMU ended the mirror of \(export)" + (error.map { ": \($0)" } ?? "")
         disks.fail(words)
         // When QEMU itself has ended its stream says so, and what was captured before still counts.
         startThread("mirror-gone") { [self] in
-            if hasStreamEnded.wait(until: MonotonicTime.now.adding(milliseconds: 2000), { $0 ? true : nil }) == nil, !isToldToEnd {
+            if hasStreamEnded.wait(until: MonotonicTime.now.adding(milliseconds: 2000), { $0 ? true : nil }) == nil, !isEnding {
                 tell(WorkerEvent(.failed, reason: disks.failure ?? words))
             }
         }
@@ -180,6 +184,9 @@ public final class SourceWorker: @unchecked Sendable {
             if let fd { shutdown(fd, Int32(SHUT_RDWR)) }
         }
     }
+
+    /// Also when this worker ends by itself: its mirrors are waited for, and must not wait for anything themselves.
+    private var isEnding: Bool { isToldToEnd || backlog.isStopped }
 
     var isToldToEnd: Bool { orders.read { $0.stop || $0.orphaned } }
 

@@ -8,6 +8,8 @@ final class WriteBuffer: @unchecked Sendable {
     let base: UnsafeMutableRawPointer
     let capacity: Int
     private let pool: WriteBufferPool
+    /// The last segment that holds it, by its number; behind the lock of the capture that it belongs to.
+    var segment: UInt64 = 0
 
     fileprivate init(base: UnsafeMutableRawPointer, capacity: Int, pool: WriteBufferPool) {
         self.base = base
