@@ -1,6 +1,6 @@
 #!/bin/bash
-# shadow-virt in three minutes: a running guest gets a shadow on another host, loses its own host's QEMU, goes on over
-# there, gets a shadow again and moves back. Both hosts are made on this machine and are gone afterwards.
+# shadow-virt in three minutes: a running guest with a disk gets a shadow on another host, loses its own host's QEMU, goes on
+# over there, gets a shadow again and moves back. Both hosts are made on this machine and are gone afterwards.
 #
 #   sudo examples/quickstart.sh [--json FILE] [--keep] [--install-swift] [--work DIR]
 #
@@ -20,14 +20,15 @@ repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly repository
 readonly hosts=$repository/Tests/Support/hosts.sh program=$repository/.build/release/shadow-virt guests=$repository/.build/guests
 readonly interval_ms=20 run_seconds=10
-# The ledger guest's, Tests/Guests/ledger.S.
-readonly tick_ms=4
+# The ledger guest's, Tests/Guests/ledger.S: its disk is a ring of so many records, each looked at before it is replaced.
+readonly tick_ms=4 disk_records=1024
+readonly images=/var/lib/libvirt/images # on each host
 
 # shellcheck source=../Tests/Support/install.sh
 source "$repository/Tests/Support/install.sh"
 
 json='' keep='' work='' swift_option=()
-why='' finished='' job='' work_made='' hosts_up=''
+why='' finding='' finished='' job='' work_made='' hosts_up=''
 services=() followers=() probes=()
 
 usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
@@ -133,7 +134,7 @@ The two hosts are still up. To play with them, as root:
   on() { Tests/Support/hosts.sh exec \$work "\$@"; }
   shadow=\$PWD/.build/release/shadow-virt
   on A virsh list --all                                          # A and B are the hosts
-  on A \$shadow protect ledger --to hostB --without-disks         # likewise on B, to hostA
+  on A \$shadow protect ledger --to hostB                         # likewise on B, to hostA
   on A \$shadow status ledger
   on A \$shadow swap ledger
   kill -9 \$(cat \$work/A/run/libvirt/qemu/ledger.pid)             # what happens when QEMU dies
@@ -191,7 +192,12 @@ calculate() { awk "BEGIN { printf \"$1\", $2 }"; } # FORMAT EXPRESSION
 
 serial() { echo "$work/$1/var/log/libvirt/ledger.serial"; } # HOST
 
+image() { echo "$work/$1$images/ledger.img"; } # HOST
+
 size() { stat -c %s "$1" 2>/dev/null || echo 0; }
+
+# A failure that the table and the JSON are to tell of as well.
+found() { finding=${finding:-$1}; event "NOT AS IT SHOULD BE: $1"; }
 
 ticks_since() { tail -c "+$(($2 + 1))" "$1" 2>/dev/null | grep -q '^T [0-9]*$'; } # FILE BYTES
 
@@ -296,25 +302,28 @@ versions=$(on A virsh -q version --daemon)
 libvirt_version=$(sed -n 's/^Running against daemon: //p' <<<"$versions")
 qemu_version=$(sed -n 's/^Running hypervisor: QEMU //p' <<<"$versions")
 
-for host in A B; do cp "$guests/ledger.img" "$work/$host/var/lib/libvirt/images/"; done
-# Disks are not replicated (--without-disks), so the guest boots from one that its driver, on the first IDE channel only,
-# doesn't look for: it would notice that the disk over there has not what it wrote.
-"$repository/Tests/Guests/domain.sh" ledger | sed "s/dev='hda'/dev='hdc'/" >"$work/ledger.xml"
+# As every libvirt host has them; hostB has no image of the guest.
+for host in A B; do
+  problem=$(on "$host" virsh -q pool-define-as default dir --target "$images" 2>&1 && on "$host" virsh -q pool-start default 2>&1) ||
+    fail "libvirt on host$host refused the storage pool: $(tr '\n' ' ' <<<"$problem")"
+done
+cp "$guests/ledger-disk.img" "$(image A)"
+"$repository/Tests/Guests/domain.sh" ledger >"$work/ledger.xml"
 follow "$(serial A)" "$work/A1.times" "$(serial B)" "$work/B.times"
 problem=$(on A virsh -q define "$work/ledger.xml" 2>&1 && on A virsh -q start ledger 2>&1) ||
   fail "libvirt on hostA refused the guest: $(tr '\n' ' ' <<<"$problem")"
-wait_for 20 "the guest's first tick" ticks_since "$(serial A)" 0
+wait_for 60 "the guest's first tick" ticks_since "$(serial A)" 0
 event "the guest runs on hostA (QEMU $qemu_version, libvirt $libvirt_version)"
 
 protect() { # HOST PEER
-  shadow_virt "$1" protect ledger --to "host$2" --interval "${interval_ms}ms" --without-disks --quiet
+  shadow_virt "$1" protect ledger --to "host$2" --interval "${interval_ms}ms" --quiet
 }
-status() { # HOST FILE
+status() { # HOST FILE; without the list of its disks, which have states of their own
   shadow_virt "$1" status ledger --format json --quiet
-  cp "$work/answer" "$2"
+  sed '/^ *"disks" *: *\[$/,/^ *\],\{0,1\}$/d' "$work/answer" >"$2"
 }
 protect A B
-event "protected: hostB holds a shadow, an epoch every $interval_ms ms"
+event "protected: hostB holds a shadow and a replica of the disk, an epoch every $interval_ms ms"
 status A "$work/before.json"
 before=${EPOCHREALTIME/./}
 for ((turn = 0; turn < run_seconds * 10; turn++)); do sleep 0.1; done
@@ -328,7 +337,8 @@ epochs_per_second=$(calculate %.1f "$(since_before epoch) / $seconds")
 pause_ms_median=$(value "$work/after.json" pause_ms_median)
 pause_ms_p99=$(value "$work/after.json" pause_ms_p99)
 dirtied=$(since_before bytes_dirtied) sent=$(since_before bytes_sent)
-event "ran $run_seconds s: $(since_before epoch) epochs"
+disk_sent=$(value "$work/after.json" disk_bytes_sent)
+event "ran $run_seconds s: $(since_before epoch) epochs with $(since_before disk_writes) disk writes"
 
 # --- failover ------------------------------------------------------------------------------------------------------
 
@@ -336,6 +346,29 @@ ledger() { # FILE WORD...; ledger-tool's finding, 0 when fine
   local file=$1
   shift
   "$guests/ledger-tool" "$@" >"$file"
+}
+
+check_books() { # FILE WORD...; what the guest itself says: of its memory, and of its disk compared with its memory
+  ledger "$@" && return
+  found "the guest's ledger: $(value "$1" problem)"
+  ! grep -Eq '"(CORRUPT (disk|queue)|DISKERROR)' "$1" || disk_consistent=false
+  ledger "$1.memory" check --ignore-disk "${@:3}" || consistent=false
+}
+
+check_disk() { # HOST; the image, as others find it while the guest stands still, against the tick that the guest printed last
+  local problem word number tick=0
+  problem=$(on "$1" virsh -q suspend ledger 2>&1) || fail "libvirt on host$1 did not suspend the guest: $problem"
+  # The guest may stand in the middle of a line, which `read` does not count.
+  while read -r word number; do [[ $word != T ]] || tick=$number; done < <(tail -c 4096 "$(serial "$1")")
+  ledger "$work/disk$1.json" disk --tick "$tick" "$(image "$1")" || {
+    disk_consistent=false
+    found "the disk on host$1 is not of the guest's moment: $(sed -n '/"problems"/{n;s/^ *"\(.*\)",\{0,1\}$/\1/p}' "$work/disk$1.json")"
+  }
+  problem=$(on "$1" virsh -q resume ledger 2>&1) || fail "libvirt on host$1 did not resume the guest: $problem"
+}
+
+disk_turned() { # FILE BYTES; since then the guest has replaced, and before that compared, each record of its disk
+  tail -c "+$(($2 + 1))" "$1" | awk -v records=$disk_records '$1 == "D" { last = $2; if (!n++) first = $2 } END { exit last - first < records }'
 }
 
 pid=$(<"$work/A/run/libvirt/qemu/ledger.pid")
@@ -349,53 +382,62 @@ left_A=$(size "$(serial A)")
 status B "$work/failed-over.json"
 [[ $(on B virsh -q domstate ledger) == running* ]] || fail "libvirt on hostB says the guest is $(on B virsh -q domstate ledger)"
 
-consistent=true
-ledger "$work/failover-check.json" check "$(serial A)@0-$left_A" "$(serial B)" || consistent=false
+wait_for 20 "the guest's turn through its disk on hostB" disk_turned "$(serial B)" 0
+consistent=true disk_consistent=true
+check_books "$work/failover-check.json" check "$(serial A)@0-$left_A" "$(serial B)"
+check_disk B
 ledger "$work/failover-outage.json" outage "$work/A1.times" "$work/B.times" || fail "the guest ran on both hosts at once"
 rolled_back=$(value "$work/failover-check.json" repeated_ticks)
 failover_outage_ms=$(value "$work/failover-outage.json" outage_ms)
 # An epoch's worth of ticks is what the guest does from one capture to the next. Less than that was in no epoch yet; every
 # full one is an epoch that was captured and did not arrive.
 failover_epochs_lost=$(calculate %d "int($rolled_back / (1000 / $tick_ms / $epochs_per_second))")
-[[ $consistent == true ]] || fail "the guest's ledger: $(value "$work/failover-check.json" problem)"
-event "its ledger is whole; it went back $rolled_back ticks ($((rolled_back * tick_ms)) ms) and stood still for $failover_outage_ms ms"
-((failover_epochs_lost <= 1)) || fail "$failover_epochs_lost epochs were lost in the failover, not 0 or 1"
+event "it went back $rolled_back ticks ($((rolled_back * tick_ms)) ms) and stood still for $failover_outage_ms ms"
+[[ -n $finding ]] || event "its memory is whole, and its disk is of the same moment"
+((failover_epochs_lost <= 1)) || found "$failover_epochs_lost epochs were lost in the failover, not 0 or 1"
 
 # --- and back ------------------------------------------------------------------------------------------------------
 
 protect B A
-event "protected again, the other way round: hostA holds the shadow"
+event "protected again, the other way round: hostA holds the shadow, and its old disk is the replica"
 follow "$(serial A)" "$work/A2.times"
 sleep 3
+status B "$work/before-swap.json"
+disk_sent=$((disk_sent + $(value "$work/before-swap.json" disk_bytes_sent)))
 shadow_virt B swap ledger --format json --quiet
 cp "$work/answer" "$work/swap.json"
 event "swapped"
 wait_for 20 "the guest's going on at hostA" ticks_since "$(serial A)" "$left_A"
 event "the guest goes on at hostA"
 sleep 2
-ledger "$work/swap-check.json" check --swap "$(serial B)" "$(serial A)@$left_A" || consistent=false
+wait_for 20 "the guest's turn through its disk on hostA" disk_turned "$(serial A)" "$left_A"
+check_books "$work/swap-check.json" check --swap "$(serial B)" "$(serial A)@$left_A"
+check_disk A
 ledger "$work/swap-outage.json" outage "$work/B.times" "$work/A2.times" || fail "the guest ran on both hosts at once"
 swap_outage_ms=$(value "$work/swap-outage.json" outage_ms)
 activation_ms=$(calculate %.3f "$(value "$work/swap.json" activation_ms)")
 swap_epochs_lost=$(value "$work/swap.json" epochs_lost)
-[[ $consistent == true ]] || fail "the guest's ledger after the swap: $(value "$work/swap-check.json" problem)"
-((swap_epochs_lost == 0)) || fail "the swap lost $swap_epochs_lost epochs"
-event "not a tick lost or repeated; it stood still for $swap_outage_ms ms"
+((swap_epochs_lost == 0)) || found "the swap lost $swap_epochs_lost epochs"
+[[ -n $finding ]] || event "not a tick and not a disk write lost or repeated"
+event "it stood still for $swap_outage_ms ms"
 [[ $(on A virsh -q domstate ledger) == running* ]] || fail "libvirt on hostA says the guest is $(on A virsh -q domstate ledger)"
 
 # --- what came out -------------------------------------------------------------------------------------------------
 
 mib() { calculate '%.1f MiB' "$1 / 1048576"; }
+verdict() { [[ $1 == true ]] && echo "consistent throughout" || echo "NOT CONSISTENT"; }
 row() { printf '  %-34s %s\n' "$1" "$2"; }
 echo
 row "epochs a second, asked for every" "$epochs_per_second, $interval_ms ms"
 row "pause of the guest, median / p99" "$pause_ms_median / $pause_ms_p99 ms"
 row "bytes dirtied / sent" "$(mib "$dirtied") / $(mib "$sent")"
+row "disk bytes sent" "$(mib "$disk_sent")"
 row "failover: epochs lost" "$failover_epochs_lost"
 row "failover: outage" "$failover_outage_ms ms"
 row "swap: epochs lost" "$swap_epochs_lost"
 row "swap: outage" "$swap_outage_ms ms, of which activation $activation_ms ms"
-row "guest's memory" "consistent throughout"
+row "guest's memory" "$(verdict "$consistent")"
+row "guest's disk" "$(verdict "$disk_consistent")"
 echo
 
 if [[ -n $json ]]; then
@@ -410,6 +452,8 @@ if [[ -n $json ]]; then
   "swap_epochs_lost": $swap_epochs_lost,
   "activation_ms": $activation_ms,
   "guest_consistent": $consistent,
+  "disk_bytes_sent": $disk_sent,
+  "disk_consistent": $disk_consistent,
   "engine": "$engine",
   "qemu_version": "$qemu_version",
   "libvirt_version": "$libvirt_version"
@@ -417,4 +461,5 @@ if [[ -n $json ]]; then
 END
   mv "$json.new" "$json"
 fi
+[[ -z $finding ]] || fail "$finding"
 finished=yes
