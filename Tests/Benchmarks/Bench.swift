@@ -77,6 +77,11 @@ struct Distribution {
     var p99: Double { at(0.99) }
 }
 
+/// Seconds of a clock that nobody sets.
+enum MonotonicSeconds {
+    static var now: Double { Double(MonotonicTime.now.nanoseconds) / 1e9 }
+}
+
 /// Waits for a condition, looking every 5 ms.
 func waitFor(_ what: String, seconds: Double, _ condition: () throws -> Bool) throws {
     let deadline = MonotonicTime.now.adding(milliseconds: seconds * 1000)

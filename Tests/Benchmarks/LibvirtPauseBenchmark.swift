@@ -10,17 +10,9 @@ enum LibvirtPauseBenchmark {
         let seconds = bench.quick ? 3.0 : 6.0
         let hosts = try TwoHosts(bench)
         try hosts.boot("ledger", image: "ledger")
-        let events = Guarded<[(name: String, at: Double)]>([])
-        let subscription = try hosts.connection("A").onMonitorEvent(event: "^(STOP|RESUME)$", filter: .regex) { event in
-            events.change { $0.append((event.name, Double(event.seconds) + Double(event.microseconds) / 1e6)) }
-        }
-        defer { subscription.cancel() }
-        func measure(_ seconds: Double) -> Distribution {
-            usleep(700_000)
-            events.change { $0 = [] }
-            usleep(UInt32(seconds * 1e6))
-            return Distribution(pauses(events.read { $0 }))
-        }
+        let events = try StopsAndResumes(hosts.connection("A"))
+        defer { events.end() }
+        func measure(_ seconds: Double) -> Distribution { Distribution(events.listen(seconds: seconds)) }
 
         var rows: [[String]] = []
         var json: [String: Any] = [:]

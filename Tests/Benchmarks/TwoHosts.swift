@@ -33,6 +33,9 @@ final class TwoHosts {
             ], descriptors: [])
             try waitFor("the service on host\(host)", seconds: 10) { (try? shadowVirt(host, ["status"])) != nil }
             connections[host] = try Connection.open("qemu+unix:///system?socket=\(folder)/\(host)/run/libvirt/libvirt-sock")
+            for order in [["pool-define-as", "images", "dir", "--target", "/var/lib/libvirt/images"], ["pool-start", "images"]] {
+                try on(host, ["virsh", "-q"] + order)
+            }
         }
     }
 
@@ -58,24 +61,50 @@ final class TwoHosts {
         return connection
     }
 
-    /// Boots a guest of that image on host A and waits for its ticks. Both hosts get the disk.
-    func boot(_ name: String, image: String, memoryMiB: Int = 64, bootSeconds: Double = 60) throws {
-        for host in ["A", "B"] {
-            try runProgram("/bin/cp", ["--sparse=always", bench.guest(image), "\(folder)/\(host)/var/lib/libvirt/images/\(name).img"])
-        }
-        let xml = try runProgram("\(bench.root)/Tests/Guests/domain.sh", [name, "MEMORY_MIB=\(memoryMiB)"])
+    /// A disk image in that host's pool.
+    func image(_ host: String, _ name: String) -> String { "\(folder)/\(host)/var/lib/libvirt/images/\(name).img" }
+
+    /// Boots a guest of that image on host A and waits for its ticks. `keys`: of Tests/Guests/domain.sh.
+    func boot(_ name: String, image: String, memoryMiB: Int = 64, keys: [String] = [], bootSeconds: Double = 60) throws {
+        try runProgram("/bin/cp", ["--sparse=always", bench.guest(image), self.image("A", name)])
+        try create(name, memoryMiB: memoryMiB, keys: keys, bootSeconds: bootSeconds)
+    }
+
+    /// Boots a guest whose disks are there.
+    func create(_ name: String, memoryMiB: Int = 64, keys: [String] = [], bootSeconds: Double = 60) throws {
+        let xml = try runProgram("\(bench.root)/Tests/Guests/domain.sh", [name, "MEMORY_MIB=\(memoryMiB)"] + keys)
         let file = "\(bench.work)/\(name).xml"
         try xml.write(toFile: file, atomically: true, encoding: .utf8)
+        unlink(serial("A", name))
         try on("A", ["virsh", "-q", "create", file])
         try waitFor("\(name)'s first ticks", seconds: bootSeconds) {
             usleep(100_000)
-            let text = (try? String(contentsOfFile: "\(folder)/A/var/log/libvirt/\(name).serial", encoding: .utf8)) ?? ""
-            return text.contains("\nT 2")
+            return ((try? String(contentsOfFile: serial("A", name), encoding: .utf8)) ?? "").contains("\nT 2")
         }
     }
 
-    func protect(_ name: String, at host: String = "A", to other: String = "B", intervalMs: Int) throws {
-        try shadowVirt(host, ["protect", name, "--to", other, "--without-disks", "--interval", "\(intervalMs)ms"])
+    private func serial(_ host: String, _ name: String) -> String { "\(folder)/\(host)/var/log/libvirt/\(name).serial" }
+
+    /// Records that the guest on host A says it has written to its first disk; 0 before it says so.
+    func lastRecords(_ name: String) -> Int {
+        let fd = open(serial("A", name), O_RDONLY)
+        guard fd >= 0 else { return 0 }
+        defer { close(fd) }
+        var tail = [UInt8](repeating: 0, count: 8192)
+        let count = pread(fd, &tail, tail.count, max(0, lseek(fd, 0, SEEK_END) - off_t(tail.count)))
+        // Its last line may be half there.
+        let lines = String(decoding: tail[..<max(0, count)], as: UTF8.self).split(separator: "\n", omittingEmptySubsequences: false).dropLast()
+        let fields = lines.last { $0.hasPrefix("D ") }?.split { $0 == " " || $0 == "\r" }
+        return fields.flatMap { $0.count > 1 ? Int($0[1]) : nil } ?? 0
+    }
+
+    /// Without its disks the other host needs a copy of them for the shadow.
+    func protect(_ name: String, at host: String = "A", to other: String = "B", intervalMs: Int, withDisks: Bool = false,
+                 discardStale: Bool = false) throws {
+        let copy = image(other, name)
+        if !withDisks, access(copy, F_OK) != 0 { try runProgram("/bin/cp", ["--sparse=always", image(host, name), copy]) }
+        let options = withDisks ? (discardStale ? ["--discard-stale"] : []) : ["--without-disks"]
+        try shadowVirt(host, ["protect", name, "--to", other, "--interval", "\(intervalMs)ms"] + options)
     }
 
     func status(_ name: String, at host: String = "A") throws -> [String: Any] {

@@ -3,7 +3,7 @@
 #
 #   run.sh [--json FILE] [--quick] [NAME...]
 #
-# Names: pause, ingest, libvirt, cpu, activation (with the memory of the workers), nbd; default: all.
+# Names: pause, ingest, libvirt, cpu, activation (with the memory of the workers), nbd, disks; default: all.
 # Needs root, /dev/kvm, QEMU, libvirt, binutils and a Swift toolchain. --quick: shorter slices, fewer repetitions.
 # SHADOW_VIRT_BENCHMARK_WORK keeps the work folder (default: a temporary one that is removed).
 
@@ -26,4 +26,7 @@ trap clean EXIT
 mkdir -p "$work"
 "$root/Tests/Guests/build.sh" "$work/guests"
 for mib in 48 1000; do "$root/Tests/Guests/build.sh" "$work/guests" "filled-$mib" "FILL_MIB=$mib"; done
+writer=(WRITES=1 PAGES=16 RECORDS=100000 LINE_EVERY=25)
+"$root/Tests/Guests/build.sh" "$work/guests" disk-records "${writer[@]}"
+"$root/Tests/Guests/build.sh" "$work/guests" disk-bulk "${writer[@]}" BULK_KIB=256 BULK_MIB=128 SIZE_MIB=256
 "$binaries/shadow-virt-benchmark" --root "$root" --binaries "$binaries" --work "$work" "$@"

@@ -3,8 +3,8 @@
 #
 #   build.sh OUTDIR                          ledger.img, ledger-heavy.img, ledger-busy.img, ledger-disk.img and ledger-tool
 #   build.sh OUTDIR NAME SYMBOL=VALUE...     one guest, OUTDIR/NAME.img; symbols: PAGES HZ LINE_EVERY BUSY FILL_MIB RECORDS
-#                                            FLUSH_EVERY PATIENCE, see ledger.S, SIZE_MIB (of the disk, default 4) and WRITES
-#                                            (1: marked, so that the guest writes to it when it is a virtio disk; default 0)
+#                                            FLUSH_EVERY PATIENCE BULK_KIB BULK_MIB, see ledger.S, SIZE_MIB (of the disk,
+#                                            default 4) and WRITES (1: marked, so that the guest writes to it when it is a virtio disk; default 0)
 
 set -euo pipefail
 

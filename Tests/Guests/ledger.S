@@ -42,6 +42,7 @@
 #   CORRUPT disk 0 S k k-1024        ahead of it: a write from a future that was given up is there
 # Found 4294967295 stands for nothing of this generation, 4294967294 for half a record; slot S of disk n is called
 # n * 1024 + S. One write ahead stays unnoticed when its slot had been looked at already: it is then repeated as it was.
+# With BULK_KIB each record is followed by a large write to virtio disks (of memory that never changes), which nobody checks.
 #
 # The image is a bootable disk and a multiboot kernel at once (for <kernel>, when a guest without disks is wanted).
 
@@ -66,6 +67,12 @@
 .endif
 .ifndef FLUSH_EVERY
 .set FLUSH_EVERY, 64            # records, a power of two
+.endif
+.ifndef BULK_KIB
+.set BULK_KIB, 0                # to write besides with each record, in one request, a power of two, at most FILL_MIB
+.endif
+.ifndef BULK_MIB
+.set BULK_MIB, 32               # of each disk, from its first MiB on, that these go to in turn, a power of two
 .endif
 .ifndef PATIENCE
 .set PATIENCE, 10               # seconds that a disk may take for a request before its ring counts as CORRUPT
@@ -854,6 +861,7 @@ other_cpu:
 .set READ_SLOT, 1
 .set WRITE_SLOT, 2
 .set FLUSH_DISK, 3
+.set WRITE_BULK, 4                      # after the write of record k
 
 start_disks:
         xorl    %ecx, %ecx
@@ -990,9 +998,18 @@ next_step:
         cmpl    $READ_SLOT, disk_step
         jb      1f
         je      2f
+.if BULK_KIB
+        cmpl    $WRITE_BULK, disk_step
+        je      3f
+.endif
         cmpl    $WRITE_SLOT, disk_step
         jne     4f
         incl    WRITTEN(%esi)
+.if BULK_KIB
+        movl    $WRITE_BULK, disk_step
+        jmp     5f
+3:
+.endif
         cmpl    $0, CAN_FLUSH(%esi)
         je      4f
         movl    record, %eax
@@ -1037,6 +1054,13 @@ next_step:
         movl    $WRITE, %ecx
         cmpl    $WRITE_SLOT, disk_step
         je      6f
+.if BULK_KIB
+        imull   $(BULK_KIB * 2), %eax
+        andl    $(BULK_MIB * 2048 - 1), %eax
+        addl    $(2048 - FIRST_SLOT), %eax
+        cmpl    $WRITE_BULK, disk_step
+        je      7f
+.endif
         movl    $FLUSH, %ecx
         movl    $-FIRST_SLOT, %eax      # a flush is of sector 0
         jmp     7f
@@ -1225,6 +1249,13 @@ virtio_start:
 1:      movl    %eax, 16(%edi)
         movl    $512, 24(%edi)
         movl    %edx, 28(%edi)
+.if BULK_KIB
+        cmpl    $WRITE_BULK, disk_step
+        jne     3f
+        movl    $FILL, 16(%edi)
+        movl    $(BULK_KIB * 1024), 24(%edi)
+3:
+.endif
         leal    STATUS(%esi), %eax
         movl    %eax, 32(%edi)
         movl    $1, 40(%edi)
