@@ -46,6 +46,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private var streamPath = ""
     private var generation = 0
     var processWatch: Descriptor?
+    var watchedProcess: pid_t = 0
     private var suspension: Suspension?
     private var suspendWatch: SuspendWatch?
     /// Saves of libvirt's status file that say nothing new: they belong to a suspension that is over.
@@ -59,6 +60,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     private static let repeatMilliseconds = 250.0
     /// A worker that does nothing for so long is stopped, or the host is past help.
     private static let longestBreathMilliseconds = 5000.0
+    /// An epoch that is under way is over in a few milliseconds.
+    private static let quietMilliseconds = 500.0
     private var lastLook = MonotonicTime(nanoseconds: 0)
     private let libvirtIsAway = Guarded(false)
     /// Its user suspended the guest, and an earlier attempt's COLO is still on: nothing can be done before it runs again.
@@ -353,6 +356,7 @@ public final class PrimaryProtection: @unchecked Sendable {
 
         let pid = try domain.processID()
         processWatch = processDescriptor(pid)
+        watchedProcess = pid
         let owner = try LocalDomain.owner(of: pid)
         let folder = try environment.socketDirectory(domain.uuid, owner: owner)
         streamPath = "\(folder)/colo.sock"
@@ -732,7 +736,17 @@ public final class PrimaryProtection: @unchecked Sendable {
         if let beat = worker?.statistics[.heartbeat], MonotonicTime.now.milliseconds(since: MonotonicTime(nanoseconds: beat)) > Self.longestBreathMilliseconds {
             worker?.kill()
         }
+        quieten()
         disks.end()
+    }
+
+    /// Ends the row of epochs before the mirrors end. QEMU (7.2 seen) may otherwise finish a mirror inside the drain that stops the guest for
+    /// an epoch, and then its filter stays on the disk for good: "Need a root block node" is what every later mirror hears.
+    private func quieten() {
+        guard let worker, worker.statistics[.epochsTotal] > 0 else { return }
+        worker.order(WorkerCommand(.standBack))
+        let limit = MonotonicTime.now.adding(milliseconds: Self.quietMilliseconds)
+        while worker.statistics[.standingBack] == 0, !worker.hasEnded, limit > .now { usleep(1000) }
     }
 
     // MARK: Status

@@ -40,6 +40,7 @@ final class WorkerProcess: @unchecked Sendable {
     }
 
     var pid: Int32 { process.pid }
+    var hasEnded: Bool { ended.read { $0 } }
 
     /// Orders something; a worker that is gone is reported through `onEnd`, not here.
     func order(_ command: WorkerCommand, descriptor: Int32 = -1) {

@@ -330,10 +330,14 @@ public final class SourceWorker: @unchecked Sendable {
     private func waitForRequest(_ fd: Int32) throws -> Bool {
         while true {
             if isToldToEnd { return false }
+            noteStandingBack(orders.read { $0 })
             if try waitOrWake(fd, for: .readable, wake: wake.raw, until: nil) != nil { return true }
             wake.clear()
         }
     }
+
+    /// Told only where QEMU waits for us, or we for its request.
+    private func noteStandingBack(_ orders: Orders) { statistics[.standingBack] = orders.standBack && !orders.hold ? 1 : 0 }
 
     private enum Admission { case run, hold }
 
@@ -356,6 +360,7 @@ public final class SourceWorker: @unchecked Sendable {
             statistics[.unsentEpochs] = UInt64(load.unsent)
             statistics[.heldBytes] = UInt64(pool.bytesInUse + (disks?.pool.bytesInUse ?? 0))
             statistics[.suspended] = now.suspended ? 1 : 0
+            noteStandingBack(now)
 
             // Suspended, resumed and suspended again between two epochs: the parent waits for an answer to each.
             if !now.suspended { toldSuspended = false }
