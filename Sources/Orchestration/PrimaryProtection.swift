@@ -60,8 +60,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     private static let repeatMilliseconds = 250.0
     /// A worker that does nothing for so long is stopped, or the host is past help.
     private static let longestBreathMilliseconds = 5000.0
-    /// An epoch that is under way is over in a few milliseconds.
-    private static let quietMilliseconds = 500.0
+    /// An epoch that is under way is over in a few milliseconds, the first one in some hundred.
+    private static let endOfStreamMilliseconds = 2000.0
     private var lastLook = MonotonicTime(nanoseconds: 0)
     private let libvirtIsAway = Guarded(false)
     /// Its user suspended the guest, and an earlier attempt's COLO is still on: nothing can be done before it runs again.
@@ -693,13 +693,13 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// Leaves the guest running and QEMU as it was. Safe to repeat, and when half of it is not there.
     func cleanUp(keepGuard: Bool) {
         let control = COLOControl(domain: domain)
+        endSilentWorker()
+        endEpochs(control)
         // Before the worker: a mirror whose other end is gone complains in libvirt's log.
         endMirrors()
         // A worker that lives ends its epoch by itself; one that died may have left the guest standing still: that goes next.
         worker?.stop()
-        if !isSuspended {
-            do { waitsForResume = try control.thaw() == COLOControl.suspended } catch { Log.debug("\(domain.name): \(error)") }
-        }
+        thaw(control)
         currentWorker.change { $0 = nil }
         currentDisks.change { $0 = nil }
         processWatch = nil
@@ -730,23 +730,30 @@ public final class PrimaryProtection: @unchecked Sendable {
         }
     }
 
-    private func endMirrors() {
-        guard let disks = currentDisks.read({ $0 }) else { return }
-        // One that does not answer any more would keep the guest's writes, and the orders to end its mirrors, waiting.
+    /// One that does not answer any more would keep the guest's writes, and the orders to end its mirrors, waiting.
+    private func endSilentWorker() {
         if let beat = worker?.statistics[.heartbeat], MonotonicTime.now.milliseconds(since: MonotonicTime(nanoseconds: beat)) > Self.longestBreathMilliseconds {
             worker?.kill()
         }
-        quieten()
-        disks.end()
     }
 
-    /// Ends the row of epochs before the mirrors end. QEMU (7.2 seen) may otherwise finish a mirror inside the drain that stops the guest for
-    /// an epoch, and then its filter stays on the disk for good: "Need a root block node" is what every later mirror hears.
-    private func quieten() {
-        guard let worker, worker.statistics[.epochsTotal] > 0 else { return }
-        worker.order(WorkerCommand(.standBack))
-        let limit = MonotonicTime.now.adding(milliseconds: Self.quietMilliseconds)
-        while worker.statistics[.standingBack] == 0, !worker.hasEnded, limit > .now { usleep(1000) }
+    private func endMirrors() { currentDisks.read { $0 }?.end() }
+
+    /// QEMU leaves COLO before the mirrors end: it (7.2 seen) may otherwise finish a mirror inside the drain that stops the guest for an epoch,
+    /// and then the mirror's filter stays on the disk for good. "Need a root block node" is what every later mirror hears.
+    private func endEpochs(_ control: COLOControl) {
+        guard let worker, currentDisks.read({ $0 })?.stage == .following else { return }
+        worker.order(WorkerCommand(.endStream))
+        let limit = MonotonicTime.now.adding(milliseconds: Self.endOfStreamMilliseconds)
+        while worker.statistics[.streamEnded] == 0, !worker.hasEnded, limit > .now { usleep(1000) }
+        thaw(control)
+        guard !isSuspended, !waitsForResume, (try? domain.handle().isActive()) == true else { return }
+        do { try control.clean(restoring: [:]) } catch { Log.debug("\(domain.name): \(error)") }
+    }
+
+    private func thaw(_ control: COLOControl) {
+        guard !isSuspended else { return }
+        do { waitsForResume = try control.thaw() == COLOControl.suspended } catch { Log.debug("\(domain.name): \(error)") }
     }
 
     // MARK: Status

@@ -37,9 +37,9 @@ final class RefusalTests: HostsTestCase {
         try hosts.assertNoTraces(of: guest.name)
     }
 
-    func testWritableDisk() throws {
+    func testDiskInNoPool() throws {
         let guest = try unprotectedGuest()
-        assertRefused(try protect(guest, []), "writable disks (vda)", "--without-disks")
+        assertRefused(try protect(guest, []), "is in no storage pool", "--pool")
         try hosts.assertNoTraces(of: guest.name)
     }
 

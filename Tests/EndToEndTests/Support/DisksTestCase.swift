@@ -55,7 +55,7 @@ class DisksTestCase: HostsTestCase {
 
     /// The guest runs on, has looked at everything, and its books are in order: memory, disks, and one copy only.
     func assertInOrder(_ guest: LedgerGuest, ticks: Int = 250) throws {
-        try guest.waitForTicks(ticks, limit: 20)
+        try guest.waitForTicks(ticks, limit: 20 + Double(ticks) / 20)
         try guest.checkBooks()
         try guest.checkNeverTwice()
     }
