@@ -254,8 +254,16 @@ extension PrimaryProtection {
     /// let go.
     func hasQEMUEnded(orWorker worker: WorkerProcess? = nil) -> Bool {
         guard let watch = processWatch?.raw else { return false }
-        // The stream closes a moment before the process is gone.
-        let ready = try? wait(watch, for: .readable, wake: worker?.endedDescriptor ?? -1, until: MonotonicTime.now.adding(milliseconds: 1000))
+        // The stream closes a moment before the process is gone; on a busy host that moment takes seconds, and what was captured must
+        // not be given up meanwhile.
+        return awaitEnd(watch, milliseconds: 1000, orWorker: worker) || isProcessExiting(watchedProcess) && awaitEnd(watch, milliseconds: Self.exitMilliseconds)
+    }
+
+    /// A process that has begun to exit is gone by then, or the host is past help.
+    private static let exitMilliseconds = 30_000.0
+
+    private func awaitEnd(_ watch: Int32, milliseconds: Double, orWorker worker: WorkerProcess? = nil) -> Bool {
+        let ready = try? wait(watch, for: .readable, wake: worker?.endedDescriptor ?? -1, until: MonotonicTime.now.adding(milliseconds: milliseconds))
         return ready?.isEmpty == false
     }
 

@@ -46,6 +46,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private var streamPath = ""
     private var generation = 0
     var processWatch: Descriptor?
+    var watchedProcess: pid_t = 0
     private var suspension: Suspension?
     private var suspendWatch: SuspendWatch?
     /// Saves of libvirt's status file that say nothing new: they belong to a suspension that is over.
@@ -59,6 +60,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     private static let repeatMilliseconds = 250.0
     /// A worker that does nothing for so long is stopped, or the host is past help.
     private static let longestBreathMilliseconds = 5000.0
+    /// An epoch that is under way is over in a few milliseconds, the first one in some hundred.
+    private static let endOfStreamMilliseconds = 2000.0
     private var lastLook = MonotonicTime(nanoseconds: 0)
     private let libvirtIsAway = Guarded(false)
     /// Its user suspended the guest, and an earlier attempt's COLO is still on: nothing can be done before it runs again.
@@ -353,6 +356,7 @@ public final class PrimaryProtection: @unchecked Sendable {
 
         let pid = try domain.processID()
         processWatch = processDescriptor(pid)
+        watchedProcess = pid
         let owner = try LocalDomain.owner(of: pid)
         let folder = try environment.socketDirectory(domain.uuid, owner: owner)
         streamPath = "\(folder)/colo.sock"
@@ -689,13 +693,13 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// Leaves the guest running and QEMU as it was. Safe to repeat, and when half of it is not there.
     func cleanUp(keepGuard: Bool) {
         let control = COLOControl(domain: domain)
+        endSilentWorker()
+        endEpochs(control)
         // Before the worker: a mirror whose other end is gone complains in libvirt's log.
         endMirrors()
         // A worker that lives ends its epoch by itself; one that died may have left the guest standing still: that goes next.
         worker?.stop()
-        if !isSuspended {
-            do { waitsForResume = try control.thaw() == COLOControl.suspended } catch { Log.debug("\(domain.name): \(error)") }
-        }
+        thaw(control)
         currentWorker.change { $0 = nil }
         currentDisks.change { $0 = nil }
         processWatch = nil
@@ -726,13 +730,30 @@ public final class PrimaryProtection: @unchecked Sendable {
         }
     }
 
-    private func endMirrors() {
-        guard let disks = currentDisks.read({ $0 }) else { return }
-        // One that does not answer any more would keep the guest's writes, and the orders to end its mirrors, waiting.
+    /// One that does not answer any more would keep the guest's writes, and the orders to end its mirrors, waiting.
+    private func endSilentWorker() {
         if let beat = worker?.statistics[.heartbeat], MonotonicTime.now.milliseconds(since: MonotonicTime(nanoseconds: beat)) > Self.longestBreathMilliseconds {
             worker?.kill()
         }
-        disks.end()
+    }
+
+    private func endMirrors() { currentDisks.read { $0 }?.end() }
+
+    /// QEMU leaves COLO before the mirrors end: it (7.2 seen) may otherwise finish a mirror inside the drain that stops the guest for an epoch,
+    /// and then the mirror's filter stays on the disk for good. "Need a root block node" is what every later mirror hears.
+    private func endEpochs(_ control: COLOControl) {
+        guard let worker, currentDisks.read({ $0 })?.stage == .following else { return }
+        worker.order(WorkerCommand(.endStream))
+        let limit = MonotonicTime.now.adding(milliseconds: Self.endOfStreamMilliseconds)
+        while worker.statistics[.streamEnded] == 0, !worker.hasEnded, limit > .now { usleep(1000) }
+        thaw(control)
+        guard !isSuspended, !waitsForResume, (try? domain.handle().isActive()) == true else { return }
+        do { try control.clean(restoring: [:]) } catch { Log.debug("\(domain.name): \(error)") }
+    }
+
+    private func thaw(_ control: COLOControl) {
+        guard !isSuspended else { return }
+        do { waitsForResume = try control.thaw() == COLOControl.suspended } catch { Log.debug("\(domain.name): \(error)") }
     }
 
     // MARK: Status

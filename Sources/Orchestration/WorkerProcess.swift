@@ -40,6 +40,7 @@ final class WorkerProcess: @unchecked Sendable {
     }
 
     var pid: Int32 { process.pid }
+    var hasEnded: Bool { ended.read { $0 } }
 
     /// Readable once the process has ended, before `onEnd` says so.
     var endedDescriptor: Int32 { process.endedDescriptor }

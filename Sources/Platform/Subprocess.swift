@@ -1,4 +1,5 @@
 import CLinux
+import Foundation
 import Glibc
 
 /// A child process of ours, known by its pid and a pidfd so that nothing else is ever signalled in its place.
@@ -82,6 +83,17 @@ public final class Subprocess: @unchecked Sendable {
 /// Closes every descriptor from `first` on: what a library opened without O_CLOEXEC before it started us.
 public func closeDescriptors(from first: Int32) {
     _ = clinux_close_range(UInt32(first), UInt32.max)
+}
+
+/// Whether a process has begun to exit, from which nothing brings it back. Its files close early on that way, and it may take seconds more
+/// until it is gone: a guest's memory is large, and KVM waits for its grace periods.
+public func isProcessExiting(_ pid: pid_t) -> Bool {
+    guard let data = FileManager.default.contents(atPath: "/proc/\(pid)/stat") else { return true }
+    // The name may contain anything but comes in parentheses; then state, parent, group, session, terminal, its group, flags.
+    let fields = String(decoding: data, as: UTF8.self).split(separator: ")").last?.split(separator: " ") ?? []
+    guard fields.count > 6, let flags = UInt64(fields[6]) else { return false }
+    // PF_EXITING (Linux include/linux/sched.h).
+    return flags & 4 != 0
 }
 
 /// Watches a process that is not our child (QEMU is libvirt's). Readable once it has ended; nil when it is gone already.

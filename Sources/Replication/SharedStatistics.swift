@@ -28,6 +28,8 @@ public final class SharedStatistics: @unchecked Sendable {
         case diskHashedBytes, diskHashTotal
         /// CLOCK_MONOTONIC nanoseconds: that the process is not stopped.
         case heartbeat
+        /// 1: QEMU's stream is closed, and none of its epochs is under way.
+        case streamEnded
     }
 
     /// Ring sizes: half a minute of pauses at 20 ms; the windows of the last seconds at 5 ms.

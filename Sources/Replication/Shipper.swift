@@ -18,6 +18,8 @@ final class Shipper: @unchecked Sendable {
     private var firstCopyStarted: Bool { hasSentPieces }
     /// Whether the shadow of the present connection has the stream's header.
     private var hasToldHeader = false
+    /// Why there was no connection last time.
+    private var lastReason: String?
 
     init(worker: SourceWorker) { self.worker = worker }
 
@@ -41,7 +43,8 @@ final class Shipper: @unchecked Sendable {
             } catch {
                 worker.statistics[.linkUp] = 0
                 if worker.backlog.isStopped { return }
-                let reason = "No connection to \(options.peer): \(error)"
+                let reason = reason(error)
+                lastReason = reason
                 if toldReasons.insert(reason).inserted { worker.tell(WorkerEvent(.linkLost, reason: reason)) }
             }
             attempt += 1
@@ -55,6 +58,13 @@ final class Shipper: @unchecked Sendable {
         // Nobody is going to take what the mirrors write: the guest must not wait for room.
         worker.disks?.fail(reason)
         worker.tell(WorkerEvent(.sessionLost, reason: reason))
+    }
+
+    /// The peer is there, and says why it cannot go on.
+    private struct ShadowFailure: Error, CustomStringConvertible { let description: String }
+
+    private func reason(_ error: any Error) -> String {
+        error is ShadowFailure ? "\(options.peer) cannot follow: \(error)" : "No connection to \(options.peer): \(error)"
     }
 
     private func awaitHeader() -> Bool {
@@ -90,13 +100,13 @@ final class Shipper: @unchecked Sendable {
         let blob = try link.blob(frame, buffer.base)
         switch frame.type {
         case .welcome: break
-        case .failure: throw WorkerFailure(String(decoding: blob, as: UTF8.self))
+        case .failure: throw ShadowFailure(description: String(decoding: blob, as: UTF8.self))
         default: throw FrameError.unexpected(frame.type, state: "waiting for the welcome")
         }
         let welcome = try JSONDecoder().decode(Welcome.self, from: Data(blob))
         let mine = worker.backlog.counts
         if firstCopyStarted, welcome.committedEpoch == 0 {
-            throw SessionLost(reason: "The connection broke during the first copy")
+            throw SessionLost(reason: "The connection broke during the first copy" + (lastReason.map { " (\($0))" } ?? ""))
         }
         guard welcome.committedEpoch >= mine.committed, welcome.committedEpoch <= mine.lastTaken else {
             throw SessionLost(reason: "The shadow stands at epoch \(welcome.committedEpoch), this side between \(mine.committed) and \(mine.lastTaken)")
@@ -108,11 +118,11 @@ final class Shipper: @unchecked Sendable {
     // MARK: Shipping
 
     private func ship(over link: Link) throws {
-        let broken = Guarded<String?>(nil)
+        let broken = Guarded<(any Error)?>(nil)
         let finished = Guarded(false)
         let shadowReads = Guarded(worker.disks == nil || worker.backlog.counts.committed > 0)
         startThread("commits") { [self] in
-            do { try hearCommits(link, shadowReads) } catch { broken.change { $0 = "\(error)" } }
+            do { try hearCommits(link, shadowReads) } catch { broken.change { $0 = error } }
             link.shutDown()
             finished.change { $0 = true }
             shadowReads.change { $0 = true }
@@ -122,7 +132,7 @@ final class Shipper: @unchecked Sendable {
             _ = finished.wait(until: MonotonicTime.now.adding(milliseconds: 2000)) { $0 ? true : nil }
         }
         while !worker.backlog.isStopped {
-            if let reason = broken.read({ $0 }) { throw WorkerFailure(reason) }
+            if let error = broken.read({ $0 }) { throw error }
             guard awaitShadow(shadowReads), let epoch = worker.backlog.next(milliseconds: options.keepaliveMs) else {
                 if !worker.backlog.isStopped { try link.send(.heartbeat, blob: UnsafeRawBufferPointer(start: nil, count: 0)) }
                 continue
@@ -133,7 +143,7 @@ final class Shipper: @unchecked Sendable {
                 throw error
             } catch {
                 // The next connection begins with a rewind, which puts the epoch back in its place.
-                throw broken.read { $0 }.map { WorkerFailure($0) } ?? error
+                throw broken.read { $0 } ?? error
             }
         }
     }
@@ -214,6 +224,7 @@ final class Shipper: @unchecked Sendable {
 
     private func hearCommits(_ link: Link, _ shadowReads: Guarded<Bool>) throws {
         let buffer = FrameBuffer()
+        let known = worker.backlog.counts.committed
         var first = true
         while true {
             let frame = try link.receive(to: buffer.base, deadline: MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs))
@@ -225,12 +236,13 @@ final class Shipper: @unchecked Sendable {
                     throw FrameError.badContent("The shadow commits epoch \(epoch), which was never sent")
                 }
                 committed(epoch)
-                if epoch > 0, first {
+                // One that repeats what it had is connected, but may be unable to take more.
+                if epoch > 0, first, epoch > known || worker.backlog.counts.unsent == 0 {
                     first = false
                     worker.tell(WorkerEvent(.following, epoch: epoch))
                 }
             case .failure:
-                throw WorkerFailure(String(decoding: try link.blob(frame, buffer.base), as: UTF8.self))
+                throw ShadowFailure(description: String(decoding: try link.blob(frame, buffer.base), as: UTF8.self))
             case .replicas where worker.disks != nil:
                 let seeds = try JSONDecoder().decode([ReplicaSeed].self, from: Data(try link.blob(frame, buffer.base)))
                 try learnReplicas(seeds)

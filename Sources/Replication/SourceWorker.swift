@@ -23,6 +23,8 @@ public final class SourceWorker: @unchecked Sendable {
         var suspended = false
         var standBack = false
         var stop = false
+        /// The disks' mirrors still want an answer when the stream has ended.
+        var staysForMirrors = false
         /// The parent is gone: no stop order will come, and a held guest must stay held.
         var orphaned = false
         var intervalMs: Double
@@ -95,6 +97,8 @@ public final class SourceWorker: @unchecked Sendable {
         _ = clinux_set_thread_niceness(Self.streamNiceness)
         let status = streamLoop()
         backlog.stop()
+        statistics[.streamEnded] = 1
+        _ = orders.wait(until: nil) { !$0.staysForMirrors || $0.orphaned ? true : nil }
         return status
     }
 
@@ -168,12 +172,13 @@ public final class SourceWorker: @unchecked Sendable {
                 case .standBack: orders.standBack = true
                 case .goOn: orders.standBack = false
                 case .setInterval: orders.intervalMs = command.intervalMs ?? orders.intervalMs
-                case .stop: orders.stop = true
+                case .endStream: (orders.stop, orders.staysForMirrors) = (true, true)
+                case .stop: (orders.stop, orders.staysForMirrors) = (true, false)
                 case .disksReady, .startSource, .startShadow, .connection, .activate: break
                 }
             }
             if command.verb == .disksReady { followDisks() }
-            if command.verb == .stop { endFirstCopy() }
+            if command.verb == .stop || command.verb == .endStream { endFirstCopy() }
             wake.signal()
         }
     }

@@ -21,9 +21,10 @@ final class DiskFailoverTests: DisksTestCase {
         let check = try guest.checkBooks()
         try guest.checkNeverTwice()
         let repeated = check.handOvers.map(\.repeatedTicks)
-        report("failover with a disk: outage \(guest.outages.inMilliseconds); ticks repeated at most \(repeated.max() ?? 0); protected back after \(protectedAfter.inMilliseconds)")
+        report("failover with a disk: outage \(guest.outages.inMilliseconds); ticks repeated \(repeated.map(Double.init).median) (median), \(repeated.max() ?? 0) (most); protected back after \(protectedAfter.inMilliseconds)")
         report("failover with a disk: of \(Self.diskBytes) bytes the way back sent \(sent.map(Double.init).median) (median), \(sent.max() ?? 0) (most)")
         XCTAssertEqual(check.handOvers.count, rounds)
+        XCTAssertLessThanOrEqual(repeated.map(Double.init).median, Double(LedgerGuest.ticksOfAnEpoch), "more than one epoch lost")
         // What the guest writes lies in 512 KiB; the rest of the disk is the same on both sides.
         XCTAssertLessThan(sent.max() ?? 0, Self.diskBytes / 2, "the way back is a resync by difference")
     }

@@ -108,6 +108,7 @@ final class DiskRefusalTests: DisksTestCase {
         try hosts.waitForState(.a, guest.name, ["failed_over"], limit: 10)
         assertRefused(try guest.tryToProtect(), "active on hostA")
         try require(try hosts.virsh(.a, "destroy", guest.name).succeeded, "virsh destroy")
+        guest.passOver(.a)
         let before = try Data(contentsOf: URL(fileURLWithPath: image(.a)))
         assertRefused(try guest.tryToProtect(), "may hold what exists nowhere else", "--discard-stale")
         XCTAssertEqual(try Data(contentsOf: URL(fileURLWithPath: image(.a))), before, "it is as it was")
