@@ -22,21 +22,16 @@ final class ChunkDifferenceTests: XCTestCase {
 
         private func emit(_ extent: DiskExtent, _ bytes: UnsafeRawPointer?) {
             extents.append(extent)
-            let range = Int(extent.offset)..<Int(extent.offset) + extent.length
-            if let bytes {
-                replica.replaceSubrange(range, with: UnsafeRawBufferPointer(start: bytes, count: extent.length))
-            } else {
-                replica.replaceSubrange(range, with: repeatElement(0, count: extent.length))
-            }
+            put(bytes, extent.length, at: Int(extent.offset), into: &replica)
         }
 
         func write(_ offset: Int, _ bytes: [UInt8]) throws {
-            disk.replaceSubrange(offset..<offset + bytes.count, with: bytes)
+            put(bytes, bytes.count, at: offset, into: &disk)
             try bytes.withUnsafeBytes { try difference.write(UInt64(offset), $0, emit) }
         }
 
         func zero(_ offset: Int, _ count: Int) throws {
-            disk.replaceSubrange(offset..<offset + count, with: repeatElement(0, count: count))
+            put(nil, count, at: offset, into: &disk)
             try difference.writeZeroes(UInt64(offset), UInt64(count), emit)
         }
 
@@ -63,7 +58,7 @@ final class ChunkDifferenceTests: XCTestCase {
             let size = sizes[round % sizes.count]
             var old = noise(size, &random)
             // Some of it is zeros already.
-            if round % 3 == 0 { old.replaceSubrange(..<(size / 2), with: repeatElement(0, count: size / 2)) }
+            if round % 3 == 0 { put(nil, size / 2, at: 0, into: &old) }
             let original = old
             let model = try Model(old, hash)
             let missing = random.next()

@@ -61,6 +61,15 @@ func noise(_ count: Int, _ random: inout Seeded) -> [UInt8] {
     return Array(bytes[..<count])
 }
 
+/// Writes into a disk; nil: zeros. Much faster in a debug build than collections are.
+func put(_ bytes: UnsafeRawPointer?, _ count: Int, at offset: Int, into disk: inout [UInt8]) {
+    precondition(offset >= 0 && count >= 0 && offset + count <= disk.count)
+    disk.withUnsafeMutableBytes { buffer in
+        guard let base = buffer.baseAddress else { return }
+        if let bytes { memcpy(base + offset, bytes, count) } else { memset(base + offset, 0, count) }
+    }
+}
+
 /// A folder that goes with the object.
 final class TemporaryFolder {
     let path = NSTemporaryDirectory() + "sv-disks-\(getpid())-\(UUID().uuidString.prefix(8))"
@@ -93,7 +102,7 @@ final class DiskBench {
         for replica in replicas where access(replica.path, F_OK) != 0 {
             var old = [UInt8](repeating: 0, count: Int(replica.byteCount))
             // What another guest left behind.
-            old.replaceSubrange(..<(old.count / 2), with: noise(old.count / 2, &random))
+            put(noise(old.count / 2, &random), old.count / 2, at: 0, into: &old)
             try Data(old).write(to: URL(fileURLWithPath: replica.path))
         }
         for disk in content.indices { fill(disk, 0, sizes[disk] * 2 / 3) }
@@ -102,7 +111,7 @@ final class DiskBench {
     /// Changes a disk without anybody knowing.
     func fill(_ disk: Int, _ offset: Int, _ count: Int) {
         let bytes = noise(count, &random)
-        content[disk].replaceSubrange(offset..<offset + count, with: bytes)
+        put(bytes, count, at: offset, into: &content[disk])
     }
 
     func connect() throws { clients = try captured.map { try DiskClient(socketPath, $0.target) } }
@@ -120,7 +129,8 @@ final class DiskBench {
             while offset < content[disk].count {
                 let count = min(256 << 10, content[disk].count - offset)
                 let piece = Array(content[disk][offset..<offset + count])
-                if piece.contains(where: { $0 != 0 }) { try clients[disk].request(.write, offset, count, piece) }
+                let isZero = piece.withUnsafeBytes { memcmp($0.baseAddress!, $0.baseAddress! + 1, count - 1) == 0 } && piece[0] == 0
+                if !isZero { try clients[disk].request(.write, offset, count, piece) }
                 offset += count
             }
             XCTAssertEqual(try clients[disk].collect(), 0)
@@ -132,12 +142,12 @@ final class DiskBench {
 
     /// One write of the guest, which reaches disk and mirror.
     func write(_ disk: Int, _ offset: Int, _ bytes: [UInt8]) throws {
-        content[disk].replaceSubrange(offset..<offset + bytes.count, with: bytes)
+        put(bytes, bytes.count, at: offset, into: &content[disk])
         try clients[disk].request(.write, offset, bytes.count, bytes)
     }
 
     func zero(_ disk: Int, _ offset: Int, _ count: Int, trim: Bool = false) throws {
-        content[disk].replaceSubrange(offset..<offset + count, with: repeatElement(0, count: count))
+        put(nil, count, at: offset, into: &content[disk])
         try clients[disk].request(trim ? .trim : .zeroes, offset, count)
     }
 

@@ -61,12 +61,7 @@ final class DiskCaptureTests: XCTestCase {
     private func apply(_ segment: DiskSegment, to disks: inout [[UInt8]]) {
         for record in segment.records {
             let extent = record.extent
-            let range = Int(extent.offset)..<Int(extent.offset) + extent.length
-            if let bytes = record.bytes {
-                disks[extent.disk].replaceSubrange(range, with: UnsafeRawBufferPointer(start: bytes, count: extent.length))
-            } else {
-                disks[extent.disk].replaceSubrange(range, with: repeatElement(0, count: extent.length))
-            }
+            put(record.bytes, extent.length, at: Int(extent.offset), into: &disks[extent.disk])
         }
     }
 
@@ -111,13 +106,12 @@ final class DiskCaptureTests: XCTestCase {
             let disk = Int(random.next() % 2)
             let length = 1 + Int(random.next() % 60_000)
             let offset = Int(random.next() % UInt64(disks[disk].count - length))
-            let range = offset..<offset + length
             if random.next() % 5 == 0 {
-                disks[disk].replaceSubrange(range, with: repeatElement(0, count: length))
+                put(nil, length, at: offset, into: &disks[disk])
                 try bench.capture.exports[disk].trim(offset: UInt64(offset), length: UInt64(length), forceUnitAccess: false)
             } else {
                 let bytes = noise(length, &random)
-                disks[disk].replaceSubrange(range, with: bytes)
+                put(bytes, length, at: offset, into: &disks[disk])
                 try bench.write(disk, offset, bytes)
             }
             if step == 200 { try bench.capture.follow() }
@@ -183,6 +177,21 @@ final class DiskCaptureTests: XCTestCase {
         withExtendedLifetime(first) {}
         XCTAssertThrowsError(try bench.capture.cut())
         XCTAssertTrue(bench.takesAtOnce(0, 4096), "Refusing takes no time")
+    }
+
+    /// QEMU waits for all writes under way when it has stopped the guest: they must not wait for the network then.
+    func testAWriteThatWaitsWhenEpochsBegin() throws {
+        let bench = try CaptureBench(limitBytes: 8 << 20)
+        try bench.follow()
+        XCTAssertTrue(bench.capture.hasRoomForEpochs)
+        let writer = Running { bench.fill() }
+        let limit = MonotonicTime.now.adding(milliseconds: 5000)
+        while bench.statistics[.diskWrites] < 8, limit > .now { usleep(2000) }
+        XCTAssertNil(writer.result(seconds: 0.1))
+        XCTAssertFalse(bench.capture.hasRoomForEpochs)
+        bench.capture.beginEpochs()
+        XCTAssertEqual(writer.result(seconds: 3), 8)
+        XCTAssertThrowsError(try bench.capture.cut())
     }
 
     func testAMirrorThatIsGone() throws {

@@ -435,6 +435,25 @@ final class DiskEndToEndTests: XCTestCase {
         try rig.bench.assertReplicas(last)
     }
 
+    /// Held for an epoch that lacks writes the guest would stand still for nothing.
+    func testMirrorEndsWhileTheGuestIsToBeHeld() throws {
+        let rig = try rig(120)
+        let last = rig.qemu.epoch
+        rig.eventually("committed") { rig.worker.backlog.counts.unsent == 0 }
+        rig.bench.clients[0].hangUp()
+        rig.eventually("noticed") { rig.worker.disks?.failure != nil }
+        rig.parent.send(.hold)
+        usleep(20_000)
+        XCTAssertTrue(try rig.qemu.request(ms: 3000))
+        try rig.qemu.write(rig.qemu.capture(20))
+        XCTAssertTrue(try rig.qemu.awaitLoaded(ms: 2000), "The guest runs on")
+        let reason = rig.parent.event(.holdFailed)?.reason ?? ""
+        XCTAssertTrue(reason.hasPrefix("QEMU ended the mirror of vd0"), reason)
+        XCTAssertEqual(rig.parent.event(.streamEnded)?.epoch, last)
+        XCTAssertEqual(rig.parent.count(.held), 0)
+        try rig.bench.assertReplicas(last)
+    }
+
     /// The network stands still, and the guest writes on: it is not held up, and the epoch that lacks writes is none.
     func testOverflow() throws {
         let rig = try rig(117, ceilingBytes: 8 << 20, peerTimeoutMs: 20_000)
