@@ -50,7 +50,7 @@ final class DiskCapture: @unchecked Sendable {
         var open = DiskSegment()
         /// Which segment is open, from 1 on.
         var serial: UInt64 = 1
-        var hasCut = false
+        var takesEpochs = false
         /// Disks whose mirror is here, by number.
         var mirrored: Set<Int> = []
         var failure: String?
@@ -114,6 +114,13 @@ final class DiskCapture: @unchecked Sendable {
         return true
     }
 
+    /// From here on no write waits for room. Before the first epoch is granted: QEMU stops the guest for it and then waits for all writes
+    /// under way, which would be a pause as long as the wait.
+    func beginEpochs() { state.change { $0.takesEpochs = true } }
+
+    /// A half is free: what the copy and the network leave behind when epochs begin must not be taken for a guest that writes too fast.
+    var hasRoomForEpochs: Bool { pool.bytesInUse <= pool.limitBytes / 2 }
+
     /// Nothing was accepted yet.
     var isLearning: Bool { state.read { $0.phase == .learning } }
 
@@ -159,7 +166,7 @@ final class DiskCapture: @unchecked Sendable {
         statistics[.diskWrites] += 1
         statistics[.diskBytesWritten] += UInt64(record.extent.length)
         let isPiece = state.open.bytes >= Self.pieceBytes || state.open.records.count >= Self.mostPieceRecords
-        if isPiece, !state.hasCut { flush(&state) }
+        if isPiece, !state.takesEpochs { flush(&state) }
     }
 
     private func flush(_ state: inout State) {
@@ -183,7 +190,7 @@ final class DiskCapture: @unchecked Sendable {
         let result: Result<DiskSegment, Failure> = state.change { state in
             if let failure = state.failure { return .failure(.broken(failure)) }
             guard state.phase == .following else { return .failure(.broken("An epoch began before the mirrors of all disks were ready")) }
-            state.hasCut = true
+            state.takesEpochs = true
             let segment = state.open
             state.open = DiskSegment()
             state.serial += 1
@@ -208,7 +215,7 @@ final class DiskCapture: @unchecked Sendable {
     private func room() throws(NBDError) -> WriteBuffer {
         if let buffer = pool.take() { return buffer }
         let deadline = MonotonicTime.now.adding(milliseconds: Self.roomMilliseconds)
-        while deadline > .now, !isEnding(), state.read({ !$0.hasCut && $0.failure == nil }) {
+        while deadline > .now, !isEnding(), state.read({ !$0.takesEpochs && $0.failure == nil }) {
             usleep(1000)
             if let buffer = pool.take() { return buffer }
         }

@@ -166,7 +166,7 @@ final class ShadowMemory: @unchecked Sendable {
     func journalSlot(at offset: Int) throws -> UnsafeMutableRawPointer {
         let need = offset + PageFrame.headerBytes + PageFrame.mostPayloadBytes
         if need > journalBytes {
-            guard need <= journal.length else { throw WorkerFailure("An epoch is larger than the guest's whole memory") }
+            guard need <= journal.length else { throw WorkerFailure("An epoch is larger than the guest's whole memory and 4 GiB of disk writes") }
             let size = min(journal.length, (need + Self.journalStep - 1) / Self.journalStep * Self.journalStep)
             guard ftruncate(journalFD, off_t(size)) == 0 else { throw SystemError("ftruncate", "journal") }
             journalBytes = size

@@ -131,7 +131,8 @@ public final class ShadowWorker: @unchecked Sendable {
         }
     }
 
-    /// Ends the current connection and waits until its thread touches nothing any more.
+    /// Ends the current connection and waits until its thread touches nothing any more. There is no limit but storage's own: memory and
+    /// replicas are not to be touched beside a thread that is between the two.
     private func endReceiving() {
         let link = sealing.change { sealing in
             sealing.isEnding = true

@@ -120,14 +120,16 @@ final class Shipper: @unchecked Sendable {
     private func ship(over link: Link) throws {
         let broken = Guarded<(any Error)?>(nil)
         let finished = Guarded(false)
+        let isOver = Guarded(false)
         let shadowReads = Guarded(worker.disks == nil || worker.backlog.counts.committed > 0)
         startThread("commits") { [self] in
-            do { try hearCommits(link, shadowReads) } catch { broken.change { $0 = error } }
+            do { try hearCommits(link, shadowReads) { isOver.read { $0 } } } catch { broken.change { $0 = error } }
             link.shutDown()
             finished.change { $0 = true }
             shadowReads.change { $0 = true }
         }
         defer {
+            isOver.change { $0 = true }
             link.shutDown()
             _ = finished.wait(until: MonotonicTime.now.adding(milliseconds: 2000)) { $0 ? true : nil }
         }
@@ -222,12 +224,14 @@ final class Shipper: @unchecked Sendable {
 
     // MARK: Commits
 
-    private func hearCommits(_ link: Link, _ shadowReads: Guarded<Bool>) throws {
+    /// - Parameter isOver: what was received before the end, hashes say, must not mix with that of the next connection.
+    private func hearCommits(_ link: Link, _ shadowReads: Guarded<Bool>, _ isOver: () -> Bool) throws {
         let buffer = FrameBuffer()
         let known = worker.backlog.counts.committed
         var first = true
         while true {
             let frame = try link.receive(to: buffer.base, deadline: MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs))
+            if isOver() { throw ChannelError.interrupted }
             switch frame.type {
             case .acknowledge:
                 guard frame.count == 1 else { throw FrameError.unexpected(frame.type, state: "waiting for commits") }

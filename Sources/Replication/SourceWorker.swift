@@ -306,6 +306,7 @@ public final class SourceWorker: @unchecked Sendable {
             let windowStart = SharedStatistics.realtimeNanoseconds
             var windowEnd: UInt64 = 0
             statistics.openWindow(start: windowStart)
+            if number == 1 { disks?.beginEpochs() }
             try dialogue.reply()
             reader.deadline = MonotonicTime.now.adding(milliseconds: Self.stallMilliseconds)
             var acknowledged = UInt64.max
@@ -320,7 +321,7 @@ public final class SourceWorker: @unchecked Sendable {
             let pause = MonotonicTime.now.milliseconds(since: lastReply)
             statistics.record(windowStart: windowStart, windowEnd: windowEnd, acknowledged: acknowledged,
                               pauseMicroseconds: UInt32(clamping: Int(pause * 1000)))
-            if let written { epoch.disks = try diskWrites(written) }
+            if let written { epoch.disks = try diskWrites(written, dialogue, order) }
             epoch.hold(reader.takeChunks())
             epoch.setDevice(device.bytes)
             epoch.acknowledgedAt = acknowledged
@@ -334,8 +335,16 @@ public final class SourceWorker: @unchecked Sendable {
     }
 
     /// An epoch without all of its disk writes is none: to the parent it is as if QEMU had ended before it.
-    private func diskWrites(_ written: Result<DiskSegment, any Error>) throws -> DiskSegment {
-        do { return try written.get() } catch { throw StreamError(.endOfStream, section: "\(error)", offset: 0) }
+    private func diskWrites(_ written: Result<DiskSegment, any Error>, _ dialogue: COLODialogue, _ order: Admission) throws -> DiskSegment {
+        do { return try written.get() } catch {
+            if order == .hold {
+                // There is nothing to hold the guest for.
+                statistics.recordRelease(at: SharedStatistics.realtimeNanoseconds)
+                try dialogue.acknowledge()
+                refuseHold("\(error)")
+            }
+            throw StreamError(.endOfStream, section: "\(error)", offset: 0)
+        }
     }
 
     /// Waits for QEMU's next request; false when told to stop.
@@ -399,7 +408,8 @@ public final class SourceWorker: @unchecked Sendable {
                 let wanted = interval ?? now.intervalMs
                 // QEMU keeps the configured interval itself; to hold its requests up on top of that would cost epochs.
                 let due = wanted > options.intervalMs ? lastReply.adding(milliseconds: wanted - max(wanted * 0.1, 1.5)) : asked
-                let hasRoom = pool.bytesInUse < options.ceilingBytes / 2 && load.unsent < 64
+                let canBegin = lastEpoch > 0 || disks?.hasRoomForEpochs ?? true
+                let hasRoom = canBegin && pool.bytesInUse < options.ceilingBytes / 2 && load.unsent < 64
                 if hasRoom, due <= .now {
                     // Ten times the configured limit without an epoch: see longestGapMilliseconds.
                     if toldSuspended == false, MonotonicTime.now.milliseconds(since: asked) > Self.longestGapMilliseconds {

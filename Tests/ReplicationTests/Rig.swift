@@ -1,6 +1,7 @@
 import CLinux
 import Foundation
 import Platform
+import ReplicaStore
 import XCTest
 @testable import Replication
 @testable import Transport
@@ -79,7 +80,7 @@ final class ShadowHost: @unchecked Sendable {
     private var options: ShadowWorkerOptions
     private let view: MappedMemory
 
-    init(peerTimeoutMs: Double) throws {
+    init(peerTimeoutMs: Double, disks: [ReplicaSet.Disk] = [], diskFolder: String = "") throws {
         ram = try memoryFile("rig-ram", bytes: QEMUStandIn.ramBytes).release()
         view = try MappedMemory.shared(ram, length: QEMUStandIn.ramBytes, what: "the rig's RAM")
         // What a waiting QEMU's firmware left behind: a session has to start from zeros.
@@ -91,6 +92,8 @@ final class ShadowHost: @unchecked Sendable {
         port = boundPort(listener)
         options = ShadowWorkerOptions(session: session, domain: "rig", sharedBlock: "pc.ram", ramBytes: UInt64(QEMUStandIn.ramBytes),
                                       peerTimeoutMs: peerTimeoutMs)
+        options.disks = disks
+        options.diskFolder = diskFolder
         try startWorker()
         let (listener, session, connections, current, verdict) = (listener, session, connections, current, verdict)
         Thread.detachNewThread {
@@ -130,6 +133,16 @@ final class ShadowHost: @unchecked Sendable {
         let worker = try ShadowWorker(options: options, parent: channel, statistics: statistics, memory: try memory())
         run = Running { worker.run() }
         current.change { $0 = parent }
+    }
+
+    /// The service goes away, whatever arrives at that moment.
+    func orphanWorker() {
+        let old = current.change { current in
+            defer { current = nil }
+            return current
+        }
+        old?.close_()
+        XCTAssertEqual(run?.result(), 0)
     }
 
     /// Breaks all connections and ends the worker, as a crash would: nothing is finished that is not.
@@ -289,18 +302,23 @@ final class Rig {
     let run: Running<Int32>
     let qemu: QEMUStandIn
     let path: String
+    /// The guest's disks; they are copied first, by the test.
+    let disks: DiskBench?
 
     init(seed: UInt64, ceilingBytes: Int = 64 << 20, intervalMs: Double = 1, intervalLimitMs: Double = 20, peerTimeoutMs: Double = 2000,
-         secret: String = "rig", firstCopy: Bool = true) throws {
+         secret: String = "rig", firstCopy: Bool = true, disks: DiskBench? = nil) throws {
         signal(SIGPIPE, SIG_IGN)
-        shadow = try ShadowHost(peerTimeoutMs: peerTimeoutMs)
+        self.disks = disks
+        shadow = try ShadowHost(peerTimeoutMs: peerTimeoutMs, disks: disks?.replicas ?? [], diskFolder: disks?.folder ?? "")
         proxy = try Proxy(to: shadow.port)
         parent = try Parent()
         path = NSTemporaryDirectory() + "sv-\(getpid())-\(UUID().uuidString.prefix(8)).sock"
-        let options = SourceWorkerOptions(
+        var options = SourceWorkerOptions(
             session: shadow.session, domain: "rig", host: "host-a", peer: "host-b", peerAddress: "127.0.0.1", peerPort: proxy.port,
             secret: Data(secret.utf8), streamPath: path, streamOwner: getuid(), streamGroup: getgid(), intervalMs: intervalMs,
             intervalLimitMs: intervalLimitMs, ceilingBytes: ceilingBytes, keepaliveMs: 50, peerTimeoutMs: peerTimeoutMs)
+        options.disks = disks?.captured ?? []
+        options.diskPath = disks?.socketPath ?? ""
         let file = try memoryFile("rig-statistics", bytes: SharedStatistics.bytes)
         let statistics = try SharedStatistics(file.raw)
         // No libvirt here, so nobody who could resume the guest, and no events that would prove an epoch (ProofTests).
@@ -311,7 +329,7 @@ final class Rig {
         run = Running { worker.run() }
         _ = parent.event(.ready)
         qemu = try QEMUStandIn(path, seed: seed)
-        if firstCopy { try qemu.firstCopy() }
+        if firstCopy, disks == nil { try qemu.firstCopy() }
     }
 
     deinit {
