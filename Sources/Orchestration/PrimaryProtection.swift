@@ -732,6 +732,9 @@ public final class PrimaryProtection: @unchecked Sendable {
         if let beat = worker?.statistics[.heartbeat], MonotonicTime.now.milliseconds(since: MonotonicTime(nanoseconds: beat)) > Self.longestBreathMilliseconds {
             worker?.kill()
         }
+        // Not while QEMU stops the guest for an epoch: a mirror that ends while it flushes all disks loses count of references (7.2), what
+        // is left of it stays above the disk, and no mirror of that disk can begin any more ("Need a root block node").
+        worker?.rest()
         disks.end()
     }
 

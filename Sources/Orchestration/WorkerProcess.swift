@@ -50,6 +50,15 @@ final class WorkerProcess: @unchecked Sendable {
         }
     }
 
+    /// Has it begin no epoch any more, and waits for the end of the one in hand; not for a worker that is gone, and not forever.
+    func rest(limitMs: Double = 3000) {
+        order(WorkerCommand(.rest))
+        let limit = MonotonicTime.now.adding(milliseconds: limitMs)
+        while statistics[.mayCapture] != 0, limit > .now {
+            if ended.wait(until: MonotonicTime.now.adding(milliseconds: 1), { $0 ? true : nil }) != nil { return }
+        }
+    }
+
     /// Asks it to end, and ends it after two seconds. Returns once it is gone.
     func stop() {
         order(WorkerCommand(.stop))

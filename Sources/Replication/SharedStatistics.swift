@@ -26,6 +26,8 @@ public final class SharedStatistics: @unchecked Sendable {
         case diskWrites, diskBytesWritten, diskBytesSent, diskHeldBytes
         /// (shadow) Bytes of replicas looked through for their hashes, of how many.
         case diskHashedBytes, diskHashTotal
+        /// 1: an epoch is being captured, or may begin.
+        case mayCapture
         /// CLOCK_MONOTONIC nanoseconds: that the process is not stopped.
         case heartbeat
     }

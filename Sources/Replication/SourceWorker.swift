@@ -22,6 +22,7 @@ public final class SourceWorker: @unchecked Sendable {
         var release = false
         var suspended = false
         var standBack = false
+        var rest = false
         var stop = false
         /// The parent is gone: no stop order will come, and a held guest must stay held.
         var orphaned = false
@@ -163,6 +164,7 @@ public final class SourceWorker: @unchecked Sendable {
                 case .resume: orders.suspended = false
                 case .standBack: orders.standBack = true
                 case .goOn: orders.standBack = false
+                case .rest: orders.rest = true
                 case .setInterval: orders.intervalMs = command.intervalMs ?? orders.intervalMs
                 case .stop: orders.stop = true
                 case .disksReady, .startSource, .startShadow, .connection, .activate: break
@@ -277,6 +279,8 @@ public final class SourceWorker: @unchecked Sendable {
 
     private func epochs(_ dialogue: COLODialogue) throws {
         let reader = dialogue.reader
+        statistics[.mayCapture] = 1
+        defer { statistics[.mayCapture] = 0 }
         var number: UInt64 = 0
         var lastReply = MonotonicTime.now
         var lastCapacity = 1024
@@ -330,6 +334,7 @@ public final class SourceWorker: @unchecked Sendable {
     private func waitForRequest(_ fd: Int32) throws -> Bool {
         while true {
             if isToldToEnd { return false }
+            if orders.read({ $0.rest }) { statistics[.mayCapture] = 0 }
             if try waitOrWake(fd, for: .readable, wake: wake.raw, until: nil) != nil { return true }
             wake.clear()
         }
@@ -360,7 +365,10 @@ public final class SourceWorker: @unchecked Sendable {
             // Suspended, resumed and suspended again between two epochs: the parent waits for an answer to each.
             if !now.suspended { toldSuspended = false }
             var waitUntil = MonotonicTime.now.adding(milliseconds: 10)
-            if now.standBack, !now.suspended, !now.hold {
+            if now.rest {
+                statistics[.mayCapture] = 0
+                waitUntil = MonotonicTime.now.adding(milliseconds: 1000)
+            } else if now.standBack, !now.suspended, !now.hold {
                 waitUntil = MonotonicTime.now.adding(milliseconds: 1000)
             } else if now.suspended {
                 if !toldSuspended {
@@ -447,6 +455,7 @@ public final class SourceWorker: @unchecked Sendable {
             let now = orders.read { $0 }
             // Neither of these lets the guest run: whether it may is for the parent, or its successor, to find out.
             if now.orphaned || now.stop { return false }
+            if now.rest { statistics[.mayCapture] = 0 }
             if now.release {
                 orders.change { $0.release = false }
                 statistics.recordRelease(at: SharedStatistics.realtimeNanoseconds)

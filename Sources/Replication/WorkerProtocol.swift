@@ -102,6 +102,8 @@ public struct WorkerCommand: Codable, Sendable {
         case suspend, resume
         /// Begin no epoch for the moment, until `goOn`: a job of libvirt's may stop and start the guest.
         case standBack, goOn
+        /// Begin no epoch any more: the disks' mirrors are about to end. Obeyed once `mayCapture` is 0.
+        case rest
         case setInterval
         /// The mirrors of all disks are ready: what they write from here on belongs to epochs.
         case disksReady
