@@ -65,6 +65,16 @@ func printTable(_ title: String, _ header: [String], _ rows: [[String]]) {
 
 func format(_ value: Double, _ digits: Int = 2) -> String { String(format: "%.\(digits)f", value) }
 
+/// JSON knows neither infinity nor what is no number: null stands for both.
+func finite(_ value: Any) -> Any {
+    switch value {
+    case let number as Double: number.isFinite ? number : NSNull()
+    case let list as [Any]: list.map(finite)
+    case let table as [String: Any]: table.mapValues(finite)
+    default: value
+    }
+}
+
 /// Sorted once, asked often.
 struct Distribution {
     private let sorted: [Double]

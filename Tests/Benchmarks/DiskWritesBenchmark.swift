@@ -36,6 +36,8 @@ enum DiskWritesBenchmark {
         /// Shares of a core: QEMU, who takes the writes beside it, who takes them at the other end.
         var qemu = 0.0, taker = 0.0, shadow = 0.0
         var pauseMs = Double.nan
+        /// Longer than ordered while the shadow lags.
+        var intervalMs = Double.nan
         var held = true
     }
 
@@ -46,7 +48,15 @@ enum DiskWritesBenchmark {
     ]
 
     static func run(_ bench: Bench) throws {
-        let hosts = try TwoHosts(bench)
+        for inMemory in [true, false] {
+            try run(bench, inMemory)
+            bench.cleanUp()
+        }
+    }
+
+    private static func run(_ bench: Bench, _ inMemory: Bool) throws {
+        let hosts = try TwoHosts(bench, memoryOnB: inMemory)
+        let place = inMemory ? "copy in memory" : "copy on the same disk"
         var json: [String: Any] = [:]
         for load in loads {
             try hosts.boot("writer", image: load.image)
@@ -58,9 +68,9 @@ enum DiskWritesBenchmark {
                     found[kind, default: []].append(try measure(kind, bench, hosts))
                 }
             }
-            json[load.image] = report(load, found, bench)
+            json[load.image] = report(load, place, found, bench)
         }
-        bench.results["disks_writes"] = json
+        bench.results["disks_writes, \(place)"] = json
     }
 
     // MARK: Measuring
@@ -78,6 +88,7 @@ enum DiskWritesBenchmark {
             var figures = try watch(bench, hosts, workers)
             let status = try hosts.status("writer")
             figures.pauseMs = status["pause_ms_median"] as? Double ?? .nan
+            figures.intervalMs = status["interval_ms"] as? Double ?? .nan
             // A broken protection captures nothing, and a new session has another worker.
             figures.held = status["state"] as? String == "protected" && (try? hosts.worker("A")) == workers[0]
             if !figures.held { print("  \(kind.name): \(status["state"] ?? ""): \(status["reason"] ?? "")") }
@@ -159,7 +170,7 @@ enum DiskWritesBenchmark {
 
     // MARK: Telling
 
-    private static func report(_ load: Load, _ found: [Kind: [Figures]], _ bench: Bench) -> [String: Any] {
+    private static func report(_ load: Load, _ place: String, _ found: [Kind: [Figures]], _ bench: Bench) -> [String: Any] {
         func median(_ kind: Kind, _ value: (Figures) -> Double) -> Double { Distribution((found[kind] ?? []).map(value)).median }
         let plain = median(.plain) { $0.perSecond }
         let peer = (rate: median(.blockcopy) { $0.perSecond }, write: median(.blockcopy) { $0.writeMicroseconds })
@@ -175,22 +186,23 @@ enum DiskWritesBenchmark {
             rows.append([kind.name, format(rate, 0), format(mebibytes, 1), format(rate / plain), format(rate / peer.rate), format(write, 0),
                          format(peer.write / write), format(flush, 0), kept == found[kind]?.count ? "" : "\(kept) of \(found[kind]?.count ?? 0) held"])
             cpuRows.append([kind.name, format(cpu.qemu * 100, 0), format(cpu.taker * 100, 1), format(cpu.shadow * 100, 1),
-                            format(cpu.taker * 1e6 / rate, 0)])
+                            format(cpu.taker * 1e6 / rate, 0), format(median(kind) { $0.pauseMs }), format(median(kind) { $0.intervalMs }, 0)])
             json[kind.name] = [
                 "records_per_second": rate, "mib_per_second": mebibytes, "to_plain": rate / plain, "to_blockcopy": rate / peer.rate,
                 "write_us": write, "blockcopy_write_to_this": peer.write / write, "flush_us": flush, "runs_held": kept,
                 "qemu_cpu_cores": cpu.qemu, "taker_cpu_cores": cpu.taker, "shadow_cpu_cores": cpu.shadow, "pause_ms": median(kind) { $0.pauseMs },
+                "interval_used_ms": median(kind) { $0.intervalMs },
             ]
         }
-        printTable("A guest's writes: \(load.title)",
+        printTable("A guest's writes: \(load.title); \(place)",
                    ["", "records/s", "MiB/s", "to plain", "to blockcopy", "write us", "blockcopy's to it", "flush us", ""], rows)
-        printTable("Processor time meanwhile (% of a core); the taker is qemu-nbd or our source worker",
-                   ["", "QEMU", "taker", "shadow worker", "taker us a record"], cpuRows)
+        printTable("Processor time meanwhile (% of a core; the taker is qemu-nbd or our source worker) and the epochs",
+                   ["", "QEMU", "taker", "shadow worker", "taker us a record", "pause ms", "interval used ms"], cpuRows)
         for case .ours(let delay) in kinds {
             let ratio = peer.write / median(.ours(delay)) { $0.writeMicroseconds }
-            bench.target("write latency, \(load.image), blockcopy to qemu-nbd to ours at \(delay) ms", format(ratio), ">= 1", met: ratio >= 1)
+            bench.target("write latency, \(load.image), \(place), blockcopy to qemu-nbd to ours at \(delay) ms", format(ratio), ">= 1", met: ratio >= 1)
             let rates = median(.ours(delay)) { $0.perSecond } / peer.rate
-            bench.target("records a second, \(load.image), ours at \(delay) ms to blockcopy", format(rates), ">= 1", met: rates >= 1)
+            bench.target("records a second, \(load.image), \(place), ours at \(delay) ms to blockcopy", format(rates), ">= 1", met: rates >= 1)
         }
         return json
     }

@@ -45,7 +45,7 @@ enum Main {
         bench.printTargets()
         if let path = values["--json"] {
             do {
-                let data = try JSONSerialization.data(withJSONObject: bench.results, options: [.prettyPrinted, .sortedKeys])
+                let data = try JSONSerialization.data(withJSONObject: finite(bench.results), options: [.prettyPrinted, .sortedKeys])
                 try data.write(to: URL(fileURLWithPath: path))
             } catch {
                 print("Cannot write \(path): \(error)")

@@ -10,10 +10,21 @@ final class TwoHosts {
     private var services: [String: Subprocess] = [:]
     private var connections: [String: Connection] = [:]
 
-    init(_ bench: Bench) throws {
+    /// `memoryOnB`: host B's images, and what its service keeps, lie in memory. On one machine the hosts share a disk, and the flushes
+    /// of each wait for those of the other.
+    init(_ bench: Bench, memoryOnB: Bool = false) throws {
         self.bench = bench
         folder = "\(bench.work)/hosts"
         try? FileManager.default.removeItem(atPath: folder)
+        if memoryOnB {
+            let memory = "/dev/shm/shadow-virt-benchmark-hosts.\(getpid())"
+            bench.atEnd { try? FileManager.default.removeItem(atPath: memory) }
+            try FileManager.default.createDirectory(atPath: "\(folder)/B/var/lib", withIntermediateDirectories: true)
+            for name in ["libvirt", "shadow-virt"] {
+                try FileManager.default.createDirectory(atPath: "\(memory)/\(name)", withIntermediateDirectories: true)
+                try FileManager.default.createSymbolicLink(atPath: "\(folder)/B/var/lib/\(name)", withDestinationPath: "\(memory)/\(name)")
+            }
+        }
         bench.atEnd { [self] in down() }
         try runProgram("\(bench.root)/Tests/Support/hosts.sh", ["up", folder])
         let secret = (0..<32).map { _ in String(format: "%02x", UInt8.random(in: 0...255)) }.joined()
