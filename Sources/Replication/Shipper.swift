@@ -16,6 +16,8 @@ final class Shipper: @unchecked Sendable {
     /// Something went out that cannot be sent again: the first copy is not kept.
     private var hasSentPieces = false
     private var firstCopyStarted: Bool { hasSentPieces || worker.disks?.isLearning == false }
+    /// What ended the last connection.
+    private var brokenBy = ""
     /// Whether the shadow of the present connection has the stream's header.
     private var hasToldHeader = false
 
@@ -41,7 +43,8 @@ final class Shipper: @unchecked Sendable {
             } catch {
                 worker.statistics[.linkUp] = 0
                 if worker.backlog.isStopped { return }
-                let reason = "No connection to \(options.peer): \(error)"
+                brokenBy = ": \(error)"
+                let reason = "No connection to \(options.peer)\(brokenBy)"
                 if toldReasons.insert(reason).inserted { worker.tell(WorkerEvent(.linkLost, reason: reason)) }
             }
             attempt += 1
@@ -90,7 +93,8 @@ final class Shipper: @unchecked Sendable {
         let welcome = try JSONDecoder().decode(Welcome.self, from: Data(blob))
         let mine = worker.backlog.counts
         if firstCopyStarted, welcome.committedEpoch == 0 {
-            throw SessionLost(reason: "The connection broke during the first copy")
+            // The shadow may have said why: a full disk, for instance.
+            throw SessionLost(reason: "The connection broke during the first copy\(brokenBy)")
         }
         guard welcome.committedEpoch >= mine.committed, welcome.committedEpoch <= mine.lastTaken else {
             throw SessionLost(reason: "The shadow stands at epoch \(welcome.committedEpoch), this side between \(mine.committed) and \(mine.lastTaken)")
