@@ -267,6 +267,7 @@ extension PrimaryProtection {
         let lost = drain()
         // Destroyed or shut down is known by now in most cases, and no shadow is loaded in vain.
         if let ended = endedOnPurpose(takeVerdict(waitMs: 0)) { return ended }
+        if let shared = record.sharedDisks { return endedOnPurpose(takeVerdict(waitMs: nil)) ?? leaveToAdministrator(shared) }
         board.set(.swapping, "QEMU died; loading the shadow on \(peer.name)")
         let loaded: PeerResponse
         switch try loadHoweverLongItTakes() {
@@ -285,6 +286,14 @@ extension PrimaryProtection {
         case .inDoubt:
             return try resolveDoubt()
         }
+    }
+
+    /// Disks on shared storage hold what the guest wrote after its last epoch: its memory, set back to that, would corrupt them.
+    private func leaveToAdministrator(_ shared: [String]) -> Outcome {
+        let reason = "QEMU died, and nothing is resumed: disk \(shared.joined(separator: ", ")) on shared storage went on after the last epoch. "
+            + "Start the guest with `virsh start \(domain.name)`, here or where it is defined"
+        Log.error("\(domain.name): \(reason)")
+        return .ended(reason)
     }
 
     private func qemuIsGone(waitMs: Double) -> Bool {

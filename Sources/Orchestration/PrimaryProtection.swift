@@ -337,17 +337,18 @@ public final class PrimaryProtection: @unchecked Sendable {
         let hasReplicas = plan?.replicas.isEmpty == false
         record.session = UUID()
         record.phase = .protecting
+        record.sharedDisks = plan?.shared.isEmpty == false ? plan?.shared : nil
         if record.savedParameters.isEmpty { record.savedParameters = try COLOControl(domain: domain).currentParameters() }
         try environment.records.write(record)
 
-        let answer = try client.ask(PeerRequest(.prepare, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
-                                       xml: definition.shadowXML(), intervalMs: record.intervalMs, memoryBytes: definition.memoryBytes,
-                                       disks: plan?.replicas, media: plan?.media, pool: record.pool, discardStale: record.discardStale),
-                           timeoutMs: 60_000)
+        var request = try PeerRequest(.prepare, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
+                                      xml: definition.shadowXML(), intervalMs: record.intervalMs, memoryBytes: definition.memoryBytes,
+                                      disks: plan?.replicas, media: plan?.media, pool: record.pool, discardStale: record.discardStale)
+        request.hasSharedDisks = record.sharedDisks == nil ? nil : true
+        let answer = try client.ask(request, timeoutMs: 60_000)
         for warning in answer.warnings ?? [] { Log.warning("\(domain.name): \(warning)") }
         // Said of what lay there then.
         record.discardStale = nil
-        record.sharedDisks = plan?.shared.isEmpty == false ? plan?.shared : nil
         try environment.records.write(record)
         if !hasReplicas { try raiseGuard() }
 

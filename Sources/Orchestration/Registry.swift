@@ -174,6 +174,10 @@ public final class Registry: @unchecked Sendable {
             throw ControlFailure("\(environment.hostName) holds no shadow of \(word)", advice: "`shadow-virt status` shows what it holds")
         }
         guard shadow.phase != .running else { throw ControlFailure("Domain \(shadow.name) runs on \(environment.hostName) already") }
+        guard !shadow.hasSharedDisks else {
+            throw ControlFailure("Domain \(shadow.name) has disks on shared storage, which went on after its last epoch: its memory must not be set back",
+                                 advice: "Once the primary is dead for certain, remove the shadow with `virsh destroy \(shadow.name)`, then define and start the guest here")
+        }
         guard shadow.status.committedEpoch > 0 else {
             throw ControlFailure("The shadow of \(shadow.name) holds no complete epoch yet: there is nothing to start from")
         }

@@ -126,7 +126,7 @@ public final class ShadowProtection: @unchecked Sendable {
             guard let path = layout.replicas[disk.target] else { throw ControlFailure("Disk \(disk.target) of \(name) got no replica on \(environment.hostName)") }
             return ReplicaSet.Disk(index: index, path: path, byteCount: disk.capacityBytes)
         }
-        hasSharedDisks = request.media?.contains { $0.kind == .shared } ?? false
+        hasSharedDisks = request.hasSharedDisks ?? false
         return provisioned
     }
 
