@@ -368,7 +368,7 @@ check_disk() { # HOST; the image, as others find it while the guest stands still
 }
 
 disk_turned() { # FILE BYTES; since then the guest has replaced, and before that compared, each record of its disk
-  tail -c "+$(($2 + 1))" "$1" | awk -v records=$disk_records '$1 == "D" { last = $2; if (!n++) first = $2 } END { exit last - first < records }'
+  tail -c "+$(($2 + 1))" "$1" | awk -v records=$disk_records '$1 == "D" { last = $2; if (!n++) first = $2 } END { exit !(last - first >= records) }'
 }
 
 pid=$(<"$work/A/run/libvirt/qemu/ledger.pid")
