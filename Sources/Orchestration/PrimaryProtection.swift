@@ -71,6 +71,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     var pendingUnprotect: Reply<Void>?
     /// What the administrator who ends it wants, and is told.
     let ending = Guarded<(deletesReplica: Bool, remarks: [String])>((false, []))
+    /// What an administrator who protects the guest should know.
+    let remarks = Guarded<[String]>([])
     private let rate = RateMeter()
 
     /// A stop of the guest that was not ours.
@@ -346,7 +348,10 @@ public final class PrimaryProtection: @unchecked Sendable {
                                       disks: plan?.replicas, media: plan?.media, pool: record.pool, discardStale: record.discardStale)
         request.hasSharedDisks = record.sharedDisks == nil ? nil : true
         let answer = try client.ask(request, timeoutMs: 60_000)
-        for warning in answer.warnings ?? [] { Log.warning("\(domain.name): \(warning)") }
+        for warning in answer.warnings ?? [] {
+            Log.warning("\(domain.name): \(warning)")
+            remarks.change { if !$0.contains(warning) { $0.append(warning) } }
+        }
         // Said of what lay there then.
         record.discardStale = nil
         try environment.records.write(record)
@@ -747,6 +752,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     }
 
     public var peerName: String { peer.name }
+    public var warnings: [String] { remarks.read { $0 } }
 
     /// Waits until it is clear how the protection began; nil at the deadline.
     public func settled(until deadline: MonotonicTime) -> Settled? {

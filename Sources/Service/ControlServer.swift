@@ -120,7 +120,8 @@ final class ControlServer: Sendable {
         while true {
             switch protection.settled(until: MonotonicTime.now.adding(milliseconds: 1000)) {
             case .protected:
-                return ControlResponse(done: "Domain \(protection.domain.name) is protected to \(protection.peerName)")
+                let done = "Domain \(protection.domain.name) is protected to \(protection.peerName)"
+                return ControlResponse(done: ([done] + protection.warnings).joined(separator: ". "))
             case .refused(let reason):
                 _ = try? registry.unprotect(protection.domain.uuid, deadline: MonotonicTime.now.adding(milliseconds: 30_000))
                 throw ControlFailure("Domain \(protection.domain.name) could not be protected: \(reason)")
