@@ -368,7 +368,7 @@ check_disk() { # HOST; the image, as others find it while the guest stands still
 }
 
 disk_turned() { # FILE BYTES; since then the guest has replaced, and before that compared, each record of its disk
-  tail -c "+$(($2 + 1))" "$1" | awk -v records=$disk_records '$1 == "D" { last = $2; if (!n++) first = $2 } END { exit last - first < records }'
+  tail -c "+$(($2 + 1))" "$1" | awk -v records=$disk_records '$1 == "D" { last = $2; if (!n++) first = $2 } END { exit !(last - first >= records) }'
 }
 
 pid=$(<"$work/A/run/libvirt/qemu/ledger.pid")
@@ -382,7 +382,7 @@ left_A=$(size "$(serial A)")
 status B "$work/failed-over.json"
 [[ $(on B virsh -q domstate ledger) == running* ]] || fail "libvirt on hostB says the guest is $(on B virsh -q domstate ledger)"
 
-wait_for 20 "the guest's turn through its disk on hostB" disk_turned "$(serial B)" 0
+wait_for 60 "the guest's turn through its disk on hostB" disk_turned "$(serial B)" 0
 consistent=true disk_consistent=true
 check_books "$work/failover-check.json" check "$(serial A)@0-$left_A" "$(serial B)"
 check_disk B
@@ -410,7 +410,7 @@ event "swapped"
 wait_for 20 "the guest's going on at hostA" ticks_since "$(serial A)" "$left_A"
 event "the guest goes on at hostA"
 sleep 2
-wait_for 20 "the guest's turn through its disk on hostA" disk_turned "$(serial A)" "$left_A"
+wait_for 60 "the guest's turn through its disk on hostA" disk_turned "$(serial A)" "$left_A"
 check_books "$work/swap-check.json" check --swap "$(serial B)" "$(serial A)@$left_A"
 check_disk A
 ledger "$work/swap-outage.json" outage "$work/B.times" "$work/A2.times" || fail "the guest ran on both hosts at once"

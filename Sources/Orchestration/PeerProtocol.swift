@@ -39,6 +39,8 @@ public struct PeerRequest: Codable, Sendable {
     /// `prepare`, `facts`: the disks to make replicas of, and what else the guest's disks need there.
     public var disks: [ReplicaRequest]?
     public var media: [MediaRequest]?
+    /// `prepare`: it has disks on storage that both hosts share, a network's included, which no path tells of.
+    public var hasSharedDisks: Bool?
     /// `prepare`, `facts`: the pool for all replicas, instead of one of the same name for each disk.
     public var pool: String?
     /// `prepare`, `facts`: replicas may overwrite volumes that are not known to be replicas.

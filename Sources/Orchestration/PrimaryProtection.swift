@@ -74,6 +74,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     var pendingUnprotect: Reply<Void>?
     /// What the administrator who ends it wants, and is told.
     let ending = Guarded<(deletesReplica: Bool, remarks: [String])>((false, []))
+    /// What an administrator who protects the guest should know.
+    let remarks = Guarded<[String]>([])
     private let rate = RateMeter()
 
     /// A stop of the guest that was not ours.
@@ -340,17 +342,22 @@ public final class PrimaryProtection: @unchecked Sendable {
         let hasReplicas = plan?.replicas.isEmpty == false
         record.session = UUID()
         record.phase = .protecting
+        record.sharedDisks = plan?.shared.isEmpty == false ? plan?.shared : nil
         if record.savedParameters.isEmpty { record.savedParameters = try COLOControl(domain: domain).currentParameters() }
         try environment.records.write(record)
 
-        let answer = try client.ask(PeerRequest(.prepare, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
-                                       xml: definition.shadowXML(), intervalMs: record.intervalMs, memoryBytes: definition.memoryBytes,
-                                       disks: plan?.replicas, media: plan?.media, pool: record.pool, discardStale: record.discardStale, onFailure: record.onFailure),
-                           timeoutMs: 60_000)
-        for warning in answer.warnings ?? [] { Log.warning("\(domain.name): \(warning)") }
+        var request = try PeerRequest(.prepare, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
+                                      xml: definition.shadowXML(), intervalMs: record.intervalMs, memoryBytes: definition.memoryBytes,
+                                      disks: plan?.replicas, media: plan?.media, pool: record.pool, discardStale: record.discardStale)
+        request.onFailure = record.onFailure
+        request.hasSharedDisks = record.sharedDisks == nil ? nil : true
+        let answer = try client.ask(request, timeoutMs: 60_000)
+        for warning in answer.warnings ?? [] {
+            Log.warning("\(domain.name): \(warning)")
+            remarks.change { if !$0.contains(warning) { $0.append(warning) } }
+        }
         // Said of what lay there then.
         record.discardStale = nil
-        record.sharedDisks = plan?.shared.isEmpty == false ? plan?.shared : nil
         try environment.records.write(record)
         if !hasReplicas { try raiseGuard() }
 
@@ -767,6 +774,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     }
 
     public var peerName: String { peer.name }
+    public var warnings: [String] { remarks.read { $0 } }
 
     /// Waits until it is clear how the protection began; nil at the deadline.
     public func settled(until deadline: MonotonicTime) -> Settled? {

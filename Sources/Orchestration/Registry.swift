@@ -116,8 +116,7 @@ public final class Registry: @unchecked Sendable {
         throw ControlFailure("Domain \(domain.name) is not protected", advice: "Protect it with `shadow-virt protect \(domain.name) --to HOST`")
     }
 
-    /// `warn` is told what an administrator should know and nothing prevents.
-    public func protect(_ word: String, to host: String, _ request: ProtectRequest, warn: (String) -> Void) throws -> PrimaryProtection {
+    public func protect(_ word: String, to host: String, _ request: ProtectRequest) throws -> PrimaryProtection {
         try admission.withLock {
             let peer = try environment.peer(host)
             let domain = try lookup(word)
@@ -140,10 +139,10 @@ public final class Registry: @unchecked Sendable {
             if let failed = findings.first(where: { $0.verdict == .failed }) {
                 throw ControlFailure("Cannot protect \(domain.name): \(failed.detail)", advice: failed.advice)
             }
-            for finding in findings where finding.verdict == .warning { warn("\(finding.detail). \(finding.advice)") }
             let protection = PrimaryProtection(
                 domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, peer: peer,
                 request: request) { [weak self] in self?.forget($0) }
+            protection.remarks.change { $0 = findings.filter { $0.verdict == .warning && $0.check.hasPrefix("disk-") }.map(\.detail) }
             entries.change { $0.primaries[domain.uuid] = protection }
             protection.start()
             return protection
@@ -177,12 +176,13 @@ public final class Registry: @unchecked Sendable {
             throw ControlFailure("\(environment.hostName) holds no shadow of \(word)", advice: "`shadow-virt status` shows what it holds")
         }
         guard shadow.phase != .running else { throw ControlFailure("Domain \(shadow.name) runs on \(environment.hostName) already") }
+        guard !shadow.hasSharedDisks || shadow.mayRestart else {
+            throw ControlFailure("Domain \(shadow.name) has disks on shared storage, which went on after its last epoch: its memory must not be set back",
+                                 advice: "Once the primary is dead for certain, remove the shadow with `virsh destroy \(shadow.name)`, then define and start the guest here. "
+                                    + "Protected with `--on-failure restart` this command boots it cold")
+        }
         guard shadow.status.committedEpoch > 0 else {
             throw ControlFailure("The shadow of \(shadow.name) holds no complete epoch yet: there is nothing to start from")
-        }
-        guard !shadow.hasSharedDisks || shadow.mayRestart else {
-            throw ControlFailure("\(shadow.name) has disks on shared storage, which went on after its last epoch: its memory must not be resumed",
-                                 advice: "Once its primary is known to be dead, start it anew: `virsh define` and `virsh start` here. Protected with `--on-failure restart` this command does so")
         }
         let begin = MonotonicTime.now
         try makeSurePrimaryIsDead(shadow, force: force, progress: progress)

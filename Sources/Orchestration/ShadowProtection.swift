@@ -130,7 +130,7 @@ public final class ShadowProtection: @unchecked Sendable {
             return ReplicaSet.Disk(index: index, path: path, byteCount: disk.capacityBytes)
         }
         coldXML = request.onFailure == .restart ? try DomainDefinition(xml: request.xml ?? "").persistentXML(layout) : nil
-        hasSharedDisks = request.media?.contains { $0.kind == .shared } ?? false
+        hasSharedDisks = request.hasSharedDisks ?? false
         return provisioned
     }
 

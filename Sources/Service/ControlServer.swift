@@ -113,14 +113,15 @@ final class ControlServer: Sendable {
         if let rate = request.diskRateBytesPerSecond, !DataRate.range.contains(rate) {
             throw ControlFailure("The disk rate of \(rate) bytes per second is outside \(DataRate.range.lowerBound) to \(DataRate.range.upperBound)")
         }
-        let protection = try registry.protect(domain, to: host, ProtectRequest(request)) { progress(ControlResponse.Progress("Warning: \($0)")) }
+        let protection = try registry.protect(domain, to: host, ProtectRequest(request))
         guard request.wait ?? true else {
             return ControlResponse(done: "Protecting \(protection.domain.name) to \(protection.peerName); `shadow-virt status` shows how far it is")
         }
         while true {
             switch protection.settled(until: MonotonicTime.now.adding(milliseconds: 1000)) {
             case .protected:
-                return ControlResponse(done: "Domain \(protection.domain.name) is protected to \(protection.peerName)")
+                let done = "Domain \(protection.domain.name) is protected to \(protection.peerName)"
+                return ControlResponse(done: ([done] + protection.warnings).joined(separator: ". "))
             case .refused(let reason):
                 _ = try? registry.unprotect(protection.domain.uuid, deadline: MonotonicTime.now.adding(milliseconds: 30_000))
                 throw ControlFailure("Domain \(protection.domain.name) could not be protected: \(reason)")

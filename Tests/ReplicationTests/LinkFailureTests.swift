@@ -139,7 +139,7 @@ final class LinkFailureTests: XCTestCase {
         rig.proxy.faults.change { $0.cutAfter = 100_000 }
         try rig.qemu.firstCopy()
         XCTAssertNotNil(rig.parent.event(.linkLost))
-        XCTAssertEqual(rig.parent.event(.sessionLost)?.reason, "The connection broke during the first copy")
+        XCTAssertTrue(rig.parent.event(.sessionLost)?.reason?.hasPrefix("The connection broke during the first copy") == true)
         try rig.epochs(2)
     }
 
@@ -147,7 +147,7 @@ final class LinkFailureTests: XCTestCase {
         let rig = try Rig(seed: 25, firstCopy: false)
         rig.proxy.faults.change { $0.flipAt = 100_000 }
         try rig.qemu.firstCopy()
-        XCTAssertEqual(rig.parent.event(.sessionLost)?.reason, "The connection broke during the first copy")
+        XCTAssertTrue(rig.parent.event(.sessionLost)?.reason?.hasPrefix("The connection broke during the first copy") == true)
     }
 
     /// A shadow that lost its memory must not be taken for one that only lost the connection.
@@ -160,7 +160,7 @@ final class LinkFailureTests: XCTestCase {
         XCTAssertEqual(ftruncate(rig.shadow.state, 0), 0)
         XCTAssertEqual(ftruncate(rig.shadow.state, off_t(ShadowMemory.stateBytes)), 0)
         try rig.shadow.startWorker()
-        XCTAssertEqual(rig.parent.event(.sessionLost)?.reason, "The connection broke during the first copy")
+        XCTAssertTrue(rig.parent.event(.sessionLost)?.reason?.hasPrefix("The connection broke during the first copy") == true)
     }
 
     func testShadowIsAwayForAWhile() throws {

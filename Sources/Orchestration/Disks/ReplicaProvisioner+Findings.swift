@@ -30,10 +30,17 @@ extension ReplicaProvisioner {
             }
         }
         for (name, want) in wanted.sorted(by: { $0.key < $1.key }) {
-            let available = (try? want.pool.info().available) ?? 0
+            let available = Self.available(want.pool, want.description)
             findings.append(Self.space(pool: name, host: host, available: available, want.requests, isThick: want.description.allocation(capacity: 1) > 0))
         }
         return findings
+    }
+
+    /// Bytes that are free now: libvirt's figure is that of the pool's last refresh.
+    private static func available(_ pool: StoragePool, _ description: PoolDescription) -> UInt64 {
+        var info = statvfs()
+        guard description.hasFiles, let folder = description.targetPath, statvfs(folder, &info) == 0 else { return (try? pool.info().available) ?? 0 }
+        return UInt64(info.f_bavail) * UInt64(info.f_frsize)
     }
 
     /// Whether new replicas find room. A sparse one begins with what its source takes, and may grow to its capacity.
