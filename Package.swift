@@ -50,7 +50,7 @@ let package = Package(
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),
         .testTarget(name: "OrchestrationTests", dependencies: ["Orchestration", "Libvirt", "Configuration", "ControlProtocol", "Platform"]),
         .testTarget(name: "CommandsTests", dependencies: ["Commands", "Configuration", "ControlProtocol", "Platform"]),
-        .testTarget(name: "EndToEndTests", dependencies: ["shadow-virt"]),
+        .testTarget(name: "EndToEndTests", dependencies: ["shadow-virt", "NBDServer"]),
     ],
     swiftLanguageModes: [.v6]
 )

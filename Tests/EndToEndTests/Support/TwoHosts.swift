@@ -17,14 +17,24 @@ final class TwoHosts: @unchecked Sendable {
 
     /// Why the machine cannot do it; nil when it can.
     static let obstacle: String? = {
-        if geteuid() != 0 { return "not root: namespaces and libvirtd need it" }
+        if let obstacle = obstacleWithoutServices { return obstacle }
         if access("/dev/kvm", R_OK | W_OK) != 0 { return "no /dev/kvm: epochs cannot be captured under TCG" }
-        for (tool, package) in [("libvirtd", "libvirt-daemon"), ("qemu-system-x86_64", "qemu-system-x86"), ("virsh", "libvirt-clients"), ("ip", "iproute2"), ("as", "binutils"), ("swiftc", "swift")] {
-            let paths: [String] = (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":").map(String.init) + ["/usr/sbin", "/sbin"]
-            if !paths.contains(where: { access("\($0)/\(tool)", X_OK) == 0 }) { return "no \(tool) (Debian: apt install \(package))" }
-        }
+        for (tool, package) in [("as", "binutils"), ("swiftc", "swift")] where !isInstalled(tool) { return "no \(tool) (Debian: apt install \(package))" }
         return nil
     }()
+
+    /// The same for hosts whose guests nobody protects.
+    static let obstacleWithoutServices: String? = {
+        if geteuid() != 0 { return "not root: namespaces and libvirtd need it" }
+        for (tool, package) in [("libvirtd", "libvirt-daemon"), ("qemu-system-x86_64", "qemu-system-x86"), ("virsh", "libvirt-clients"), ("ip", "iproute2")]
+        where !isInstalled(tool) { return "no \(tool) (Debian: apt install \(package))" }
+        return nil
+    }()
+
+    static func isInstalled(_ tool: String) -> Bool {
+        let paths: [String] = (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":").map(String.init) + ["/usr/sbin", "/sbin"]
+        return paths.contains { access("\($0)/\(tool)", X_OK) == 0 }
+    }
 
     /// The program under test: $SHADOW_VIRT_BINARY, else what was built along with the tests.
     static let binary: String = ProcessInfo.processInfo.environment["SHADOW_VIRT_BINARY"]
@@ -40,11 +50,10 @@ final class TwoHosts: @unchecked Sendable {
 
     // MARK: Life
 
-    /// `configuration`: lines for both hosts' shadow-virt.conf.
-    init(configuration: [String] = []) throws {
-        if let obstacle = Self.obstacle { throw XCTSkip("End-to-end tests skipped: \(obstacle)") }
-        try require(access(Self.binary, X_OK) == 0, "No shadow-virt at \(Self.binary); set SHADOW_VIRT_BINARY")
-        let guests = try Self.guests.get()
+    /// `configuration`: lines for both hosts' shadow-virt.conf. `withServices`: false for libvirt alone, without a ledger guest's image.
+    init(configuration: [String] = [], withServices: Bool = true) throws {
+        if let obstacle = withServices ? Self.obstacle : Self.obstacleWithoutServices { throw XCTSkip("End-to-end tests skipped: \(obstacle)") }
+        try require(!withServices || access(Self.binary, X_OK) == 0, "No shadow-virt at \(Self.binary); set SHADOW_VIRT_BINARY")
         folder = NSTemporaryDirectory() + "/shadow-virt-e2e-\(getpid())-\(UUID().uuidString.prefix(8))"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         // In a session of its own, away from the terminal's Ctrl-C, it waits for the end of a pipe whose other end only this process holds.
@@ -55,6 +64,8 @@ final class TwoHosts: @unchecked Sendable {
         leash = ends[1]
         do {
             try hosts("up", limit: 60)
+            guard withServices else { return }
+            let guests = try Self.guests.get()
             for host in Host.allCases {
                 try configure(host, configuration)
                 try FileManager.default.copyItem(atPath: guests + "/ledger.img", toPath: root(host) + "/var/lib/libvirt/images/ledger.img")
