@@ -62,18 +62,6 @@ final class EndToEndTests: XCTestCase {
         XCTAssertEqual(rig.parent.count(.suspended), 1)
     }
 
-    func testRestsOnceTheEpochInHandIsOver() throws {
-        let rig = try Rig(seed: 12)
-        try rig.epochs(3)
-        XCTAssertTrue(try rig.qemu.request(ms: 2000))
-        rig.parent.send(.rest)
-        usleep(50_000)
-        XCTAssertEqual(rig.statistics[.mayCapture], 1)
-        try rig.qemu.finishEpoch(pages: 5)
-        rig.eventually("it rests") { rig.statistics[.mayCapture] == 0 }
-        XCTAssertFalse(try rig.qemu.request(ms: 300))
-    }
-
     func testWindowsAreRecorded() throws {
         let rig = try Rig(seed: 5)
         let before = SharedStatistics.realtimeNanoseconds

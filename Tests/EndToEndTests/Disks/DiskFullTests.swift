@@ -35,7 +35,6 @@ final class DiskFullTests: DisksTestCase {
     func testStateFolderIsFull() throws {
         let folder = "/var/lib/shadow-virt/replicas"
         let guest = try freshDiskGuest(prepare: { try mount(.b, folder, mebibytes: 2) })
-        let hosts = try hosts
         try guest.protect()
         let mark = guest.serial.mark
         // At once, while the journal is still short.
