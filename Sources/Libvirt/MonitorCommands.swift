@@ -12,6 +12,19 @@ public struct QueryStatus: MonitorCommand, Sendable {
     }
 }
 
+/// `query-named-block-nodes` without their backing chains (`qapi/block-core.json`): disks, and the filters that jobs put on them.
+public struct QueryNamedBlockNodes: MonitorCommand, Sendable {
+    public static let name = "query-named-block-nodes"
+    public let flat = true
+    public init() {}
+
+    public struct Node: Decodable, Sendable, Hashable {
+        /// `raw`, `qcow2`, `file`, ...; `mirror_top` for a mirror's filter.
+        public let drv: String
+    }
+    public typealias Answer = [Node]
+}
+
 /// `query-version` (`qapi/control.json`).
 public struct QueryVersion: MonitorCommand, Sendable {
     public static let name = "query-version"

@@ -130,7 +130,8 @@ public final class Registry: @unchecked Sendable {
                 try reply.wait(until: MonotonicTime.now.adding(milliseconds: 5000))
             }
             if let shadow = shadow(domain.uuid) {
-                guard shadow.phase == .running else {
+                // The guest may run here while libvirt has not yet answered the order that started it: that is waited for.
+                guard try shadow.verifiedPhase() == .running else {
                     throw ControlFailure("\(environment.hostName) holds the shadow of \(domain.name); the guest runs on \(shadow.primary)")
                 }
                 entries.change { $0.shadows[domain.uuid] = nil }

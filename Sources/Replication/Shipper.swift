@@ -18,7 +18,7 @@ final class Shipper: @unchecked Sendable {
     private var firstCopyStarted: Bool { hasSentPieces }
     /// Whether the shadow of the present connection has the stream's header.
     private var hasToldHeader = false
-    /// Why there was no connection last time.
+    /// Why the shadow ended a connection, in its words.
     private var lastReason: String?
 
     init(worker: SourceWorker) { self.worker = worker }
@@ -44,7 +44,7 @@ final class Shipper: @unchecked Sendable {
                 worker.statistics[.linkUp] = 0
                 if worker.backlog.isStopped { return }
                 let reason = reason(error)
-                lastReason = reason
+                lastReason = error is ShadowFailure ? reason : lastReason
                 if toldReasons.insert(reason).inserted { worker.tell(WorkerEvent(.linkLost, reason: reason)) }
             }
             attempt += 1

@@ -56,8 +56,20 @@ final class DiskMirror: @unchecked Sendable {
                                           flags: [.synchronousWrites, .transientJob, .reuseExternal])
         } catch {
             knowledge.change { $0 = Knowledge(end: "\(error)") }
-            throw error
+            throw strayFilter() ?? error
         }
+    }
+
+    /// Why no mirror can begin, when it is this: a mirror that ended while the guest was being stopped for an epoch may leave its filter on the
+    /// disk (QEMU 7.2 seen), which no command takes off.
+    private func strayFilter() -> ControlFailure? {
+        guard let nodes = try? domain.monitor(QueryNamedBlockNodes()),
+              let disks = try? DomainDefinition(xml: domain.handle().xml()).disks else { return nil }
+        let filters = nodes.reduce(0) { $0 + ($1.drv == "mirror_top" ? 1 : 0) }
+        let jobs = disks.reduce(0) { $0 + ($1.hasBlockJob ? 1 : 0) }
+        guard filters > jobs else { return nil }
+        return ControlFailure("QEMU has left the filter of a mirror that somebody ended on a disk of \(domain.name), so disk \(target) cannot be copied",
+                              advice: "The guest runs on, unprotected: `shadow-virt unprotect`, then `virsh migrate --live` it or shut it down and start it, for a QEMU without the filter")
     }
 
     /// Libvirt's events about this domain's block jobs; on the event loop's thread.

@@ -6,21 +6,33 @@ import XCTest
 final class DiskProtectionTests: DisksTestCase {
     // MARK: Other people's commands
 
+    /// Protection comes back by itself; but for QEMU's own defect, which is told with the way out, and leaves the guest alone.
     func testMirrorEndedBySomebody() throws {
-        let guest = try protectedGuest()
         var recoveries: [Double] = []
+        var filters = 0
         for _ in 1...6 {
+            let guest = try protectedGuest()
             try guest.waitUntilWholeAgain()
             pauseAtRandom(0.05...0.3)
             let mark = guest.serial.mark
             let begin = Clock.seconds
             try endMirror(guest)
             usleep(100_000)
-            try guest.waitUntilWholeAgain(limit: 30)
-            recoveries.append(Clock.seconds - begin)
+            do {
+                try guest.waitUntilWholeAgain(limit: 30)
+                recoveries.append(Clock.seconds - begin)
+            } catch {
+                let log = try hosts.service(guest.home).logText
+                guard log.contains("QEMU has left the filter"), log.contains("virsh migrate --live") else { throw error }
+                filters += 1
+                try guest.unprotect()
+                leaveDisorder()
+            }
             XCTAssertLessThan(guest.serial.largestGap(since: mark), 1.5, "the guest stood still")
+            try guest.checkBooks()
         }
-        report("mirror ended by somebody: protected again after \(recoveries.inMilliseconds)")
+        report("mirror ended by somebody: protected again after \(recoveries.inMilliseconds); QEMU left its filter \(filters) times")
+        let guest = try protectedGuest()
         try failOver(guest)
         try assertInOrder(guest, ticks: 3000)
     }

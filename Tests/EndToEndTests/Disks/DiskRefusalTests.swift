@@ -116,7 +116,7 @@ final class DiskRefusalTests: DisksTestCase {
         try guest.waitUntilWholeAgain()
         let back = guest.serial.mark
         try failOver(guest)
-        try guest.waitForTicks(500)
+        try guest.waitForTicks(500, limit: 45)
         try guest.checkBooks()
         XCTAssertLessThanOrEqual(guest.serial.changes(since: back).count, 1)
     }
