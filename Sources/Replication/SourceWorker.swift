@@ -109,6 +109,8 @@ public final class SourceWorker: @unchecked Sendable {
 
     /// A mirror that is gone: the guest's writes do not come here any more, so no epoch is complete from now on.
     private func noteDisk(_ event: NBDServerEvent) {
+        // This is the connection's own thread, and each of the guest's writes waits for it, as the guest itself does for the stream's.
+        if case .connected = event { _ = clinux_set_thread_niceness(Self.streamNiceness) }
         guard case .disconnected(_, let export, let error) = event, !isToldToEnd, let disks else { return }
         let words = "QEMU ended the mirror of \(export)" + (error.map { ": \($0)" } ?? "")
         disks.fail(words)
