@@ -115,7 +115,11 @@ public final class SourceWorker: @unchecked Sendable {
 
     /// A mirror that is gone: the guest's writes do not come here any more, so no epoch is complete from now on.
     private func noteDisk(_ event: NBDServerEvent) {
-        if case .connected(_, let export) = event { disks?.mirrorCame(export) }
+        if case .connected(_, let export) = event {
+            // This is the connection's own thread, and each of the guest's writes waits for it, as the guest itself does for the stream's.
+            _ = clinux_set_thread_niceness(Self.streamNiceness)
+            disks?.mirrorCame(export)
+        }
         guard case .disconnected(_, let export, let error) = event, !isEnding, let disks else { return }
         let words = "QEMU ended the mirror of \(export)" + (error.map { ": \($0)" } ?? "")
         disks.fail(words)

@@ -62,7 +62,7 @@ enum DiskWritesBenchmark {
             try hosts.boot("writer", image: load.image)
             defer { _ = try? hosts.on("A", ["virsh", "-q", "destroy", "writer"]) }
             var found: [Kind: [Figures]] = [:]
-            for round in 0..<(bench.quick ? 2 : 5) {
+            for round in 0..<(bench.quick ? 2 : 3) {
                 for turn in kinds.indices {
                     let kind = kinds[(turn + round) % kinds.count]
                     found[kind, default: []].append(try measure(kind, bench, hosts))
