@@ -59,7 +59,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// A suspend is repeated at once or not at all.
     private static let repeatMilliseconds = 250.0
     /// A worker that does nothing for so long is stopped, or the host is past help.
-    private static let longestBreathMilliseconds = 5000.0
+    /// The guest may stand still for so long, so no longer than necessary: eight of its beats.
+    private static let longestBreathMilliseconds = 2000.0
     /// An epoch that is under way is over in a few milliseconds, the first one in some hundred.
     private static let endOfStreamMilliseconds = 2000.0
     private var lastLook = MonotonicTime(nanoseconds: 0)

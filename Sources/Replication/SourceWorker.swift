@@ -78,9 +78,11 @@ public final class SourceWorker: @unchecked Sendable {
     public func run() -> Int32 {
         startThread("control") { [self] in controlLoop() }
         startThread("heartbeat") { [self] in
+            // A busy host must not pass for a process that was stopped.
+            _ = clinux_set_thread_niceness(Self.streamNiceness)
             while true {
                 statistics[.heartbeat] = MonotonicTime.now.nanoseconds
-                usleep(500_000)
+                usleep(250_000)
             }
         }
         do {
