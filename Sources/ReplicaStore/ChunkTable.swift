@@ -186,6 +186,7 @@ public final class ChunkTable: @unchecked Sendable {
         return try ChunkTable(image: image)
     }
 
+    @_optimize(none)  // Swift 6.0's optimizer crashes on it (CopyPropagation)
     private static func read(path: String, image: ReplicaImage, identity: ReplicaImage.Identity) throws -> ChunkTable? {
         let fd = try Descriptor(checking: open(path, O_RDONLY | O_CLOEXEC), "open", path)
         var header = [UInt8](repeating: 0, count: headerBytes)
