@@ -189,8 +189,7 @@ extension PrimaryProtection {
                 case .swap(let reply): reply.give(.failure(failure))
                 case .unprotect(let reply): reply.give(.failure(failure))
                 case .yield(let reply):
-                    reply.give(Result { try yieldToPeer() })
-                    return .ended("\(peer.name) took the guest over")
+                    return yield(reply)
                 case .shutdown(let reply): return .serviceStops(reply)
                 default: break
                 }
@@ -239,8 +238,19 @@ extension PrimaryProtection {
         rmdir("\(environment.configuration.runtimeDirectory)/\(domain.uuid)")
     }
 
-    /// The peer's administrator forces the guest over there.
-    func yieldToPeer() throws {
+    /// The peer's administrator forces the guest over there. From then on its shadow is the only copy: it is not to be discarded.
+    func yield(_ reply: Reply<Void>) -> Outcome {
+        do {
+            try yieldToPeer()
+            reply.give(.success(()))
+            return .handedOver
+        } catch {
+            reply.give(.failure(error))
+            return .retry("The guest could not be given up to \(peer.name): \(error)")
+        }
+    }
+
+    private func yieldToPeer() throws {
         record.phase = .removing
         try environment.records.write(record)
         removeLocalCopy()

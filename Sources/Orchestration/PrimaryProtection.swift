@@ -247,8 +247,7 @@ public final class PrimaryProtection: @unchecked Sendable {
                 reply.give(.failure(ControlFailure("Domain \(domain.name) is not protected at the moment: \(board.current.reason)",
                                                    advice: "Wait until `shadow-virt status` shows it protected")))
             case .yield(let reply):
-                reply.give(Result { try yieldToPeer() })
-                return .ended("\(peer.name) took the guest over")
+                return yield(reply)
             case .lifecycle(.stopped(let detail)):
                 stopDetail = detail
                 return try guestEnded()
@@ -515,8 +514,7 @@ public final class PrimaryProtection: @unchecked Sendable {
                 pendingUnprotect = reply
                 return .ended("by request")
             case .yield(let reply):
-                reply.give(Result { try yieldToPeer() })
-                return .ended("\(peer.name) took the guest over")
+                return yield(reply)
             case .shutdown(let reply):
                 return .serviceStops(reply)
             case .blockJob:

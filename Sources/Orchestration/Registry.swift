@@ -186,6 +186,8 @@ public final class Registry: @unchecked Sendable {
             throw ControlFailure("The shadow of \(shadow.name) holds no complete epoch yet: there is nothing to start from")
         }
         let begin = MonotonicTime.now
+        shadow.isTakingOver.change { $0 = true }
+        defer { shadow.isTakingOver.change { $0 = false } }
         try makeSurePrimaryIsDead(shadow, force: force, progress: progress)
         if shadow.hasSharedDisks {
             progress("Disks on shared storage: the guest boots cold")

@@ -37,6 +37,8 @@ public final class ShadowProtection: @unchecked Sendable {
     private(set) var hasSharedDisks = false
     /// What it is booted from when its memory is not to be used; nil: it is not to be booted.
     private var coldXML: String?
+    /// By the administrator's order it is about to become the guest: whatever its primary says, it is not removed.
+    let isTakingOver = Guarded(false)
     var mayRestart: Bool { coldXML != nil }
 
     public init(_ request: PeerRequest, environment: HostEnvironment) throws {
@@ -425,6 +427,7 @@ public final class ShadowProtection: @unchecked Sendable {
     public func discard() throws {
         try lock.withLock {
             guard phase != .running else { throw ControlFailure("The shadow of \(name) runs on \(environment.hostName): it is the guest now") }
+            guard !isTakingOver.read({ $0 }) else { throw ControlFailure("The shadow of \(name) is being started on \(environment.hostName)") }
             phaseBox.change { $0 = .unknown }
             let old = worker.change { current in
                 defer { current = nil }
