@@ -93,13 +93,13 @@ static inline int clinux_set_nonblocking(int fd, int on)
     return fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK);
 }
 static inline int clinux_set_cloexec(int fd, int on) { return fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0); }
-static inline int clinux_punch_hole(int fd, off_t offset, off_t length)
-{
-    return (int)syscall(SYS_fallocate, fd, 0x02 | 0x01 /* PUNCH_HOLE | KEEP_SIZE */, offset, length);
-}
 static inline int clinux_fallocate(int fd, int mode, off_t offset, off_t length)
 {
     return (int)syscall(SYS_fallocate, fd, mode, offset, length);
+}
+static inline int clinux_punch_hole(int fd, off_t offset, off_t length)
+{
+    return clinux_fallocate(fd, 0x02 | 0x01 /* PUNCH_HOLE | KEEP_SIZE */, offset, length);
 }
 /* Its type differs between C libraries' headers with and without _GNU_SOURCE. 0: the calling thread, whatever POSIX says. */
 static inline int clinux_set_thread_niceness(int niceness) { return setpriority(PRIO_PROCESS, 0, niceness); }
@@ -107,11 +107,11 @@ static inline int clinux_set_thread_niceness(int niceness) { return setpriority(
 /* Takes the space and makes the file longer if need be; with `keep_size` only the space. */
 static inline int clinux_allocate(int fd, off_t offset, off_t length, int keep_size)
 {
-    return (int)syscall(SYS_fallocate, fd, keep_size ? 0x01 /* KEEP_SIZE */ : 0, offset, length);
+    return clinux_fallocate(fd, keep_size ? 0x01 /* KEEP_SIZE */ : 0, offset, length);
 }
 static inline int clinux_zero_range(int fd, off_t offset, off_t length)
 {
-    return (int)syscall(SYS_fallocate, fd, 0x10 | 0x01 /* ZERO_RANGE | KEEP_SIZE */, offset, length);
+    return clinux_fallocate(fd, 0x10 | 0x01 /* ZERO_RANGE | KEEP_SIZE */, offset, length);
 }
 /* Starts to write out what is dirty in the file and does not wait for it. */
 static inline int clinux_start_writeback(int fd)

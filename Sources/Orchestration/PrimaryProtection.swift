@@ -58,8 +58,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private static let settleMilliseconds = 300.0
     /// A suspend is repeated at once or not at all.
     private static let repeatMilliseconds = 250.0
-    /// A worker that does nothing for so long is stopped, or the host is past help.
-    /// The guest may stand still for so long, so no longer than necessary: eight of its beats.
+    /// A worker without a beat for so long, eight of them, was stopped, or the host is past help. The guest may stand still meanwhile.
     private static let longestBreathMilliseconds = 2000.0
     /// An epoch that is under way is over in a few milliseconds, the first one in some hundred.
     private static let endOfStreamMilliseconds = 2000.0

@@ -106,7 +106,8 @@ func waitFor(_ what: String, seconds: Double, _ condition: () throws -> Bool) th
 /// Not Foundation's `Process`: that one waits until daemons which the program leaves behind have ended, too.
 @discardableResult
 func runProgram(_ program: String, _ arguments: [String], seconds: Double = 120) throws -> String {
-    let path = "/tmp/shadow-virt-benchmark-output.\(getpid())"
+    // In the run's own folder, which run.sh removes also when it is cut off here.
+    let path = "\(ProcessInfo.processInfo.environment["TMPDIR"] ?? "/tmp")/shadow-virt-benchmark-output.\(getpid())"
     defer { unlink(path) }
     let process = try Subprocess.spawn("/bin/bash", arguments: ["-c", "out=$1; shift; exec \"$@\" >\"$out\"", "run", path, program] + arguments,
                                        descriptors: [])

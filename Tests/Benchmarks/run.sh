@@ -24,6 +24,7 @@ clean() {
 trap clean EXIT
 [[ -n $work ]] || work=$(mktemp -d /tmp/shadow-virt-benchmark.XXXXXX)
 mkdir -p "$work"
+export TMPDIR=$work
 "$root/Tests/Guests/build.sh" "$work/guests"
 for mib in 48 1000; do "$root/Tests/Guests/build.sh" "$work/guests" "filled-$mib" "FILL_MIB=$mib"; done
 writer=(WRITES=1 PAGES=16 RECORDS=100000 LINE_EVERY=25)
