@@ -101,7 +101,7 @@ final class Link: @unchecked Sendable {
             try send(.pages, epoch: epoch.number, count: count, blobs: blobs, blobBytes: blobs * PageLocation.pageBytes)
         }
         try sendDisks(epoch)
-        guard epoch.number > 0 else { return 0 }
+        guard !epoch.isPiece else { return sentPages }
         var rest = epoch.device[...]
         while !rest.isEmpty {
             let piece = rest.prefix(PageFrame.mostBlobBytes)
