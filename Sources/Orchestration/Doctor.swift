@@ -148,7 +148,8 @@ public struct Doctor {
             findings.append(Finding("machine-type", .failed, "\(peer.name) lacks the machine type \(definition.machine)",
                                     advice: "Install the same or a newer QEMU there, or give the domain an older machine type"))
         }
-        if facts.cpuVerdict == "incompatible" {
+        // Under TCG the CPU is QEMU's own, whatever the host has.
+        if facts.cpuVerdict == "incompatible", definition.type == "kvm" {
             findings.append(Finding("cpu", .failed, "The CPU of \(peer.name) cannot run this guest's CPU model", advice: "Give the domain a CPU model that both hosts have"))
         }
         // A tenth more than the guest's RAM: journal, device state, QEMU itself.
@@ -182,7 +183,7 @@ public struct Doctor {
 
     /// The kernel's own estimate, which counts caches that can be dropped; libvirt's figure does not.
     private static func availableMemory() -> UInt64? {
-        guard let text = try? String(contentsOfFile: "/proc/meminfo", encoding: .utf8),
+        guard let text = try? kernelFile("/proc/meminfo"),
               let line = text.split(separator: "\n").first(where: { $0.hasPrefix("MemAvailable:") }),
               let kibibytes = line.split(separator: " ").dropFirst().first.flatMap({ UInt64($0) }) else { return nil }
         return kibibytes * 1024

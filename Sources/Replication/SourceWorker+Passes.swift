@@ -102,14 +102,16 @@ private final class PassRunner {
         let begin = MonotonicTime.now
         let reader = StreamReader(fd: fd, pool: readPool)
         let dialogue = PassDialogue(reader: reader)
-        var sink = PassSink(worker: worker, readPool: readPool, number: isFirst ? 0 : number, connection: connection, mayWait: kind == .migration,
-                            table: pages(for:))
+        var sink = PassSink(worker: worker, readPool: readPool, number: isFirst ? 0 : number, connection: connection, mayWait: kind == .migration) { [self] blocks throws(StreamError) in
+            // Known before the first page goes out.
+            worker.header.change { $0 = $0 ?? dialogue.header }
+            return try pages(for: blocks)
+        }
         defer { sink.deallocate() }
         let result = Result { () throws(StreamError) in try dialogue.read(into: &sink) }
         sink.finish()
         for chunk in reader.takeChunks() { readPool.give(chunk) }
         sent += sink.sent
-        if let header = dialogue.header { worker.header.change { $0 = $0 ?? header } }
         do throws(any Error) {
             let state = try result.get()
             worker.tell(WorkerEvent(.passRead, at: begin.nanoseconds, isWhole: sink.isWhole))
