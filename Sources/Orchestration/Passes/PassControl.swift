@@ -63,10 +63,10 @@ struct PassControl {
         let deadline = MonotonicTime.now.adding(milliseconds: limitMs)
         // A worker whose service died reads its pass to the end.
         while PassLock.isHeld(lock), deadline > .now { usleep(Self.pollMicroseconds) }
+        guard !PassLock.isHeld(lock) else { throw ControlFailure("A pass of \(domain.name) is still read by a worker of an earlier service") }
         // Before any question to QEMU: its main loop may wait for the memory as well.
-        if !PassLock.isHeld(lock), let pid = try? domain.processID(), try StuckMemory.release(pid) {
-            Log.warning("\(domain.name): QEMU's stream had broken in the middle of a pass, and its memory was write-protected still; released")
-        }
+        let releaser = MemoryReleaser(domain)
+        defer { releaser.stop() }
         let isSnapshot = try isOn(Self.snapshot)
         guard try isSnapshot || isOn(Self.pause) else { return }
         if !isSnapshot, let status = try domain.monitor(QueryMigrate()).status, ["setup", "active", "device", "pre-switchover"].contains(status) {
@@ -78,13 +78,18 @@ struct PassControl {
         try end()
     }
 
-    /// Lets the guest run on that stands still because of a pass: QEMU does not when it fails early, and after a migration.
+    /// Lets the guest run on that stands still because of a pass: QEMU does not when it fails early, and after a migration. One that its
+    /// user suspended stays so.
     func letRun(milliseconds: Double = 10_000) throws {
         let deadline = MonotonicTime.now.adding(milliseconds: milliseconds)
         while true {
             let status = try domain.monitor(QueryStatus()).status
             switch status {
-            case "paused", "postmigrate": try domain.monitor(Cont())
+            case "paused":
+                let (state, reason) = try domain.handle().state()
+                if state == .paused, reason == PausedReason.user.rawValue { return }
+                try domain.monitor(Cont())
+            case "postmigrate": try domain.monitor(Cont())
             case "finish-migrate": usleep(Self.pollMicroseconds)
             default: return
             }

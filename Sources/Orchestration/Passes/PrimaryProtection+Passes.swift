@@ -143,7 +143,7 @@ extension PrimaryProtection {
             // QEMU lets the guest run after its snapshot, whatever it was before.
             Log.info("\(domain.name): a suspend met the beginning of a pass, which undid it; suspending again")
             try domain.handle().suspend()
-        } else if run.stoppedAt != nil, run.resumedAt == nil, !passes.isSuspended {
+        } else if run.resumedAt == nil {
             try passControl.letRun()
         }
     }
@@ -180,11 +180,13 @@ extension PrimaryProtection {
         }
         guard (try? domain.handle().isActive()) == true else { return }
         do {
-            let migration = passes.run?.kind == .migration
-            if migration { _ = try? domain.monitor(MigrateCancel()) }
-            // The worker reads its pass to the end before it ends; whoever holds the connection does when it was killed.
+            // The worker read its pass to the end before it ended, or the connection's second holder does; but one that was killed before
+            // it had a connection leaves a pass that nobody reads.
+            let releaser = passes.run?.kind == .snapshot ? MemoryReleaser(domain) : nil
+            defer { releaser?.stop() }
+            if passes.run?.kind == .migration { _ = try? domain.monitor(MigrateCancel()) }
             guard try passControl.awaitEnd(milliseconds: Self.longestPassMs) != nil else { throw ControlFailure("A pass does not end") }
-            if migration || (passes.run?.stoppedAt != nil && passes.run?.resumedAt == nil && !passes.isSuspended) { try passControl.letRun() }
+            if passes.run != nil { try passControl.letRun() }
             passes.run = nil
             try passControl.end(restoring: parameters)
         } catch {

@@ -57,3 +57,32 @@ enum StuckMemory {
         return found
     }
 }
+
+/// Keeps a QEMU's memory free of a pass whose stream nobody reads: from now until `stop`, because the pass may be at its beginning still, and
+/// nothing can be asked of a QEMU whose main loop waits for that memory.
+///
+/// Harmless to a pass that goes on: what it brings is not used.
+final class MemoryReleaser: Sendable {
+    private let isOver = Guarded(false)
+    private static let pauseMilliseconds = 50.0
+
+    init(_ domain: LocalDomain) {
+        startThread("memory-release") { [isOver] in
+            var told = false
+            repeat {
+                guard let pid = try? domain.processID() else { return }
+                do {
+                    if try StuckMemory.release(pid), !told {
+                        told = true
+                        Log.warning("\(domain.name): QEMU's stream had broken in the middle of a pass, and its memory was write-protected still; released")
+                    }
+                } catch {
+                    Log.error("\(domain.name): the write protection of a broken pass could not be taken off: \(error). The guest may stand still; "
+                        + "`virsh destroy` is the last way out")
+                }
+            } while isOver.wait(until: MonotonicTime.now.adding(milliseconds: Self.pauseMilliseconds), { $0 ? true : nil }) == nil
+        }
+    }
+
+    func stop() { isOver.change { $0 = true } }
+}
