@@ -17,7 +17,7 @@ public enum Interval {
         switch text[number.endIndex...] {
         case "", "ms": factor = 1
         case "s": factor = 1000
-        case "min", "m": factor = 60_000
+        case "min": factor = 60_000
         case "h": factor = 3_600_000
         default: throw ParseError(description: "'\(text)' is no interval: use for instance 20ms, 0.5s or 1s")
         }

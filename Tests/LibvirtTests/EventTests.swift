@@ -81,7 +81,7 @@ final class EventTests: XCTestCase {
         let all = Recorder<LifecycleEvent>()
         let witness = try connection.onLifecycle { all.append($0) }
         try connection.create(xml: testDomainXML(name: "later")).destroy()
-        XCTAssertNotNil(all.first { $0.event == .stopped(.destroyed) && $0.domainName == "later" })
+        XCTAssertNotNil(all.first { $0.event == .stopped(.destroyed) && $0.domainName == "later" }, "\(all.all.map { "\($0.domainName) \($0.event)" }), \(connection.state.withLock { $0.registrations.count })")
         XCTAssertEqual(events.all.count, 1)
         witness.cancel()
     }
