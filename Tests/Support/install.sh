@@ -16,7 +16,7 @@ host_packages=(
 )
 # For tests that kill a process at each of its system calls, foreign clients for those of the NBD server, beside the ones in
 # qemu-utils and qemu-system-x86, and what a Linux guest and its disk are made and looked at with.
-test_packages=(strace libnbd-bin gcc xz-utils e2fsprogs)
+test_packages=(strace libnbd-bin gcc xz-utils e2fsprogs iputils-ping)
 
 # What --from-swift-org installs, and where. The key is the one that signs all releases of Swift 6.
 swift_release=6.3.1
