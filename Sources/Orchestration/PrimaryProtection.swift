@@ -509,7 +509,7 @@ public final class PrimaryProtection: @unchecked Sendable {
             case .libvirtJob(let isActive):
                 passes.isStandingBack = isActive
             case .suspendNoted where isPeriodic:
-                continue
+                passes.run?.noteSuspend()
             case .migration("colo"):
                 worker?.order(WorkerCommand(.firstCopyDone))
             case .migration("failed"), .migration("completed"), .migration("cancelled"):

@@ -86,7 +86,7 @@ final class Shipper: @unchecked Sendable {
                                      stallMilliseconds: Int32(options.peerTimeoutMs))
         try Handshake.initiate(socket.raw, secret: options.secret.map { SharedSecret($0) } ?? .none, name: options.host,
                                peer: options.peer, purpose: .data, session: options.session, deadline: deadline)
-        let link = Link(socket, hash: hash, stallMilliseconds: options.peerTimeoutMs)
+        let link = Link(socket, hash: hash, stallMilliseconds: options.peerTimeoutMs, compressesPages: options.engine == .periodic)
         let hello = Hello(domain: options.domain, hashSecret: Data(hash.secret), header: header,
                           disks: options.disks.map(\.byteCount),
                           firstEpoch: firstCopyStarted ? worker.backlog.counts.committed + 1 : 0)

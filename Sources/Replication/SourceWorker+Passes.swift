@@ -108,6 +108,9 @@ private final class PassRunner {
             return try pages(for: blocks)
         }
         defer { sink.deallocate() }
+        // A migration that breaks leaves the guest running: that is how an order to end, or the service's own end, ends it.
+        if kind == .migration { worker.mayBreak(fd) }
+        defer { worker.mayBreak(nil) }
         let result = Result { () throws(StreamError) in try dialogue.read(into: &sink) }
         sink.finish()
         for chunk in reader.takeChunks() { readPool.give(chunk) }

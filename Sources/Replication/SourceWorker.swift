@@ -219,6 +219,12 @@ public final class SourceWorker: @unchecked Sendable {
         }
     }
 
+    /// A connection of QEMU's whose end leaves the guest running, or nil: it is not to be ended.
+    func mayBreak(_ fd: Int32?) {
+        firstCopyConnection.change { $0 = fd }
+        if fd != nil, isToldToEnd { endFirstCopy() }
+    }
+
     /// A migration that breaks in its first copy leaves the guest running.
     private func endFirstCopy() {
         firstCopyConnection.read { fd in

@@ -7,8 +7,8 @@
 #   need_swift [--from-swift-org]  finds it, or installs it: from apt where the release has it, else from swift.org
 #                                  when told to or when somebody at the terminal says yes
 
-# For `swift build`: headers of libvirt, xxHash and GnuTLS.
-build_packages=(libvirt-dev libxxhash-dev libgnutls28-dev libc6-dev)
+# For `swift build`: headers of libvirt, xxHash, LZ4 and GnuTLS.
+build_packages=(libvirt-dev libxxhash-dev liblz4-dev libgnutls28-dev libc6-dev)
 # For hosts with guests. libvirt-daemon-system makes the user that Debian 12's libvirt insists on; where systemd runs it also
 # starts the machine's own libvirtd, which nothing here touches.
 host_packages=(

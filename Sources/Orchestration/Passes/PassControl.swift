@@ -61,8 +61,11 @@ struct PassControl {
     /// - Parameter lock: the path of the lock of whoever reads a pass.
     func recover(lock: String, limitMs: Double = 120_000) throws {
         let deadline = MonotonicTime.now.adding(milliseconds: limitMs)
-        // A worker whose service died reads its pass to the end.
-        while PassLock.isHeld(lock), deadline > .now { usleep(Self.pollMicroseconds) }
+        // A worker whose service died reads its pass to the end. A migration has none without a service's word: the guest waits for that.
+        while PassLock.isHeld(lock), deadline > .now {
+            if try isOn(Self.pause) { try domain.monitor(MigrateCancel()) }
+            usleep(Self.pollMicroseconds)
+        }
         guard !PassLock.isHeld(lock) else { throw ControlFailure("A pass of \(domain.name) is still read by a worker of an earlier service") }
         // Before any question to QEMU: its main loop may wait for the memory as well.
         let releaser = MemoryReleaser(domain)

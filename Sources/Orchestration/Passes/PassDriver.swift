@@ -11,7 +11,7 @@ struct PassRun {
     let kind: PassKind
     let begunAt = MonotonicTime.now
     var isActive = false
-    /// The guest was stopped before QEMU had begun: by its user.
+    /// Its user stopped the guest before QEMU had begun, or while it stood still for the pass.
     var wasSuspended = false
     var stoppedAt: UInt64?
     var resumedAt: UInt64?
@@ -24,6 +24,11 @@ struct PassRun {
 
     mutating func stopped(_ moment: UInt64) {
         if isActive { stoppedAt = moment } else { wasSuspended = true }
+    }
+
+    /// By libvirt's own record its user suspended it, while it stood still for the pass or was about to: that stopped nothing.
+    mutating func noteSuspend() {
+        if resumedAt == nil { wasSuspended = true }
     }
 
     mutating func resumed(_ moment: UInt64) {

@@ -14,8 +14,8 @@ import Replication
 extension PrimaryProtection {
     /// A guest that changes its memory faster than it is copied never gets there.
     private static let convergenceMs = 120_000.0
-    /// The rest is at most what QEMU's downtime limit lets it be; a slow peer takes longer to commit it.
-    private static let lastPagesMs = 30_000.0
+    /// The guest stands still meanwhile. The rest is at most what QEMU's downtime limit lets it be.
+    private var lastPagesMs: Double { Double(environment.configuration.peerTimeoutMs) }
 
     func swapByPass(_ reply: Reply<HandoverReport>, _ worker: WorkerProcess) -> Outcome? {
         var mirrorsEnded = false
@@ -27,7 +27,7 @@ extension PrimaryProtection {
             mirrorsEnded = true
             try endDisks(worker)
             try domain.monitor(MigrateContinue())
-            try awaitPass(milliseconds: Self.lastPagesMs, "QEMU did not send the guest's last pages") { $0.migration == "completed" && $0.isWhole != nil }
+            try awaitPass(milliseconds: lastPagesMs, "QEMU did not send the guest's last pages") { $0.migration == "completed" && $0.isWhole != nil }
             guard let run = passes.run, run.isWhole == true else { throw ControlFailure("The last pass was not whole") }
             let process = try HeldProcess(domain, expected: "postmigrate", disks: nil)
             do {
@@ -52,7 +52,7 @@ extension PrimaryProtection {
         guard passes.run != nil else { return }
         _ = try? domain.monitor(MigrateCancel())
         do {
-            _ = try passControl.awaitEnd(milliseconds: Self.lastPagesMs)
+            _ = try passControl.awaitEnd(milliseconds: lastPagesMs)
             try passControl.letRun()
             try passControl.end()
         } catch {
@@ -116,7 +116,7 @@ extension PrimaryProtection {
         let stoppedAt = run.stoppedAt ?? SharedStatistics.realtimeNanoseconds
         worker.order(WorkerCommand(.seal, stoppedAt: stoppedAt))
         let generation = currentGeneration
-        let end: WorkerEvent? = select(until: MonotonicTime.now.adding(milliseconds: Self.lastPagesMs)) { event in
+        let end: WorkerEvent? = select(until: MonotonicTime.now.adding(milliseconds: lastPagesMs)) { event in
             switch event {
             case .worker(let event, generation) where [.passCommitted, .passFailed, .sessionLost, .failed].contains(event.kind): event
             case .workerEnded(let status, generation): WorkerEvent(.failed, reason: "The source worker ended (\(status))")

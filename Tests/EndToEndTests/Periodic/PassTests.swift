@@ -27,7 +27,7 @@ final class PassTests: DisksTestCase {
     /// Waits until QEMU sends a pass, and a little longer.
     private func waitForPass(_ guest: LedgerGuest) throws {
         let qemu = try XCTUnwrap(hosts.qemu(guest.home, guest.name))
-        try waitUntil("QEMU sends a pass", limit: 10, every: 0.001) { Processes.threads(of: qemu).contains { $0.hasPrefix("bg_snapshot") } }
+        try waitUntil("QEMU sends a pass", limit: 10, every: 0.001) { Processes.threads(of: qemu).contains { $0.hasPrefix("bg_snapshot") || $0.hasPrefix("mig/snapshot") } }
     }
 
     // MARK: Failover, swap
@@ -118,8 +118,7 @@ final class PassTests: DisksTestCase {
         let guest = try passGuest()
         for _ in 0..<3 {
             pauseAtRandom(0.1...1.2)
-            try require(try hosts.virsh(guest.home, "suspend", guest.name).succeeded, "virsh suspend")
-            try hosts.waitForState(guest.home, guest.name, ["suspended"], limit: 5)
+            try suspend(guest)
             let mark = guest.serial.mark
             sleep(3)
             XCTAssertEqual(guest.serial.mark, mark, "A pass resumed the guest that its user had suspended")
@@ -129,6 +128,16 @@ final class PassTests: DisksTestCase {
             try waitUntil("passes go on", limit: 10) { try epoch(guest) > before }
         }
         try guest.checkBooks()
+    }
+
+    /// One that falls into a pass's few milliseconds (many, on a busy machine) stops nothing, and leaves no trace: then once more.
+    private func suspend(_ guest: LedgerGuest) throws {
+        for attempt in 1...3 {
+            try require(try hosts.virsh(guest.home, "suspend", guest.name).succeeded, "virsh suspend")
+            if (try? hosts.waitForState(guest.home, guest.name, ["suspended"], limit: 3)) != nil { return }
+            report("periodic: suspend \(attempt) met a pass and did not hold")
+        }
+        throw TestFailure("\(guest.name) could not be suspended")
     }
 
     func testUnprotectInAPass() throws {
