@@ -17,7 +17,8 @@ enum PassesBenchmark {
 
     private static let loads = [
         Load(title: "idle", words: ""),
-        Load(title: "writing 20 MiB/s of pages in 64 MiB", words: "DIRTY_MIB=64 DIRTY_RATE=20"),
+        Load(title: "writing to 20 MiB/s of pages in 64 MiB of zeros", words: "DIRTY_MIB=64 DIRTY_RATE=20"),
+        Load(title: "writing to 20 MiB/s of pages in 64 MiB of noise", words: "DIRTY_MIB=64 DIRTY_RATE=20 DIRTY_NOISE=1"),
     ]
 
     private struct Move {

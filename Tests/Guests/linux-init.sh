@@ -8,7 +8,7 @@
 #   BYE                  it was switched off, the disk is unmounted
 #
 # Words of the kernel's command line that reach it as variables: RECORDS=DEVICE (an ext4 disk to write to), ADDRESS=IP/BITS (for the
-# network card), DIRTY_MIB and DIRTY_RATE (memory to write to all the time, MiB of pages a second), PROBE=1 (be switched off as soon as
+# network card), DIRTY_MIB and DIRTY_RATE (memory to write to all the time, MiB of pages a second; DIRTY_NOISE: see records.c), PROBE=1 (be switched off as soon as
 # it runs).
 
 /bin/busybox --install -s /bin

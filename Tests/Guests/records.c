@@ -6,7 +6,8 @@
 //                              W <n>               record n has been written, and fsync has returned
 //                              C <first> <last>    every 64 records: all is read from the disk again, and is as it must be
 //   records check FOLDER     prints V and ends
-//   records dirty MIB RATE   writes to each page of so much memory in turn, RATE MiB of pages a second
+//   records dirty MIB RATE   writes a number to each page of so much memory in turn, RATE MiB of pages a second; with DIRTY_NOISE in its
+//                            environment the pages are full of noise, otherwise of zeros
 //
 // Whatever is not as it must be is a line `CORRUPT <what>`, and exit status 2.
 //
@@ -249,6 +250,15 @@ __attribute__((noreturn)) static void dirty(long mebibytes, long rate) {
     need(pages > 0 && slice > 0, "dirty: MIB and RATE");
     char *memory = malloc(pages * page);
     need(memory != NULL, "malloc");
+    if (getenv("DIRTY_NOISE") != NULL) {
+        uint64_t state = 88172645463325252;
+        for (long word = 0; word < pages * page / (long)sizeof state; word++) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            ((uint64_t *)memory)[word] = state;
+        }
+    }
     for (long number = 0;;) {
         for (long end = number + slice; number < end; number++) *(volatile long *)(memory + number % pages * page) = number;
         usleep(1000000 / slices);
