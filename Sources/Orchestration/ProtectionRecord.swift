@@ -48,6 +48,9 @@ struct ProtectionRecord: Codable, Sendable {
     /// (primary) Targets on shared storage: memory must not be set back against them.
     var sharedDisks: [String]?
 
+    /// (shadow) The domain's persistent definition, for when its primary's host cannot tell it any more.
+    var carried: CarriedDefinition?
+
     /// Takes up what the administrator asked for.
     mutating func apply(_ request: ProtectRequest) {
         pool = request.pool

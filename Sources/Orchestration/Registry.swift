@@ -290,6 +290,9 @@ public final class Registry: @unchecked Sendable {
         case .query:
             guard let shadow = try? session(request) else { return PeerResponse(phase: .unknown) }
             return PeerResponse(phase: try shadow.verifiedPhase(), epoch: shadow.status.committedEpoch)
+        case .carry:
+            try session(request).carry(request.carried)
+            return PeerResponse()
         case .domainState:
             return try domainState(request.uuid ?? "")
         case .stopPrimary:
