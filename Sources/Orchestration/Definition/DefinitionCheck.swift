@@ -2,6 +2,7 @@ import ControlProtocol
 import Foundation
 import Glibc
 import Libvirt
+import Platform
 
 /// Whether this host has what a guest's definition needs of the shadow's host.
 struct DefinitionCheck {
@@ -11,14 +12,14 @@ struct DefinitionCheck {
 
     /// One finding for each thing; what is fine and goes without saying is left out.
     func findings() -> [Finding] {
-        hugePagesFindings() + firmwareFindings() + interfaceFindings() + cpuFindings() + needs.devices.compactMap { device in
+        hugePagesFindings() + firmwareFindings() + interfaceFindings() + cpuFindings() + tpmFindings() + needs.devices.compactMap { device in
             access(device, F_OK) == 0 ? nil : Finding("peer-device", .failed, "\(host) has no \(device)", advice: "Load its kernel module there")
         }
     }
 
     private func hugePagesFindings() -> [Finding] {
         guard !needs.hugePages.isEmpty else { return [] }
-        guard let mounts = try? String(contentsOfFile: "/proc/mounts", encoding: .utf8), mounts.contains(" hugetlbfs ") else {
+        guard let mounts = try? kernelText("/proc/self/mounts"), mounts.contains(" hugetlbfs ") else {
             return [Finding("hugepages", .failed, "\(host) has no hugetlbfs mounted, which libvirt wants for the guest's huge pages",
                             advice: "`mount -t hugetlbfs hugetlbfs /dev/hugepages` there, then restart its libvirtd or virtqemud")]
         }
@@ -63,6 +64,19 @@ struct DefinitionCheck {
         return findings
     }
 
+    private func tpmFindings() -> [Finding] {
+        guard needs.needsTPMEmulator else { return [] }
+        let programs = ["swtpm", "swtpm_setup"]
+        let missing = programs.filter { program in !["/usr/bin", "/usr/local/bin", "/bin"].contains { access("\($0)/\(program)", X_OK) == 0 } }
+        guard missing.isEmpty else {
+            return [Finding("tpm", .failed, "\(host) lacks \(missing.joined(separator: " and ")), which the guest's TPM needs", advice: "Install swtpm and swtpm-tools there")]
+        }
+        if let storage = SharedStorage.name(of: "/var/lib/libvirt/swtpm") {
+            return [Finding("tpm", .failed, "The states of TPMs lie on \(storage), where \(host) would open that of the running guest", advice: "Keep /var/lib/libvirt/swtpm on storage of each host's own")]
+        }
+        return [Finding("tpm", .ok, "\(host) has swtpm; the state of the guest's TPM goes over with its devices")]
+    }
+
     private func cpuFindings() -> [Finding] {
         guard let text = needs.hostCPU, let theirs = HostCPU(text) else { return [] }
         guard let capabilities = try? connection.capabilitiesXML(), let mine = HostCPU.element(of: capabilities).flatMap(HostCPU.init) else {
@@ -83,7 +97,7 @@ struct DefinitionCheck {
 enum HugePages {
     /// Of the usual size.
     static var usualBytes: UInt64 {
-        let text = (try? String(contentsOfFile: "/proc/meminfo", encoding: .utf8)) ?? ""
+        let text = (try? kernelText("/proc/meminfo")) ?? ""
         let line = text.split(separator: "\n").first { $0.hasPrefix("Hugepagesize:") }
         return (line?.split(separator: " ").dropFirst().first.flatMap { UInt64($0) } ?? 0) << 10
     }
@@ -91,7 +105,7 @@ enum HugePages {
     /// Free pages of a size; nil when the kernel has none of that size.
     static func free(_ bytes: UInt64) -> UInt64? {
         let folder = "/sys/kernel/mm/hugepages/hugepages-\(bytes >> 10)kB"
-        func number(_ file: String) -> UInt64? { (try? String(contentsOfFile: "\(folder)/\(file)", encoding: .utf8)).flatMap { UInt64($0.trimmingCharacters(in: .whitespacesAndNewlines)) } }
+        func number(_ file: String) -> UInt64? { (try? kernelText("\(folder)/\(file)")).flatMap { UInt64($0.trimmingCharacters(in: .whitespacesAndNewlines)) } }
         // What is promised to somebody counts as free there.
         guard let free = number("free_hugepages") else { return nil }
         return free - min(free, number("resv_hugepages") ?? 0)

@@ -28,8 +28,10 @@ public struct DefinitionNeeds: Codable, Sendable, Equatable {
     public var needsVhostNet = false
     /// `<host><cpu>` of the primary's host, for a guest that sees that very CPU (`host-passthrough`).
     public var hostCPU: String?
-    /// Targets of host devices by other names: `/dev/vhost-vsock`.
+    /// Devices of the host that QEMU opens: `/dev/vhost-vsock`.
     public var devices: [String] = []
+    /// It has an emulated TPM, which is a program beside QEMU.
+    public var needsTPMEmulator = false
 }
 
 extension DomainDefinition {
@@ -42,9 +44,13 @@ extension DomainDefinition {
         needs.bridges = Set(values("devices/interface[@type='bridge']/source/@bridge")).sorted()
         needs.needsVhostNet = !elements("devices/interface/driver[@name='vhost']").isEmpty
         if !elements("devices/vsock").isEmpty { needs.devices.append("/dev/vhost-vsock") }
+        needs.needsTPMEmulator = hasTPMEmulator
         if isCPUPassedThrough { needs.hostCPU = HostCPU.element(of: try hostCapabilities()) }
         return needs
     }
+
+    /// Its state lies in another process (swtpm), but goes through QEMU's stream with that of the devices (`tpm_emulator.c`, `vmstate_tpm_emulator`).
+    var hasTPMEmulator: Bool { !elements("devices/tpm/backend[@type='emulator']").isEmpty }
 
     /// The guest sees its host's CPU (`host-passthrough`), or all of it that QEMU has (`maximum`).
     var isCPUPassedThrough: Bool { ["host-passthrough", "maximum"].contains(text("cpu/@mode") ?? "") }

@@ -32,7 +32,7 @@ final class GuestMemory {
         self.blocks = blocks.map { WaitingBlock(name: $0.name, byteCount: $0.usedBytes, mostBytes: $0.totalBytes) }
         let memfds = try Memfd.all(pid)
         guard !memfds.isEmpty else { throw ControlFailure("The shadow of \(domain.name) has no shared memory file (memory-backend-memfd)") }
-        let mappings = ProcessMapping.all(try String(contentsOfFile: "/proc/\(pid)/maps", encoding: .utf8))
+        let mappings = ProcessMapping.all(try kernelText("/proc/\(pid)/maps"))
         let sizes = Set(memfds.map(\.byteCount))
         var seen = Set<String>()
         var found: [UInt64: String] = [:]
