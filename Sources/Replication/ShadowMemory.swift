@@ -146,7 +146,7 @@ final class ShadowMemory: @unchecked Sendable {
                 throw WorkerFailure("The shadow's QEMU has no RAM block \(block.name), which the primary's has: a device or the firmware differs")
             }
             guard block.length == there.byteCount || (there.mostBytes > there.byteCount && block.length <= there.mostBytes) else {
-                throw WorkerFailure("RAM block \(block.name) has \(block.length) bytes here and \(there.byteCount) in the shadow's QEMU: "
+                throw WorkerFailure("RAM block \(block.name) has \(block.length) bytes in the primary's QEMU and \(there.byteCount) in the shadow's: "
                     + "another release of QEMU's ROM files or of the firmware is installed there")
             }
         }

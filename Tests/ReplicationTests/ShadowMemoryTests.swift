@@ -146,7 +146,7 @@ final class ShadowMemoryTests: XCTestCase {
         }
         let ram = WaitingBlock(name: "pc.ram", byteCount: UInt64(Self.pages) * 4096, mostBytes: UInt64(Self.pages) * 4096)
         XCTAssertEqual(try refused([ram]), "The shadow's QEMU has no RAM block vga, which the primary's has: a device or the firmware differs")
-        XCTAssertEqual(try refused([ram, WaitingBlock(name: "vga", byteCount: 4096, mostBytes: 4096)]), "RAM block vga has 32768 bytes here and 4096 in the shadow's QEMU: "
+        XCTAssertEqual(try refused([ram, WaitingBlock(name: "vga", byteCount: 4096, mostBytes: 4096)]), "RAM block vga has 32768 bytes in the primary's QEMU and 4096 in the shadow's: "
             + "another release of QEMU's ROM files or of the firmware is installed there")
         XCTAssertEqual(try refused([ram, WaitingBlock(name: "vga", byteCount: 4096, mostBytes: 32768)]), "accepted")
     }
