@@ -86,6 +86,7 @@ public final class ShadowProtection: @unchecked Sendable {
 
     fileprivate func markRunning() {
         phaseBox.change { $0 = .running }
+        Self.removeSocket(uuid, environment)
         board.set(.failedOver, "Runs here since \(primary) handed it over; not protected")
     }
 
@@ -479,7 +480,11 @@ public final class ShadowProtection: @unchecked Sendable {
         } catch {
             Log.warning("The shadow of \(domain.name) could not be removed: \(error)")
         }
-        let folder = "\(environment.configuration.runtimeDirectory)/\(domain.uuid)"
+        removeSocket(domain.uuid, environment)
+    }
+
+    private static func removeSocket(_ uuid: String, _ environment: HostEnvironment) {
+        let folder = "\(environment.configuration.runtimeDirectory)/\(uuid)"
         unlink("\(folder)/incoming.sock")
         rmdir(folder)
     }

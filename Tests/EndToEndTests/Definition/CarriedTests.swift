@@ -62,11 +62,12 @@ final class CarriedTests: DefinitionTestCase {
     /// What was plugged in since the boot goes over with the guest, and its next start is without it, as it would have been here.
     func testHotPluggedDevices() throws {
         let hosts = try hosts
-        let guest = try boot(GuestKind(name: "plugged", machine: "q35"))
+        let guest = try boot(GuestKind(name: "plugged"))
         for host in Host.allCases { try Data(count: 1 << 20).write(to: URL(fileURLWithPath: hosts.root(host) + "/var/lib/libvirt/images/more.img")) }
         let attached = try hosts.virsh(.a, "attach-disk", guest.name, "/var/lib/libvirt/images/more.img", "vdc", "--subdriver", "raw", "--live")
         try require(attached.succeeded, attached.summary)
-        try hosts.virsh(.a, "attach-interface", guest.name, "bridge", "br0", "--model", "virtio", "--mac", "52:54:00:aa:00:07", "--live")
+        let plugged = try hosts.virsh(.a, "attach-interface", guest.name, "bridge", "br0", "--model", "virtio", "--mac", "52:54:00:aa:00:07", "--live")
+        try require(plugged.succeeded, plugged.summary)
         let live = try Visible(dumpXML(.a, guest)), kept = try dumpXML(.a, guest, "--inactive")
         try guest.protect()
         try guest.swap()
