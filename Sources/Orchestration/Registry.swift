@@ -143,7 +143,7 @@ public final class Registry: @unchecked Sendable {
             let protection = PrimaryProtection(
                 domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, peer: peer,
                 request: request) { [weak self] in self?.forget($0) }
-            protection.remarks.change { $0 = findings.filter { $0.verdict == .warning && $0.check.hasPrefix("disk-") }.map(\.detail) }
+            protection.remarks.change { $0 = findings.filter { $0.verdict == .warning && ($0.check.hasPrefix("disk-") || DefinitionCheck.remarked.contains($0.check)) }.map(\.detail) }
             entries.change { $0.primaries[domain.uuid] = protection }
             protection.start()
             return protection

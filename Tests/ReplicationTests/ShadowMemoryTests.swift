@@ -284,6 +284,27 @@ final class ShadowMemoryTests: XCTestCase {
         }
     }
 
+    /// Video memory that the guest never used is neither sent nor made real by looking at it.
+    func testUnusedVideoMemoryCostsNothing() throws {
+        let video = StreamHeader(configuration: nil, machine: "pc", sectionID: 2, blocks: [
+            RAMBlock(name: "0000:00:02.0/vga.vram", length: 64 << 20, index: 0), RAMBlock(name: "pc.ram", length: UInt64(Self.pages) * 4096, index: 1),
+            RAMBlock(name: "0000:00:02.0/qxl.vram", length: 64 << 20, index: 2),
+        ])
+        let memory = try open()
+        try memory.introduce(video)
+        memory.apply(1, end: try write(memory, epoch: 1, byte: 1, pages: 20))
+        memset(try XCTUnwrap(memory.page(PageLocation(block: 2, offset: 1000 << 12))), 0x55, 4096)
+        memset(try XCTUnwrap(memory.page(PageLocation(block: 2, offset: (64 << 20) - 4096))), 0x56, 4096)
+        // A device state ends with a zero byte; the one that `write` made is of ones.
+        memset(UnsafeMutableRawPointer(mutating: try XCTUnwrap(memory.deviceState.baseAddress)) + memory.deviceState.count - 1, 0, 1)
+        let before = try allocated(state)
+        let bytes = try memory.withActivationStream { $0.bytes() }
+        XCTAssertEqual(try allocated(state), before)
+        // Pages 0, 5, 10 and 15 of the four went to the first block, two are in the last.
+        XCTAssertEqual((bytes.count - 1001) / 4096, 6)
+        for byte in [UInt8(0x55), 0x56] { XCTAssertEqual(bytes.split(whereSeparator: { $0 != byte }).map(\.count).max(), 4096) }
+    }
+
     func testActivationNeedsAnEpoch() throws {
         let memory = try fresh()
         XCTAssertThrowsError(try memory.withActivationStream { $0.totalBytes }) { XCTAssertEqual("\($0)", "No epoch has been committed yet") }

@@ -6,6 +6,9 @@ import Platform
 
 /// Whether this host has what a guest's definition needs of the shadow's host.
 struct DefinitionCheck {
+    /// Checks whose warnings `protect` repeats: what they say is only of use before something happens.
+    static let remarked: Set<String> = ["checkpoints", "cpu-passthrough"]
+
     let needs: DefinitionNeeds
     let host: String
     let connection: Connection
