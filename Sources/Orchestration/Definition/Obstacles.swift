@@ -38,6 +38,8 @@ extension DomainDefinition {
         Rule(check: "smartcard", paths: ["devices/smartcard[@mode!='passthrough']"], what: "The domain uses a smart card of its host", advice: "Detach it"),
         Rule(check: "3d", paths: ["devices/video/model/acceleration[@accel3d='yes']"], what: "The domain's video device draws with the host's GPU",
              advice: "QEMU cannot migrate it: accel3d='no'"),
+        Rule(check: "user-network", paths: ["devices/interface[@type='user']"], what: "The domain has a user-mode network, whose connections end when it goes over",
+             advice: "Use a bridge or a libvirt network when connections are to stay", verdict: .warning),
         Rule(check: "invariant-tsc", paths: ["cpu[feature[@name='invtsc'][@policy='require' or @policy='force']][not(../clock/timer[@name='tsc'][@frequency])]"],
              what: "The guest is promised an invariant TSC without a frequency", advice: "Add <timer name='tsc' frequency='…'/> to <clock>, or drop the invtsc feature"),
     ]

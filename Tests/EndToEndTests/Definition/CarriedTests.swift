@@ -45,6 +45,33 @@ final class CarriedTests: DefinitionTestCase {
         return try hosts.root(.b) + "/var/lib/shadow-virt/\(uuid).json"
     }
 
+    /// With disks in the epochs: their paths are all that is different in what is kept.
+    func testDefinitionNamesTheReplicas() throws {
+        let hosts = try hosts
+        let folder = "/var/lib/libvirt/replicas"
+        let images = "/var/lib/libvirt/images"
+        try FileManager.default.createDirectory(atPath: hosts.root(.b) + folder, withIntermediateDirectories: true)
+        try hosts.definePool(.a, "default", images)
+        try hosts.definePool(.b, "other", folder)
+        let guest = try boot(GuestKind(name: "pooled"))
+        guest.hasDisks = true
+        let kept = try dumpXML(.a, guest, "--inactive")
+        let protected = try guest.tryToProtect(["--pool", "other"])
+        try require(protected.succeeded, protected.summary)
+        try guest.waitUntilProtected()
+        try guest.swap()
+        try waitForDefinition(.b, guest)
+        let there = try dumpXML(.b, guest, "--inactive")
+        XCTAssertTrue(there.contains("<source file='\(folder)/"), there)
+        let differences = there.split(separator: "\n").filter { !kept.contains($0) }
+        XCTAssertEqual(differences.map { $0.trimmingCharacters(in: .whitespaces).prefix(14) }, ["<source file='"])
+        try hosts.virsh(.b, "destroy", guest.name)
+        let again = try hosts.virsh(.b, "start", guest.name)
+        XCTAssertTrue(again.succeeded, again.summary)
+        leaveDisorder()
+        try renew()
+    }
+
     /// The live definition has `-incoming defer` until the guest's QEMU is another one. Everything that starts a QEMU from it works.
     func testSaveAndRestoreOfAShadow() throws {
         let guest = try boot(GuestKind(name: "saved"))
