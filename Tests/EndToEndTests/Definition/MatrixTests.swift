@@ -100,10 +100,15 @@ struct Visible: Equatable, CustomStringConvertible {
         let ofTheHost = ["<source ", "<target dev='vnet", "<alias ", "<label>", "<imagelabel>", "<qemu:", "</qemu:", "<domain ", "<memoryBacking", "</memoryBacking", "<access ",
                          "<allocation ", "<backend ", "<graphics ", "<listen ", "<resource", "</resource", "<partition", "<console ", "</memballoon", "<backenddomain", "<mirror",
                          "</mirror", "<format ", "<job", "<seclabel", "</seclabel", "<backingStore"]
-        lines = xml.split(separator: "\n").map { $0.trimmingCharacters(in: .whitespaces) }
-            .filter { line in !ofTheHost.contains { line.hasPrefix($0) } }
+        // Elements of one kind may change places, but stay whole: what is indented deeper belongs to the one before.
+        lines = xml.split(separator: "\n").filter { line in !ofTheHost.contains { line.drop { $0 == " " }.hasPrefix($0) } }
+            .reduce(into: [String]()) { groups, line in
+                let text = String(line.drop { $0 == " " })
+                if line.prefix(while: { $0 == " " }).count > 4 || text.hasPrefix("</"), !groups.isEmpty { groups[groups.count - 1] += text } else { groups.append(text) }
+            }
             // "<serial type='pty' tty='/dev/pts/3'>"
             .map { $0.replacingOccurrences(of: " tty='[^']*'", with: "", options: .regularExpression) }
+            .sorted()
     }
 
     var description: String { lines.joined(separator: "\n") }
