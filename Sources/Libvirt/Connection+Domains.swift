@@ -77,4 +77,16 @@ extension Connection {
     public func create(xml: String, flags: StartFlags = []) throws(LibvirtError) -> Domain {
         try call("virDomainCreateXML") { virDomainCreateXML($0, xml, flags.rawValue).map { Domain($0, self) } }
     }
+
+    /// Names of libvirt's networks that are up (`virConnectListNetworks`).
+    public func networkNames() throws(LibvirtError) -> [String] {
+        try call("virConnectListNetworks") { pointer in
+            // As many as a host has; one that comes up in between is found the next time.
+            let count = virConnectNumOfNetworks(pointer)
+            guard count >= 0 else { return nil }
+            var names = [UnsafeMutablePointer<CChar>?](repeating: nil, count: Int(count) + 1)
+            let found = virConnectListNetworks(pointer, &names, count)
+            return found < 0 ? nil : names.prefix(Int(found)).map { owned($0) ?? "" }
+        }
+    }
 }

@@ -79,6 +79,16 @@ public final class Domain: @unchecked Sendable {
         try call("virDomainHasManagedSaveImage") { truth(virDomainHasManagedSaveImage($0, 0)) }
     }
 
+    /// How many snapshots libvirt knows of it (`virDomainSnapshotNum`).
+    public func snapshotCount() throws(LibvirtError) -> Int {
+        try call("virDomainSnapshotNum") { ok(virDomainSnapshotNum($0, 0)).map(Int.init) }
+    }
+
+    /// How many checkpoints for incremental backups libvirt knows of it (`virDomainListAllCheckpoints`).
+    public func checkpointCount() throws(LibvirtError) -> Int {
+        try call("virDomainListAllCheckpoints") { ok(virDomainListAllCheckpoints($0, nil, 0)).map(Int.init) }
+    }
+
     /// `virDomainManagedSaveRemove`.
     public func removeManagedSave() throws(LibvirtError) {
         _ = try call("virDomainManagedSaveRemove") { ok(virDomainManagedSaveRemove($0, 0)) }

@@ -15,11 +15,15 @@ public struct ActivationStream {
         public let bytes: UnsafeRawBufferPointer
         /// Whether the waiting QEMU's block is still all zero, so that zero pages need not be sent. A ROM is not.
         public let startsZero: Bool
+        /// Where it may hold anything but zeros, in ascending ranges on page boundaries; nil: anywhere. What lies outside is not read unless it
+        /// has to be sent as zeros.
+        public let occupied: [Range<Int>]?
 
-        public init(block: Int, bytes: UnsafeRawBufferPointer, startsZero: Bool = false) {
+        public init(block: Int, bytes: UnsafeRawBufferPointer, startsZero: Bool = false, occupied: [Range<Int>]? = nil) {
             self.block = block
             self.bytes = bytes
             self.startsZero = startsZero
+            self.occupied = occupied
         }
     }
 
@@ -110,7 +114,9 @@ public struct ActivationStream {
               content.bytes.count % streamPageBytes == 0
         else { throw .wrongLength(block: block.name, length: content.bytes.count, expected: block.length) }
         var sameBlock: UInt64 = 0
-        for offset in stride(from: 0, to: content.bytes.count, by: streamPageBytes) {
+        let whole = [0..<content.bytes.count]
+        let ranges = content.startsZero ? content.occupied ?? whole : whole
+        for offset in ranges.lazy.flatMap({ stride(from: $0.lowerBound, to: min($0.upperBound, content.bytes.count), by: streamPageBytes) }) {
             let page = base + offset
             let zero = isZero(page)
             if zero, content.startsZero { continue }

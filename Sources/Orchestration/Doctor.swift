@@ -83,7 +83,7 @@ public struct Doctor {
         findings += try checkEngine(domain, definition, request)
         let plan = request.withoutDisks ? nil : try DiskPlan.make(domain, definition, ownFolders: environment.ownFolders)
         findings += checkDisks(definition, plan, request)
-        findings += definition.obstacles
+        findings += try definition.obstacles + DomainDefinition.attachments(of: domain)
         if let peer { findings += checkPeer(peer, definition, plan, request) }
         return findings
     }
@@ -131,8 +131,9 @@ public struct Doctor {
     private func checkPeer(_ peer: Peer, _ definition: DomainDefinition? = nil, _ plan: DiskPlan? = nil, _ request: ProtectRequest = ProtectRequest()) -> [Finding] {
         let facts: HostFacts
         do {
-            let question = PeerRequest(.facts, host: environment.hostName, uuid: definition?.uuid, domain: definition?.name, xml: definition?.cpuXML,
+            var question = PeerRequest(.facts, host: environment.hostName, uuid: definition?.uuid, domain: definition?.name, xml: definition?.cpuXML,
                                        disks: plan?.replicas, media: plan?.media, pool: request.pool, discardStale: request.discardStale ? true : nil)
+            question.needs = try definition?.needs { try environment.connect().capabilitiesXML() }
             let answer = try environment.client(of: peer).ask(question, timeoutMs: 20_000)
             guard let given = answer.facts else { return [Finding("peer", .failed, "\(peer.name) gave no facts about itself")] }
             facts = given
@@ -152,8 +153,10 @@ public struct Doctor {
         if facts.cpuVerdict == "incompatible", definition.type == "kvm" {
             findings.append(Finding("cpu", .failed, "The CPU of \(peer.name) cannot run this guest's CPU model", advice: "Give the domain a CPU model that both hosts have"))
         }
-        // A tenth more than the guest's RAM: journal, device state, QEMU itself.
-        let need = definition.memoryBytes + definition.memoryBytes / 10
+        findings += facts.definition ?? []
+        // A tenth more than the guest's RAM: journal, device state, QEMU itself. Huge pages are counted by themselves.
+        let huge = definition.hugePages.reduce(0) { $0 + $1.byteCount }
+        let need = definition.memoryBytes - min(huge, definition.memoryBytes) + definition.memoryBytes / 10
         if facts.freeMemoryBytes < need {
             findings.append(Finding("memory", .failed, "\(peer.name) has \(facts.freeMemoryBytes >> 20) MiB free, the shadow needs \(need >> 20) MiB", advice: "Free memory there"))
         } else {
@@ -178,12 +181,13 @@ public struct Doctor {
             facts.disks = ReplicaProvisioner(uuid: uuid, domain: domain, environment: environment)
                 .findings(request.disks ?? [], media: request.media ?? [], .init(pool: request.pool, discardStale: request.discardStale ?? false))
         }
+        if let needs = request.needs { facts.definition = DefinitionCheck(needs: needs, host: environment.hostName, connection: connection).findings() }
         return facts
     }
 
     /// The kernel's own estimate, which counts caches that can be dropped; libvirt's figure does not.
     private static func availableMemory() -> UInt64? {
-        guard let text = try? kernelFile("/proc/meminfo"),
+        guard let text = try? kernelText("/proc/meminfo"),
               let line = text.split(separator: "\n").first(where: { $0.hasPrefix("MemAvailable:") }),
               let kibibytes = line.split(separator: " ").dropFirst().first.flatMap({ UInt64($0) }) else { return nil }
         return kibibytes * 1024

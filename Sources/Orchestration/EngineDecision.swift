@@ -75,7 +75,7 @@ public struct EngineDecision: Sendable {
             return Finding("background-snapshot", .failed, "this QEMU has no background-snapshot capability", advice: "Use QEMU 6.0 or later, built for Linux")
         }
         guard let pid, let owner = try? LocalDomain.owner(of: pid), owner.user != 0 else { return nil }
-        let allowed = (try? kernelFile("/proc/sys/vm/unprivileged_userfaultfd"))?.trimmingCharacters(in: .whitespacesAndNewlines)
+        let allowed = (try? kernelText("/proc/sys/vm/unprivileged_userfaultfd"))?.trimmingCharacters(in: .whitespacesAndNewlines)
         guard allowed == "0" else { return nil }
         return Finding("userfaultfd", .failed, "QEMU runs as user \(owner.user), who may not use userfaultfd, which background snapshots need",
                        advice: "Allow it: `sysctl -w vm.unprivileged_userfaultfd=1`, and in /etc/sysctl.d for the next boot")

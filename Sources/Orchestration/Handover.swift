@@ -154,15 +154,13 @@ extension PrimaryProtection {
 
     /// The definition to keep at the peer; nil for a transient domain. Without an answer from libvirt the guest goes over all the
     /// same: it running matters more than its definition.
-    private func persistentDefinition() -> (xml: String, autostart: Bool)? {
+    private func persistentDefinition() -> CarriedDefinition? {
         do {
-            let handle = try domain.handle()
-            guard try handle.isPersistent() else { return nil }
-            return (try DomainDefinition(xml: handle.xml(flags: [.inactive, .secure])).persistentXML(), try handle.autostart())
+            return try CarriedDefinition.read(domain.handle())
         } catch let error as LibvirtError where error.isNoDomain {
             return nil
         } catch {
-            Log.warning("\(domain.name): its persistent definition could not be read (\(error)); define it on \(peer.name) by hand")
+            Log.warning("\(domain.name): its persistent definition could not be read (\(error)); \(peer.name) keeps the one it was told of last")
             return nil
         }
     }
@@ -239,7 +237,7 @@ extension PrimaryProtection {
             // QEMU waits in COLO for a word that never comes; libvirt's polite attempt would take its 15 s first.
             if let pid = try? domain.processID() { kill(pid, SIGKILL) }
             if try handle.isActive() { try? handle.destroy() }
-            if (try? handle.isPersistent()) == true { try handle.undefine(flags: [.managedSave, .snapshotsMetadata, .keepNVRAM]) }
+            if (try? handle.isPersistent()) == true { try handle.undefine(flags: [.managedSave, .snapshotsMetadata, .checkpointsMetadata, .keepNVRAM]) }
         } catch let error as LibvirtError where error.isNoDomain {
             // A transient domain is gone with its QEMU.
         } catch {

@@ -22,6 +22,8 @@ public struct PeerRequest: Codable, Sendable {
         case domainState
         /// Stop the domain there for good: its shadow is about to take over.
         case stopPrimary
+        /// The persistent definition has changed: the one to keep when the guest goes over.
+        case carry
         /// Facts for `doctor`.
         case facts
     }
@@ -47,6 +49,12 @@ public struct PeerRequest: Codable, Sendable {
     public var discardStale: Bool?
     /// `discard`: the replicas go, too, as far as they were created for the guest.
     public var deleteReplica: Bool?
+    /// `prepare`, `carry`: the persistent definition, in case that this host cannot tell it when the guest goes over.
+    var carried: CarriedDefinition?
+    /// `prepare`: the variables of the guest's firmware.
+    var nvram: NVRAMFile?
+    /// `facts`: what the guest needs besides.
+    public var needs: DefinitionNeeds?
     /// `prepare`: what an administrator may have done with a guest on shared storage.
     public var onFailure: OnFailure?
     /// `prepare`: how its epochs are captured, for the shadow's status.
@@ -94,6 +102,8 @@ public struct HostFacts: Codable, Sendable {
     public var hasKVM: Bool
     /// What was found about the disks that were asked about.
     public var disks: [Finding]?
+    /// What was found about the needs that were asked about.
+    public var definition: [Finding]?
 }
 
 public struct PeerResponse: Codable, Sendable {

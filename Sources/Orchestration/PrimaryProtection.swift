@@ -79,6 +79,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private let rate = RateMeter()
     /// Of the engine `periodic`.
     var passes = Passes()
+    private let carrier = DefinitionCarrier()
 
     /// A stop of the guest that was not ours.
     struct Suspension {
@@ -347,7 +348,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         guard state == .running else {
             throw ControlFailure("Domain \(domain.name) is \(state.describe(reason: reason)), not running", advice: "Resume it; protection begins then")
         }
-        let definition = try DomainDefinition(xml: handle.xml(flags: [.secure, .migratable]))
+        let definition = try DomainDefinition(forShadowOf: handle)
         let plan = try planDisks(handle)
         let hasReplicas = plan?.replicas.isEmpty == false
         record.session = UUID()
@@ -360,9 +361,12 @@ public final class PrimaryProtection: @unchecked Sendable {
                                       xml: definition.shadowXML(), intervalMs: record.intervalMs, memoryBytes: definition.memoryBytes,
                                       disks: plan?.replicas, media: plan?.media, pool: record.pool, discardStale: record.discardStale)
         request.engine = record.engine.rawValue
+        request.carried = try CarriedDefinition.read(handle)
+        request.nvram = try NVRAM.read(definition)
         request.onFailure = record.onFailure
         request.hasSharedDisks = record.sharedDisks == nil ? nil : true
         let answer = try client.ask(request, timeoutMs: 60_000)
+        carrier.noteSent(request.carried)
         for warning in answer.warnings ?? [] {
             Log.warning("\(domain.name): \(warning)")
             remarks.change { if !$0.contains(warning) { $0.append(warning) } }
@@ -631,7 +635,14 @@ public final class PrimaryProtection: @unchecked Sendable {
             worker?.kill()
             return .retry("The source worker stood still; it was ended")
         }
+        if board.state == .protected { carrier.refresh(domain, send: carryOver) }
         return try advanceDisks()
+    }
+
+    private func carryOver(_ definition: CarriedDefinition) throws {
+        var request = PeerRequest(.carry, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name)
+        request.carried = definition
+        _ = try client.ask(request)
     }
 
     private func handle(_ event: LifecycleEvent.Event) throws -> Outcome? {

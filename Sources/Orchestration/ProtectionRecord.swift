@@ -54,6 +54,9 @@ struct ProtectionRecord: Codable, Sendable {
 
     var engine: Engine { chosenEngine ?? .continuous }
 
+    /// (shadow) The domain's persistent definition, for when its primary's host cannot tell it any more.
+    var carried: CarriedDefinition?
+
     /// Takes up what the administrator asked for.
     mutating func apply(_ request: ProtectRequest) {
         pool = request.pool

@@ -145,7 +145,7 @@ public final class Registry: @unchecked Sendable {
             let protection = PrimaryProtection(
                 domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, peer: peer,
                 request: request, engine: decision) { [weak self] in self?.forget($0) }
-            protection.remarks.change { $0 = findings.filter { $0.verdict == .warning && $0.check.hasPrefix("disk-") }.map(\.detail) }
+            protection.remarks.change { $0 = findings.filter { $0.verdict == .warning && ($0.check.hasPrefix("disk-") || DefinitionCheck.remarked.contains($0.check)) }.map(\.detail) }
             entries.change { $0.primaries[domain.uuid] = protection }
             protection.start()
             return protection
@@ -292,6 +292,9 @@ public final class Registry: @unchecked Sendable {
         case .query:
             guard let shadow = try? session(request) else { return PeerResponse(phase: .unknown) }
             return PeerResponse(phase: try shadow.verifiedPhase(), epoch: shadow.status.committedEpoch)
+        case .carry:
+            try session(request).carry(request.carried)
+            return PeerResponse()
         case .domainState:
             return try domainState(request.uuid ?? "")
         case .stopPrimary:

@@ -26,8 +26,8 @@ public final class ShadowProtection: @unchecked Sendable {
     private let worker = Guarded<WorkerProcess?>(nil)
     private let events = Guarded<[WorkerEvent]>([])
     private let phaseBox = Guarded(ShadowPhase.receiving)
-    private var files: (ram: Int32, journal: Int32, state: Int32)?
-    private var ramBytes: UInt64 = 0
+    private var files: (journal: Int32, state: Int32)?
+    private var memory: GuestMemory?
     private var restarts = 0
     private var processWatch: Descriptor?
     private let rate = RateMeter()
@@ -36,6 +36,10 @@ public final class ShadowProtection: @unchecked Sendable {
     private var replicas: [ReplicaSet.Disk] = []
     /// It has disks on storage that both hosts share: its memory must not be set back.
     private(set) var hasSharedDisks = false
+    /// The persistent definition, as its primary told it last.
+    private let carried = Guarded<CarriedDefinition?>(nil)
+    /// The firmware's variables that were put here for it, where none were before.
+    private var newNVRAM: String?
     /// What it is booted from when its memory is not to be used; nil: it is not to be booted.
     private var coldXML: String?
     /// By the administrator's order it is about to become the guest: whatever its primary says, it is not removed.
@@ -68,6 +72,7 @@ public final class ShadowProtection: @unchecked Sendable {
         engine = record.engine.rawValue
         domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
         board = StatusBoard(.failedOver, label: "\(record.domain) <- \(record.peer)")
+        carried.change { $0 = record.carried }
     }
 
     /// The order to run had been given, and perhaps not been carried out.
@@ -75,7 +80,8 @@ public final class ShadowProtection: @unchecked Sendable {
         guard record.phase == .activated else { return }
         do {
             if try domain.handle().state().state == .paused { try domain.handle().resume() }
-            try environment.records.write(self.record(.running))
+            // Perhaps before it was defined.
+            settle(nil, autostart: false)
         } catch {
             Log.error("\(name) was to run here, but does not: \(error). Look at it with virsh")
         }
@@ -83,11 +89,12 @@ public final class ShadowProtection: @unchecked Sendable {
 
     fileprivate func markRunning() {
         phaseBox.change { $0 = .running }
+        Self.removeSocket(uuid, environment)
         board.set(.failedOver, "Runs here since \(primary) handed it over; not protected")
     }
 
     deinit {
-        if let files { [files.ram, files.journal, files.state].forEach { close($0) } }
+        if let files { [files.journal, files.state].forEach { close($0) } }
     }
 
     public var phase: ShadowPhase { phaseBox.read { $0 } }
@@ -111,8 +118,10 @@ public final class ShadowProtection: @unchecked Sendable {
         try lock.withLock {
             try refuseIfRunning()
             let provisioned = try provision(request)
+            try keep(request.carried)
             try environment.records.write(record(.shadowing))
             do {
+                if let nvram = request.nvram, try NVRAM.provide(nvram, uuid: uuid, environment.connect()) { newNVRAM = nvram.path }
                 try create(layout.rewrite(request.xml ?? ""))
                 return PeerResponse(phase: .receiving, replicas: layout.replicas, warnings: provisioned.warnings)
             } catch {
@@ -147,7 +156,22 @@ public final class ShadowProtection: @unchecked Sendable {
 
     private func record(_ phase: ProtectionRecord.Phase) -> ProtectionRecord {
         ProtectionRecord(uuid: uuid, domain: name, role: .shadow, phase: phase, peer: primary, session: session, intervalMs: intervalMs,
-                         withoutDisks: true, savedParameters: [:], chosenEngine: Engine(rawValue: engine))
+                         withoutDisks: true, savedParameters: [:], chosenEngine: Engine(rawValue: engine), carried: carried.read { $0 })
+    }
+
+    /// With its disks as they are here, so that whoever takes it up needs nothing else.
+    private func keep(_ definition: CarriedDefinition?) throws {
+        guard let definition else { return }
+        let mine = CarriedDefinition(xml: try layout.rewrite(definition.xml), autostart: definition.autostart)
+        carried.change { $0 = mine }
+    }
+
+    /// Its primary's persistent definition has changed.
+    func carry(_ definition: CarriedDefinition?) throws {
+        try lock.withLock {
+            try keep(definition)
+            if phase == .receiving { try environment.records.write(record(.shadowing)) }
+        }
     }
 
     private func refuseIfRunning() throws {
@@ -158,6 +182,7 @@ public final class ShadowProtection: @unchecked Sendable {
                 guard existing.uuid == uuid else {
                     throw ControlFailure("\(environment.hostName) has another domain called \(name), with UUID \(existing.uuid)", advice: "Rename one of them")
                 }
+                guard try !existing.hasManagedSave() else { throw leftOverSave("virsh managedsave-remove \(name)") }
                 if try existing.isActive() {
                     throw ControlFailure("Domain \(name) is active on \(environment.hostName) already",
                                          advice: "A shadow needs it shut off there: check which copy is the right one, then `virsh destroy \(name)` the other")
@@ -166,6 +191,14 @@ public final class ShadowProtection: @unchecked Sendable {
                 continue
             }
         }
+        // Libvirt looks for it by name when a domain is started, whether it was defined at that time or not.
+        let saved = "/var/lib/libvirt/qemu/save/\(name).save"
+        if access(saved, F_OK) == 0 { throw leftOverSave("rm \(saved)") }
+    }
+
+    private func leftOverSave(_ removal: String) -> ControlFailure {
+        ControlFailure("\(environment.hostName) keeps a saved state of a domain \(name) from an earlier time, which its next start there would restore",
+                       advice: "`\(removal)` there, if nobody needs it")
     }
 
     private func create(_ xml: String) throws {
@@ -177,43 +210,20 @@ public final class ShadowProtection: @unchecked Sendable {
         let folder = try environment.socketDirectory(uuid, owner: owner)
         unlink("\(folder)/incoming.sock")
         try domain.monitor(MigrateIncoming(uri: "unix:\(folder)/incoming.sock"))
-        let ram = try Self.openSharedRAM(pid, domain: name)
-        ramBytes = ram.bytes
-        let made: (journal: Int32, state: Int32)
-        do { made = try ShadowWorker.makeFiles() } catch {
-            close(ram.fd)
-            throw error
-        }
-        files = (ram.fd, made.journal, made.state)
+        memory = try GuestMemory(of: domain, pid: pid, isPreallocated: DomainDefinition(xml: xml).isMemoryPreallocated)
+        files = try ShadowWorker.makeFiles()
         try startWorker()
     }
 
-    /// QEMU's RAM memory file, by its name among QEMU's descriptors.
-    private static func openSharedRAM(_ pid: pid_t, domain: String) throws -> (fd: Int32, bytes: UInt64) {
-        let folder = "/proc/\(pid)/fd"
-        for entry in try FileManager.default.contentsOfDirectory(atPath: folder) {
-            guard let target = try? FileManager.default.destinationOfSymbolicLink(atPath: "\(folder)/\(entry)"),
-                  target.hasPrefix("/memfd:memory-backend-memfd") else { continue }
-            let fd = open("\(folder)/\(entry)", O_RDWR | O_CLOEXEC)
-            guard fd >= 0 else { throw SystemError("open", "\(folder)/\(entry)") }
-            var info = stat()
-            guard fstat(fd, &info) == 0 else {
-                close(fd)
-                throw SystemError("fstat", "\(folder)/\(entry)")
-            }
-            return (fd, UInt64(info.st_size))
-        }
-        throw ControlFailure("The shadow of \(domain) has no shared memory file (memory-backend-memfd)")
-    }
-
     private func startWorker() throws {
-        guard let files else { throw ControlFailure("The shadow of \(name) has no memory files") }
-        var options = ShadowWorkerOptions(session: session, domain: name, sharedBlock: "pc.ram", ramBytes: ramBytes,
+        guard let files, let memory else { throw ControlFailure("The shadow of \(name) has no memory files") }
+        var options = ShadowWorkerOptions(session: session, domain: name, sharedBlocks: memory.files.map(\.block),
                                           peerTimeoutMs: Double(environment.configuration.peerTimeoutMs))
+        options.waitingBlocks = memory.blocks
         options.disks = replicas
         options.diskFolder = provisioner.records.epochFolder(uuid)
         let process = try WorkerProcess(name: name, start: WorkerCommand(.startShadow, shadow: options),
-                                        descriptors: [files.ram, files.journal, files.state]) { [weak self] event in
+                                        descriptors: [files.journal, files.state] + memory.files.map(\.fd)) { [weak self] event in
             self?.take(event)
         } onEnd: { [weak self] status in
             self?.workerEnded(status)
@@ -349,7 +359,7 @@ public final class ShadowProtection: @unchecked Sendable {
             let milliseconds = MonotonicTime.now.milliseconds(since: begin)
             markRunning()
             let loaded = loadedEpoch
-            DispatchQueue.global().async { [self] in settle(persistentXML, autostart) }
+            DispatchQueue.global().async { [self] in settle(persistentXML, autostart: autostart) }
             return PeerResponse(phase: .running, epoch: loaded, milliseconds: milliseconds)
         }
     }
@@ -366,6 +376,7 @@ public final class ShadowProtection: @unchecked Sendable {
                 return current
             }
             old?.stop()
+            newNVRAM = nil  // It is what the guest boots from.
             removeDomain()
             if !replicas.isEmpty { try provisioner.noteInUse() }
             try environment.records.write(record(.activated))
@@ -376,26 +387,32 @@ public final class ShadowProtection: @unchecked Sendable {
                 throw ControlFailure("The guest did not boot on \(environment.hostName): \(error)")
             }
             markRunning()
-            DispatchQueue.global().async { [self] in settle(persistentXML, autostart) }
+            DispatchQueue.global().async { [self] in settle(persistentXML, autostart: autostart) }
             return PeerResponse(phase: .running, milliseconds: MonotonicTime.now.milliseconds(since: begin))
         }
     }
 
-    /// What can wait until the guest runs.
-    private func settle(_ persistentXML: String?, _ autostart: Bool) {
+    /// What can wait until the guest runs. Without a definition the one that came earlier counts: its primary's host may be dead.
+    private func settle(_ persistentXML: String?, autostart: Bool) {
         let old = worker.change { current in
             defer { current = nil }
             return current
         }
         old?.stop()
-        do { try environment.records.write(record(.running)) } catch { Log.error("\(name): \(error)") }
-        guard let persistentXML else { return }
         do {
-            let defined = try environment.connect().define(xml: layout.rewrite(persistentXML))
-            if autostart { try defined.setAutostart(true) }
+            try keep(persistentXML.map { CarriedDefinition(xml: $0, autostart: autostart) })
         } catch {
-            Log.error("\(name) runs here, but could not be defined persistently: \(error). Define it with `virsh define`")
+            Log.error("\(name): \(error)")
         }
+        if let definition = carried.read({ $0 }) {
+            do {
+                let defined = try environment.connect().define(xml: definition.xml)
+                if definition.autostart { try defined.setAutostart(true) }
+            } catch {
+                Log.error("\(name) runs here, but could not be defined persistently: \(error). Define it with `virsh define`")
+            }
+        }
+        do { try environment.records.write(record(.running)) } catch { Log.error("\(name): \(error)") }
     }
 
     // MARK: Ending
@@ -443,7 +460,11 @@ public final class ShadowProtection: @unchecked Sendable {
         }
     }
 
-    private func removeDomain() { Self.removeShadowDomain(domain, environment) }
+    private func removeDomain() {
+        Self.removeShadowDomain(domain, environment)
+        if let newNVRAM { unlink(newNVRAM) }
+        newNVRAM = nil
+    }
 
     /// Destroys the domain if it is a shadow that never ran.
     static func removeShadowDomain(_ domain: LocalDomain, _ environment: HostEnvironment) {
@@ -462,7 +483,11 @@ public final class ShadowProtection: @unchecked Sendable {
         } catch {
             Log.warning("The shadow of \(domain.name) could not be removed: \(error)")
         }
-        let folder = "\(environment.configuration.runtimeDirectory)/\(domain.uuid)"
+        removeSocket(domain.uuid, environment)
+    }
+
+    private static func removeSocket(_ uuid: String, _ environment: HostEnvironment) {
+        let folder = "\(environment.configuration.runtimeDirectory)/\(uuid)"
         unlink("\(folder)/incoming.sock")
         rmdir(folder)
     }

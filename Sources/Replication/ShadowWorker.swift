@@ -20,9 +20,10 @@ public final class ShadowWorker: @unchecked Sendable {
         var isEnding = false
     }
 
-    public static let ramDescriptor: Int32 = 5
-    public static let journalDescriptor: Int32 = 6
-    public static let stateDescriptor: Int32 = 7
+    public static let journalDescriptor: Int32 = 5
+    public static let stateDescriptor: Int32 = 6
+    /// The first of the shared blocks, in the order of the options.
+    public static let firstBlockDescriptor: Int32 = 7
 
     private let options: ShadowWorkerOptions
     private let parent: WorkerChannel
@@ -39,8 +40,8 @@ public final class ShadowWorker: @unchecked Sendable {
     private var damagedConnections = 0
 
     public convenience init(options: ShadowWorkerOptions, parent: WorkerChannel, statistics: SharedStatistics) throws {
-        let memory = try ShadowMemory(ramFD: Self.ramDescriptor, ramBytes: Int(options.ramBytes), journalFD: Self.journalDescriptor,
-                                      stateFD: Self.stateDescriptor)
+        let files = options.sharedBlocks.enumerated().map { ShadowMemory.SharedFile($0.element, fd: Self.firstBlockDescriptor + Int32($0.offset)) }
+        let memory = try ShadowMemory(files, journalFD: Self.journalDescriptor, stateFD: Self.stateDescriptor)
         try self.init(options: options, parent: parent, statistics: statistics, memory: memory)
     }
 
@@ -188,7 +189,7 @@ public final class ShadowWorker: @unchecked Sendable {
     }
 
     private func take(_ header: StreamHeader) throws {
-        try memory.introduce(header, sharedBlock: options.sharedBlock)
+        try memory.introduce(header, waiting: options.waitingBlocks)
         statistics[.syncBytesTotal] = header.blocks.reduce(0) { $0 + $1.length }
     }
 
@@ -216,7 +217,9 @@ public final class ShadowWorker: @unchecked Sendable {
                 pages += UInt64(frame.count)
                 end += PageFrame.headerBytes + Int(frame.length)
             case .streamHeader where memory.committedEpoch == 0:
-                try take(JSONDecoder().decode(StreamHeader.self, from: Data(try link.blob(frame, base))))
+                let header = try JSONDecoder().decode(StreamHeader.self, from: Data(try link.blob(frame, base)))
+                // Memory that was set aside is looked through for what is not zero.
+                try acknowledger.whileBusy(0) { try take(header) }
                 replicas?.startWriteback()
             case .disk where frame.epoch == 0 && memory.committedEpoch == 0:
                 // A replica that can only be zeroed by writing takes its time.

@@ -32,11 +32,13 @@ final class Shipper: @unchecked Sendable {
         // Disks are copied before QEMU's stream begins.
         guard worker.disks != nil || awaitHeader() else { return }
         var attempt = 0
+        var refusals = 0
         var toldReasons: Set<String> = []
         while !worker.backlog.isStopped {
             do {
                 let link = try connect(worker.header.read { $0 })
                 attempt = 0
+                refusals = 0
                 toldReasons = []
                 try ship(over: link)
             } catch HandshakeError.unknownSession(let reason) {
@@ -47,6 +49,8 @@ final class Shipper: @unchecked Sendable {
                 worker.statistics[.linkUp] = 0
                 if worker.backlog.isStopped { return }
                 let reason = reason(error)
+                refusals += error is ShadowFailure ? 1 : 0
+                if refusals >= Self.mostRefusals { return sessionLost(reason) }
                 lastReason = error is ShadowFailure ? reason : lastReason
                 if toldReasons.insert(reason).inserted { worker.tell(WorkerEvent(.linkLost, reason: reason)) }
             }
@@ -54,6 +58,9 @@ final class Shipper: @unchecked Sendable {
             usleep(UInt32(min(1_000_000, 100_000 << min(attempt, 4))))
         }
     }
+
+    /// A shadow that says no to the introduction so often in a row is not going to say yes: its RAM is not the primary's.
+    private static let mostRefusals = 3
 
     private struct SessionLost: Error { let reason: String }
 

@@ -11,13 +11,13 @@ public enum WorkerMain {
             Log.error("`shadow-virt worker` is started by the service, not by hand")
             return 64
         }
-        // Whatever the service's libraries left open without O_CLOEXEC.
-        closeDescriptors(from: 8)
         let parent = WorkerChannel(Descriptor(owning: WorkerChannel.workerDescriptor))
         do {
             guard let (command, _) = try parent.receive(WorkerCommand.self, until: MonotonicTime.now.adding(milliseconds: 10_000)) else {
                 return 0
             }
+            // Whatever the service's libraries left open without O_CLOEXEC.
+            closeDescriptors(from: command.shadow.map { ShadowWorker.firstBlockDescriptor + Int32($0.sharedBlocks.count) } ?? WorkerChannel.statisticsDescriptor + 1)
             let statistics = try SharedStatistics(WorkerChannel.statisticsDescriptor)
             do {
                 switch command.verb {

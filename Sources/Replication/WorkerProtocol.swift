@@ -84,24 +84,53 @@ public struct CapturedDisk: Codable, Sendable {
     }
 }
 
-/// What a shadow worker is told at its start. Descriptors 5, 6 and 7 are the RAM, the journal and the state file.
+/// A block of the guest's RAM whose pages lie in memory that the shadow's QEMU shares with its worker.
+public struct SharedBlock: Codable, Sendable, Equatable {
+    /// QEMU's name: `pc.ram`; with NUMA cells one each (`ram-node0`), and one for each memory device (`memdimm0`).
+    public var name: String
+    public var byteCount: UInt64
+    /// Its pages were set aside when QEMU started (huge pages, `<allocation mode='immediate'/>`), and are not to be given back: nobody
+    /// says that there will be others.
+    public var isPreallocated: Bool
+
+    public init(name: String, byteCount: UInt64, isPreallocated: Bool = false) {
+        self.name = name
+        self.byteCount = byteCount
+        self.isPreallocated = isPreallocated
+    }
+}
+
+/// A RAM block of the QEMU that waits for the guest.
+public struct WaitingBlock: Codable, Sendable, Equatable {
+    public var name: String
+    public var byteCount: UInt64
+    /// What it can grow to; more than `byteCount` for tables of the firmware only.
+    public var mostBytes: UInt64
+
+    public init(name: String, byteCount: UInt64, mostBytes: UInt64) {
+        self.name = name
+        self.byteCount = byteCount
+        self.mostBytes = mostBytes
+    }
+}
+
+/// What a shadow worker is told at its start. Descriptors 5 and 6 are the journal and the state file, those from 7 on the shared blocks.
 public struct ShadowWorkerOptions: Codable, Sendable {
     public var session: UUID
     public var domain: String
-    /// The block whose pages lie in the shadow QEMU's shared memory (`pc.ram`).
-    public var sharedBlock: String
-    public var ramBytes: UInt64
+    public var sharedBlocks: [SharedBlock]
+    /// All blocks of the waiting QEMU, which the primary's have to fit; empty: nobody knows.
+    public var waitingBlocks: [WaitingBlock] = []
     public var peerTimeoutMs: Double
     /// The replicas of the disks, and the folder with their journal.
     public var disks: [ReplicaSet.Disk] = []
     public var diskFolder = ""
     public var journalLimitBytes = ReplicaSet.defaultJournalLimitBytes
 
-    public init(session: UUID, domain: String, sharedBlock: String, ramBytes: UInt64, peerTimeoutMs: Double) {
+    public init(session: UUID, domain: String, sharedBlocks: [SharedBlock], peerTimeoutMs: Double) {
         self.session = session
         self.domain = domain
-        self.sharedBlock = sharedBlock
-        self.ramBytes = ramBytes
+        self.sharedBlocks = sharedBlocks
         self.peerTimeoutMs = peerTimeoutMs
     }
 }

@@ -104,8 +104,8 @@ final class Workers: Receiver {
         let ram = try memoryFile("benchmark-ram", bytes: memoryMiB << 20)
         let (journal, state) = try ShadowWorker.makeFiles()
         shadow = try Worker(bench, WorkerCommand(.startShadow, shadow: ShadowWorkerOptions(
-            session: session, domain: "ledger", sharedBlock: "pc.ram", ramBytes: UInt64(memoryMiB) << 20, peerTimeoutMs: 5000)),
-            descriptors: [ram.raw, journal, state], program: program)
+            session: session, domain: "ledger", sharedBlocks: [SharedBlock(name: "pc.ram", byteCount: UInt64(memoryMiB) << 20)], peerTimeoutMs: 5000)),
+            descriptors: [journal, state, ram.raw], program: program)
         close(journal)
         close(state)
         try shadow.await(.ready)

@@ -72,6 +72,7 @@ final class ShadowHost: @unchecked Sendable {
     let statistics: SharedStatistics
     private let statisticsFile: Int32
     let port: UInt16
+    private static let block = SharedBlock(name: "pc.ram", byteCount: UInt64(QEMUStandIn.ramBytes))
     let verdict = Guarded<Handshake.Verdict>(.welcome)
     private let listener: Int32
     private let connections = Guarded<[Int32]>([])
@@ -90,8 +91,7 @@ final class ShadowHost: @unchecked Sendable {
         statistics = try SharedStatistics(statisticsFile)
         listener = try TCP.listen(Endpoint(address: "127.0.0.1", port: 0)).release()
         port = boundPort(listener)
-        options = ShadowWorkerOptions(session: session, domain: "rig", sharedBlock: "pc.ram", ramBytes: UInt64(QEMUStandIn.ramBytes),
-                                      peerTimeoutMs: peerTimeoutMs)
+        options = ShadowWorkerOptions(session: session, domain: "rig", sharedBlocks: [Self.block], peerTimeoutMs: peerTimeoutMs)
         options.disks = disks
         options.diskFolder = diskFolder
         try startWorker()
@@ -124,7 +124,7 @@ final class ShadowHost: @unchecked Sendable {
     var parent: Parent? { current.read { $0 } }
 
     func memory() throws -> ShadowMemory {
-        try ShadowMemory(ramFD: ram, ramBytes: QEMUStandIn.ramBytes, journalFD: journal, stateFD: state)
+        try ShadowMemory([.init(Self.block, fd: ram)], journalFD: journal, stateFD: state)
     }
 
     func startWorker() throws {

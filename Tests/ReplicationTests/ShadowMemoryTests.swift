@@ -7,6 +7,7 @@ import XCTest
 
 final class ShadowMemoryTests: XCTestCase {
     private static let pages = 64
+    private static let block = SharedBlock(name: "pc.ram", byteCount: UInt64(pages) * 4096)
     private let header = StreamHeader(configuration: [1, 2, 3], machine: "pc", sectionID: 2, blocks: [
         RAMBlock(name: "vga", length: 8 * 4096, index: 0), RAMBlock(name: "pc.ram", length: UInt64(pages) * 4096, index: 1),
     ])
@@ -23,7 +24,7 @@ final class ShadowMemoryTests: XCTestCase {
         for fd in [ram, journal, state] { close(fd) }
     }
 
-    private func open() throws -> ShadowMemory { try ShadowMemory(ramFD: ram, ramBytes: Self.pages * 4096, journalFD: journal, stateFD: state) }
+    private func open() throws -> ShadowMemory { try ShadowMemory([.init(Self.block, fd: ram)], journalFD: journal, stateFD: state) }
 
     private func content(_ memory: ShadowMemory) -> [UInt8] {
         [(0, 8), (1, Self.pages)].flatMap { block, count in
@@ -56,7 +57,7 @@ final class ShadowMemoryTests: XCTestCase {
 
     private func fresh() throws -> ShadowMemory {
         let memory = try open()
-        try memory.introduce(header, sharedBlock: "pc.ram")
+        try memory.introduce(header)
         return memory
     }
 
@@ -68,10 +69,10 @@ final class ShadowMemoryTests: XCTestCase {
         XCTAssertEqual(memory.committedEpoch, 0)
         let second = try open()
         XCTAssertEqual(second.header, header)
-        XCTAssertNoThrow(try second.introduce(header, sharedBlock: "pc.ram"))
+        XCTAssertNoThrow(try second.introduce(header))
         var other = header
         other.machine = "q35"
-        XCTAssertThrowsError(try second.introduce(other, sharedBlock: "pc.ram")) {
+        XCTAssertThrowsError(try second.introduce(other)) {
             XCTAssertEqual("\($0)", "The primary's RAM layout is not the one this session began with")
         }
         withExtendedLifetime(view) {}
@@ -82,7 +83,7 @@ final class ShadowMemoryTests: XCTestCase {
             var changed = header
             change(&changed)
             let memory = try open()
-            do { try memory.introduce(changed, sharedBlock: "pc.ram") } catch {
+            do { try memory.introduce(changed) } catch {
                 XCTAssertNil(memory.header, "A refused layout must not count as known")
                 return "\(error)"
             }
@@ -100,6 +101,54 @@ final class ShadowMemoryTests: XCTestCase {
                        "RAM block vga has the number 1 at place 0 and 1048576 bytes")
         XCTAssertEqual(try refused { $0.blocks[0] = RAMBlock(name: "vga", length: 4097, index: 0) },
                        "RAM block vga has the number 0 at place 0 and 4097 bytes")
+    }
+
+    /// A guest with NUMA cells has several: each page goes to its own file, and a successor goes on with all of them.
+    func testSeveralSharedBlocks() throws {
+        let files = try (0..<3).map { try memoryFile("test-node\($0)", bytes: Self.pages * 4096).release() }
+        defer { files.forEach { close($0) } }
+        let header = StreamHeader(configuration: nil, machine: "q35", sectionID: 2, blocks: (0..<3).map { RAMBlock(name: "ram-node\($0)", length: UInt64(Self.pages) * 4096, index: $0) }
+            + [RAMBlock(name: "vga", length: 8 * 4096, index: 3)])
+        // The last is what was set aside at its start, and not in the stream's order.
+        func shared(_ order: [Int]) -> [ShadowMemory.SharedFile] {
+            order.map { .init(SharedBlock(name: "ram-node\($0)", byteCount: UInt64(Self.pages) * 4096, isPreallocated: $0 == 2), fd: files[$0]) }
+        }
+        let views = try files.map { try MappedMemory.shared($0, length: Self.pages * 4096, what: "a test") }
+        for view in views { memset(view.base, 0x77, view.length) }
+        let before = try files.map { try allocated($0) }
+        let memory = try ShadowMemory(shared([2, 0, 1]), journalFD: journal, stateFD: state)
+        try memory.introduce(header)
+        for view in views { XCTAssertTrue((0..<view.length).allSatisfy { view.base.load(fromByteOffset: $0, as: UInt8.self) == 0 }) }
+        XCTAssertEqual(try allocated(files[2]), before[2], "What was set aside stays")
+        for index in 0..<3 { memset(try XCTUnwrap(memory.page(PageLocation(block: index, offset: UInt64(index) << 12))), Int32(index) + 1, 4096) }
+        for index in 0..<3 { XCTAssertEqual(views[index].base.load(fromByteOffset: index * 4096 + 17, as: UInt8.self), UInt8(index) + 1) }
+        let successor = try ShadowMemory(shared([2, 0, 1]), journalFD: journal, stateFD: state)
+        XCTAssertEqual(successor.header, header)
+        XCTAssertEqual(try XCTUnwrap(successor.page(PageLocation(block: 2, offset: 2 << 12))).load(as: UInt8.self), 3)
+        XCTAssertThrowsError(try ShadowMemory(Array(shared([0, 1]) + [.init(Self.block, fd: ram)]), journalFD: journal, stateFD: state)) {
+            XCTAssertEqual("\($0)", "The primary has no RAM block pc.ram, only ram-node0, ram-node1, ram-node2, vga")
+        }
+        withExtendedLifetime(views) {}
+    }
+
+    private func allocated(_ fd: Int32) throws -> Int {
+        var info = stat()
+        guard fstat(fd, &info) == 0 else { throw SystemError("fstat", "a test's file") }
+        return Int(info.st_blocks)
+    }
+
+    /// What the waiting QEMU could not load is refused when it begins, not when it is needed.
+    func testWaitingBlocksThatDoNotFit() throws {
+        func refused(_ waiting: [WaitingBlock]) throws -> String {
+            let memory = try open()
+            do { try memory.introduce(header, waiting: waiting) } catch { return "\(error)" }
+            return "accepted"
+        }
+        let ram = WaitingBlock(name: "pc.ram", byteCount: UInt64(Self.pages) * 4096, mostBytes: UInt64(Self.pages) * 4096)
+        XCTAssertEqual(try refused([ram]), "The shadow's QEMU has no RAM block vga, which the primary's has: a device or the firmware differs")
+        XCTAssertEqual(try refused([ram, WaitingBlock(name: "vga", byteCount: 4096, mostBytes: 4096)]), "RAM block vga has 32768 bytes in the primary's QEMU and 4096 in the shadow's: "
+            + "another release of QEMU's ROM files or of the firmware is installed there")
+        XCTAssertEqual(try refused([ram, WaitingBlock(name: "vga", byteCount: 4096, mostBytes: 32768)]), "accepted")
     }
 
     func testPagesOutside() throws {
@@ -149,8 +198,8 @@ final class ShadowMemoryTests: XCTestCase {
             close(journal)
             close(state)
         }
-        let memory = try ShadowMemory(ramFD: ram.raw, ramBytes: pages * 4096, journalFD: journal, stateFD: state)
-        try memory.introduce(header, sharedBlock: "pc.ram")
+        let memory = try ShadowMemory([.init(block, fd: ram.raw)], journalFD: journal, stateFD: state)
+        try memory.introduce(header)
         for (number, byte, count) in epochs { memory.apply(number, end: try write(memory, number, byte, count)) }
         return [(0, 8), (1, pages)].flatMap { block, count in
             memory.page(PageLocation(block: block, offset: 0)).map { Array(UnsafeRawBufferPointer(start: $0, count: count * 4096)) } ?? []
@@ -230,9 +279,30 @@ final class ShadowMemoryTests: XCTestCase {
     }
 
     func testWrongMemoryFile() {
-        XCTAssertThrowsError(try ShadowMemory(ramFD: ram, ramBytes: 4096, journalFD: journal, stateFD: state)) {
-            XCTAssertEqual("\($0)", "The shadow's memory file has 262144 bytes, its domain 4096")
+        XCTAssertThrowsError(try ShadowMemory([.init(SharedBlock(name: "pc.ram", byteCount: 4096), fd: ram)], journalFD: journal, stateFD: state)) {
+            XCTAssertEqual("\($0)", "The shadow's memory file of pc.ram has 262144 bytes, its block 4096")
         }
+    }
+
+    /// Video memory that the guest never used is neither sent nor made real by looking at it.
+    func testUnusedVideoMemoryCostsNothing() throws {
+        let video = StreamHeader(configuration: nil, machine: "pc", sectionID: 2, blocks: [
+            RAMBlock(name: "0000:00:02.0/vga.vram", length: 64 << 20, index: 0), RAMBlock(name: "pc.ram", length: UInt64(Self.pages) * 4096, index: 1),
+            RAMBlock(name: "0000:00:02.0/qxl.vram", length: 64 << 20, index: 2),
+        ])
+        let memory = try open()
+        try memory.introduce(video)
+        memory.apply(1, end: try write(memory, epoch: 1, byte: 1, pages: 20))
+        memset(try XCTUnwrap(memory.page(PageLocation(block: 2, offset: 1000 << 12))), 0x55, 4096)
+        memset(try XCTUnwrap(memory.page(PageLocation(block: 2, offset: (64 << 20) - 4096))), 0x56, 4096)
+        // A device state ends with a zero byte; the one that `write` made is of ones.
+        memset(UnsafeMutableRawPointer(mutating: try XCTUnwrap(memory.deviceState.baseAddress)) + memory.deviceState.count - 1, 0, 1)
+        let before = try allocated(state)
+        let bytes = try memory.withActivationStream { $0.bytes() }
+        XCTAssertEqual(try allocated(state), before)
+        // Pages 0, 5, 10 and 15 of the four went to the first block, two are in the last.
+        XCTAssertEqual((bytes.count - 1001) / 4096, 6)
+        for byte in [UInt8(0x55), 0x56] { XCTAssertEqual(bytes.split(whereSeparator: { $0 != byte }).map(\.count).max(), 4096) }
     }
 
     func testActivationNeedsAnEpoch() throws {

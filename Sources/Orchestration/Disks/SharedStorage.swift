@@ -38,7 +38,7 @@ enum SharedStorage {
     ]
 
     private static func mountType(_ device: dev_t) -> String? {
-        (try? kernelFile("/proc/self/mountinfo")).flatMap { mountType($0, major: major(device), minor: minor(device)) }
+        (try? kernelText("/proc/self/mountinfo")).flatMap { mountType($0, major: major(device), minor: minor(device)) }
     }
 
     /// proc_pid_mountinfo(5): "36 35 98:0 / /mnt rw,noatime master:1 - ext3 /dev/root rw": the third word is the device, the one after

@@ -41,7 +41,7 @@ enum StuckMemory {
 
     /// Mappings with the flag `uw`: write-protected through a userfaultfd (proc(5), smaps).
     private static func protectedRanges(_ pid: pid_t) throws -> [Range<UInt64>] {
-        let text = try kernelFile("/proc/\(pid)/smaps")
+        let text = try kernelText("/proc/\(pid)/smaps")
         var current: Range<UInt64>?
         var found: [Range<UInt64>] = []
         for line in text.split(separator: "\n") {

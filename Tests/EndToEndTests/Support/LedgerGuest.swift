@@ -66,7 +66,7 @@ final class LedgerGuest {
     func remove() {
         for host in Host.allCases {
             _ = try? hosts.virsh(host, "destroy", name)
-            _ = try? hosts.virsh(host, "undefine", name)
+            _ = try? hosts.virsh(host, "undefine", "--nvram", name)
         }
     }
 
