@@ -24,6 +24,12 @@ public struct PeerRequest: Codable, Sendable {
         case stopPrimary
         /// Facts for `doctor`.
         case facts
+        /// A live migration of a domain without a shadow is to come: make volumes for its disks.
+        case receive
+        /// It should have come: set its autostart, say how it went.
+        case received
+        /// It did not come: remove what was made for it.
+        case abandon
     }
     public var verb: Verb
     public var session: UUID?
@@ -49,10 +55,13 @@ public struct PeerRequest: Codable, Sendable {
     public var deleteReplica: Bool?
     /// `prepare`: what an administrator may have done with a guest on shared storage.
     public var onFailure: OnFailure?
+    /// `abandon`: the disks whose volumes `receive` made.
+    public var targets: [String]?
 
     public init(_ verb: Verb, host: String, session: UUID? = nil, uuid: String? = nil, domain: String? = nil, xml: String? = nil,
                 intervalMs: Double? = nil, memoryBytes: UInt64? = nil, autostart: Bool? = nil, disks: [ReplicaRequest]? = nil,
-                media: [MediaRequest]? = nil, pool: String? = nil, discardStale: Bool? = nil, deleteReplica: Bool? = nil, onFailure: OnFailure? = nil) {
+                media: [MediaRequest]? = nil, pool: String? = nil, discardStale: Bool? = nil, deleteReplica: Bool? = nil, onFailure: OnFailure? = nil,
+                targets: [String]? = nil) {
         self.verb = verb
         self.host = host
         self.session = session
@@ -68,6 +77,7 @@ public struct PeerRequest: Codable, Sendable {
         self.discardStale = discardStale
         self.deleteReplica = deleteReplica
         self.onFailure = onFailure
+        self.targets = targets
     }
 }
 
@@ -105,13 +115,20 @@ public struct PeerResponse: Codable, Sendable {
     /// `domainState`: the domain executes guest code, or would without another decision.
     public var isLive: Bool?
     public var facts: HostFacts?
-    /// `prepare`: the replicas' paths by target.
+    /// `prepare`, `receive`: the replicas' paths by target.
     public var replicas: [String: String]?
-    /// `prepare`, `discard`: what an administrator should know.
+    /// `receive`: sizes that the guest sees, of replicas that are larger; drives whose medium is not there; targets whose volumes are new.
+    public var visibleBytes: [String: UInt64]?
+    public var emptied: [String]?
+    public var made: [String]?
+    /// `received`: how it went, in libvirt's figures.
+    public var migration: MigrationFigures?
+    /// `prepare`, `discard`, `receive`, `received`, `abandon`: what an administrator should know.
     public var warnings: [String]?
 
     public init(failure: ControlFailure? = nil, phase: ShadowPhase? = nil, epoch: UInt64? = nil, milliseconds: Double? = nil,
-                state: String? = nil, isLive: Bool? = nil, facts: HostFacts? = nil, replicas: [String: String]? = nil, warnings: [String]? = nil) {
+                state: String? = nil, isLive: Bool? = nil, facts: HostFacts? = nil, replicas: [String: String]? = nil, warnings: [String]? = nil,
+                visibleBytes: [String: UInt64]? = nil, emptied: [String]? = nil, made: [String]? = nil) {
         self.failure = failure
         self.phase = phase
         self.epoch = epoch
@@ -121,6 +138,9 @@ public struct PeerResponse: Codable, Sendable {
         self.facts = facts
         self.replicas = replicas
         self.warnings = warnings
+        self.visibleBytes = visibleBytes
+        self.emptied = emptied
+        self.made = made
     }
 }
 

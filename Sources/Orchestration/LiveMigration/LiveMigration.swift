@@ -1,0 +1,383 @@
+import Configuration
+import ControlProtocol
+import Foundation
+import Libvirt
+import Platform
+
+/// One domain without a shadow on its way to another host, by libvirt's live migration. Libvirt sees to it that never two copies run; this makes
+/// the volumes there, follows, cancels, and looks on both sides how it ended.
+///
+///     check -> receive (volumes at the peer) -> migrate -> conclude --> moved:  received (autostart, notes), notes here
+///                                                            '-------> stayed: abandon (volumes removed)
+///
+/// From the moment before `receive` a record is on disk: libvirt goes on when this service dies, and the next one concludes.
+final class LiveMigration: @unchecked Sendable {
+    typealias Progress = @Sendable (ControlResponse.Progress) -> Void
+
+    let domain: LocalDomain
+    let peer: Peer
+    let environment: HostEnvironment
+    let options: MigrationOptions
+    private let terms: ReplicaProvisioner.Terms
+    private let isCancelled = Guarded(false)
+    private let store: MigrationStore
+    private let client: PeerClient
+
+    init(domain: LocalDomain, peer: Peer, environment: HostEnvironment, options: MigrationOptions, pool: String? = nil, discardStale: Bool = false) {
+        self.domain = domain
+        self.peer = peer
+        self.environment = environment
+        self.options = options
+        terms = ReplicaProvisioner.Terms(pool: pool, discardStale: discardStale)
+        store = MigrationStore(stateDirectory: environment.configuration.stateDirectory)
+        client = environment.client(of: peer)
+    }
+
+    /// Ends it as soon as libvirt can; the guest stays.
+    func cancel() { isCancelled.change { $0 = true } }
+
+    // MARK: Beforehand
+
+    /// What is known of the guest before anything is touched.
+    struct Findings {
+        var definition: DomainDefinition
+        var plan: DiskPlan
+        var persistentXML: String?
+        var autostart: Bool
+        var warnings: [String]
+    }
+
+    /// Throws what would make it fail for certain.
+    func check() throws -> Findings {
+        let handle = try domain.handle()
+        guard try handle.isActive() else {
+            throw ControlFailure("Domain \(domain.name) does not run", advice: "Start it with `virsh start \(domain.name)`, or move its definition with `virsh migrate --offline --persistent`")
+        }
+        try MigrationChecks.checkIdle(handle)
+        let plan = try DiskPlan.make(handle, DomainDefinition(xml: handle.xml(flags: [.secure])), ownFolders: environment.ownFolders)
+        try MigrationChecks.check(plan)
+        let definition = try DomainDefinition(xml: handle.xml(flags: [.secure, .migratable]))
+        let isPersistent = try handle.isPersistent()
+        let facts = try askFacts(definition, plan)
+        return Findings(definition: definition, plan: plan, persistentXML: isPersistent ? try handle.xml(flags: [.secure, .inactive, .migratable]) : nil,
+                        autostart: isPersistent ? try handle.autostart() : false, warnings: try MigrationChecks.judge(facts, definition, peer: peer.name))
+    }
+
+    private func askFacts(_ definition: DomainDefinition, _ plan: DiskPlan) throws -> HostFacts {
+        let question = PeerRequest(.facts, host: environment.hostName, uuid: domain.uuid, domain: domain.name, xml: definition.cpuXML, disks: plan.replicas,
+                                   media: plan.media, pool: terms.pool, discardStale: terms.discardStale ? true : nil)
+        do {
+            let state = try client.ask(PeerRequest(.domainState, host: environment.hostName, uuid: domain.uuid))
+            if let word = state.state, word != "absent" { throw IncomingMigration.alreadyThere(domain.name, peer.name, isActive: state.isLive == true, word) }
+            guard let facts = try client.ask(question, timeoutMs: 20_000).facts else { throw ControlFailure("\(peer.name) gave no facts about itself") }
+            return facts
+        } catch let error as PeerUnreachable {
+            throw ControlFailure("\(error)", advice: "Check that shadow-virt runs on \(peer.name), listens on \(peer.address), and has the same secret_file")
+        }
+    }
+
+    // MARK: The way over
+
+    /// Moves the guest. Throws a `ControlFailure` that says where it runs when it did not.
+    func run(_ progress: Progress) throws -> MigrationReport {
+        progress(.init("Looking whether \(peer.name) can take \(domain.name)"))
+        let findings = try check()
+        try throwIfCancelled()
+        progress(.init("\(peer.name) makes room for its disks"))
+        var record = MigrationRecord(uuid: domain.uuid, domain: domain.name, peer: peer.name, options: options, isPersistent: findings.persistentXML != nil,
+                                     autostart: findings.autostart, sources: findings.plan.sources, copies: [:], made: [])
+        let received = try client.ask(PeerRequest(.receive, host: environment.hostName, uuid: domain.uuid, domain: domain.name, disks: findings.plan.replicas,
+                                                  media: findings.plan.media, pool: terms.pool, discardStale: terms.discardStale ? true : nil), timeoutMs: 60_000)
+        record.copies = received.replicas ?? [:]
+        record.made = received.made ?? []
+        let layout = ReplicaLayout(replicas: record.copies, visibleBytes: received.visibleBytes ?? [:], emptied: received.emptied ?? [])
+        let begin = MonotonicTime.now
+        var outcome: Followed
+        do {
+            try throwIfCancelled()
+            let call = try MigrationCall(to: peer, options, xml: findings.definition.xml, persistentXML: findings.persistentXML, layout: layout,
+                                         disks: findings.plan.replicas.map(\.target))
+            if let limit = options.downtimeMs {
+                let handle = try domain.handle()
+                record.savedDowntimeMs = try handle.migrationDowntimeLimit()
+                try handle.setMigrationDowntimeLimit(milliseconds: limit)
+            }
+            try store.write(record)
+            outcome = migrate(call, begin: begin, progress)
+        } catch {
+            outcome = Followed(error: error)
+        }
+        outcome.totalMs = MonotonicTime.now.milliseconds(since: begin)
+        outcome.warnings = findings.warnings + (received.warnings ?? []).filter { !findings.warnings.contains($0) }
+        return try conclude(record, outcome, progress)
+    }
+
+    private func throwIfCancelled() throws {
+        if isCancelled.read({ $0 }) { throw ControlFailure("The migration of \(domain.name) was cancelled before it began: the guest runs on \(environment.hostName)") }
+    }
+
+    /// What was seen on the way.
+    struct Followed {
+        var error: (any Error)?
+        /// Why we ended it; nil: we did not.
+        var reason: String?
+        var isPostcopy = false
+        var totalMs = 0.0
+        var last: MigrationSample?
+        var bandwidths: [UInt64] = []
+        var throttlePercent: Int64?
+        var complaint: String?
+        var warnings: [String] = []
+    }
+
+    private func migrate(_ call: MigrationCall, begin: MonotonicTime, _ progress: Progress) -> Followed {
+        let result = Guarded<Result<Void, any Error>?>(nil)
+        Log.info("\(domain.name): live migration to \(peer.name) (\(call.uri)) begins")
+        startThread("migrate") { [domain] in
+            let outcome = Result { try domain.handle().migrate(to: call.uri, parameters: call.parameters, flags: call.flags) }
+            result.change { $0 = outcome }
+        }
+        var followed = follow(begin: begin, progress) { result.wait(until: .now.adding(milliseconds: Self.lookEveryMs)) { $0 } != nil }
+        if case .failure(let error)? = result.read({ $0 }) { followed.error = error }
+        return followed
+    }
+
+    private static let lookEveryMs = 200.0
+    private static let tellEveryMs = 1000.0
+
+    /// Looks at libvirt's job until `isOver`, which waits a little each time: tells how far it is, cancels, begins post-copy.
+    private func follow(begin: MonotonicTime, _ progress: Progress, isOver: () -> Bool) -> Followed {
+        var followed = Followed()
+        var watch = ConvergenceWatch()
+        var told: MonotonicTime?
+        while !isOver() {
+            let now = MonotonicTime.now
+            if followed.reason == nil { followed.reason = reasonToEnd(elapsedMs: now.milliseconds(since: begin), followed) }
+            // Asked again until it is over: there is a moment before libvirt's job begins, in which there is nothing to abort.
+            if followed.reason != nil, !followed.isPostcopy { try? domain.handle().abortJob() }
+            guard let job = try? domain.handle().jobInfo(), job.operation == .migrationOut || job.type == .unbounded else {
+                told = tell(followed.reason == nil ? "Libvirt prepares both sides" : "Cancelling", nil, told, now, progress)
+                continue
+            }
+            let sample = MigrationSample(job)
+            followed.last = sample
+            if sample.pass > 0, sample.bandwidthBytesPerSecond > 0 { followed.bandwidths.append(sample.bandwidthBytesPerSecond) }
+            if let throttle = sample.throttlePercent, throttle > 0 { followed.throttlePercent = max(throttle, followed.throttlePercent ?? 0) }
+            if options.postcopy, !followed.isPostcopy, sample.pass >= 2, followed.reason == nil { beginPostcopy(&followed) }
+            if watch.note(sample), !followed.isPostcopy {
+                let complaint = watch.complaint(postcopy: options.postcopy, autoConverge: options.autoConverge)
+                if followed.complaint == nil { Log.warning("\(domain.name): \(complaint)") }
+                followed.complaint = complaint
+            } else {
+                followed.complaint = nil
+            }
+            let text = followed.reason != nil ? "Cancelling" : followed.isPostcopy ? "The guest runs on \(peer.name), the rest of its memory follows" : followed.complaint ?? sample.text
+            told = tell(text, sample, told, now, progress)
+        }
+        return followed
+    }
+
+    private func tell(_ text: String, _ sample: MigrationSample?, _ told: MonotonicTime?, _ now: MonotonicTime, _ progress: Progress) -> MonotonicTime? {
+        if let told, now.milliseconds(since: told) < Self.tellEveryMs { return told }
+        let isMemory = (sample?.pass ?? 0) > 0
+        // Of a pass: the sum of all passes says nothing about how far it is.
+        let total = sample.map { isMemory ? $0.memoryTotal : $0.diskTotal } ?? 0
+        let done = sample.map { isMemory ? total - min(total, $0.memoryRemaining) : total - min(total, $0.diskRemaining) }
+        progress(.init(text, bytesDone: total > 0 ? done : nil, bytesTotal: total > 0 ? total : nil))
+        return now
+    }
+
+    private func reasonToEnd(elapsedMs: Double, _ followed: Followed) -> String? {
+        guard !followed.isPostcopy else { return nil }
+        if isCancelled.read({ $0 }) { return "was cancelled" }
+        if let seconds = options.timeoutSeconds, elapsedMs > seconds * 1000 {
+            let why = followed.complaint.map { ": " + $0 } ?? (followed.last.map { " (\($0.text))" } ?? "")
+            return "was cancelled after \(Amount.seconds(seconds))\(why)"
+        }
+        return nil
+    }
+
+    private func beginPostcopy(_ followed: inout Followed) {
+        do {
+            try domain.handle().startPostCopy()
+            followed.isPostcopy = true
+            Log.info("\(domain.name): post-copy begins, the guest runs on \(peer.name) from now on")
+        } catch {
+            // It may just have ended by itself; otherwise it goes on as it did, and the next look tries again.
+            Log.debug("\(domain.name): post-copy did not begin: \(error)")
+        }
+    }
+
+    // MARK: How it ended
+
+    /// Long enough for a libvirtd that is started again to have cleaned up.
+    private static let concludeWithinMs = 60_000.0
+
+    /// Looks on both sides, whatever libvirt's call said, and finishes or takes back.
+    private func conclude(_ record: MigrationRecord, _ followed: Followed, _ progress: Progress) throws -> MigrationReport {
+        let here = try settle(progress)
+        if here.isActive { restoreDowntime(record) }
+        if here.isActive, here.isStranded {
+            throw failure("stopped in the middle of post-copy", "The guest stands still, its memory is on both hosts. When the network is back, resume it with `virsh migrate --postcopy --postcopy-resume \(domain.name) \(uri)`", followed)
+        }
+        guard here.isActive else { return try moved(record, followed, here.answered) }
+        let (remark, isClear) = try takeBack(record)
+        if isClear { store.remove(record.uuid) }
+        let state = here.isPaused ? "is suspended on" : "runs on"
+        Log.warning("\(domain.name): live migration to \(peer.name) did not succeed; the guest \(state) \(environment.hostName)\(followed.error.map { ": \($0)" } ?? "")")
+        if let reason = followed.reason {
+            throw ControlFailure("The migration of \(domain.name) to \(peer.name) \(reason). The guest \(state) \(environment.hostName), as before", advice: remark)
+        }
+        throw failure("failed; the guest \(state) \(environment.hostName), as before", remark, followed)
+    }
+
+    private var uri: String { options.uri ?? peer.libvirtURI }
+
+    private func failure(_ what: String, _ remark: String, _ followed: Followed) -> ControlFailure {
+        if let refusal = followed.error as? ControlFailure { return ControlFailure(refusal.message, advice: [refusal.advice, remark].filter { !$0.isEmpty }.joined(separator: ". ")) }
+        guard let error = followed.error as? LibvirtError else {
+            return ControlFailure("The migration of \(domain.name) to \(peer.name) \(what)" + (followed.error.map { ": \($0)" } ?? ""), advice: remark)
+        }
+        let advice = MigrationCall.advice(for: error, uri: uri, peer: peer.name)
+        return ControlFailure("The migration of \(domain.name) to \(peer.name) \(what): \(error.message)", advice: remark.isEmpty ? advice : "\(advice). \(remark)")
+    }
+
+    private struct Here {
+        var isActive: Bool
+        var isPaused = false
+        /// Post-copy broke: it cannot run here any more.
+        var isStranded = false
+        var answered = true
+    }
+
+    /// The guest on this host, once no migration of it is under way any more.
+    private func settle(_ progress: Progress) throws -> Here {
+        let deadline = MonotonicTime.now.adding(milliseconds: Self.concludeWithinMs)
+        while true {
+            do {
+                let handle = try domain.handle()
+                guard try handle.isActive() else { return Here(isActive: false) }
+                let job = try handle.jobInfo()
+                let isBusy = job.operation == .migrationOut && (job.type == .bounded || job.type == .unbounded)
+                let (state, reason) = try handle.state()
+                if !isBusy || reason == PausedReason.postcopyFailed.rawValue && state == .paused {
+                    let isStranded = state == .paused && [PausedReason.postcopy.rawValue, PausedReason.postcopyFailed.rawValue].contains(reason)
+                    return Here(isActive: true, isPaused: state == .paused, isStranded: isStranded)
+                }
+            } catch let error as LibvirtError where error.isNoDomain {
+                return Here(isActive: false)
+            } catch {
+                progress(.init("Waiting for libvirt here: \(error)"))
+            }
+            guard MonotonicTime.now < deadline else {
+                throw ControlFailure("How the migration of \(domain.name) ended cannot be known: libvirt on \(environment.hostName) does not answer or is busy with it",
+                                     advice: "`virsh domstate \(domain.name)` on both hosts tells; the service finishes what is left when it starts the next time")
+            }
+            usleep(200_000)
+        }
+    }
+
+    private func restoreDowntime(_ record: MigrationRecord) {
+        guard let saved = record.savedDowntimeMs else { return }
+        do { try domain.handle().setMigrationDowntimeLimit(milliseconds: saved) } catch { Log.debug("\(domain.name): \(error)") }
+    }
+
+    /// The guest is here: whatever was made for it at the peer goes. Returns what an administrator should know, and whether all is clear.
+    private func takeBack(_ record: MigrationRecord) throws -> (remark: String, isClear: Bool) {
+        let begin = MonotonicTime.now
+        while true {
+            do {
+                let answer = try client.ask(PeerRequest(.abandon, host: environment.hostName, uuid: domain.uuid, domain: domain.name, targets: record.made), timeoutMs: 30_000)
+                return ((answer.warnings ?? []).joined(separator: ". "), true)
+            } catch {
+                // Its half of a broken migration ends a moment later than ours.
+                guard MonotonicTime.now.milliseconds(since: begin) < 10_000 else {
+                    let left = record.made.compactMap { record.copies[$0] }.sorted()
+                    Log.warning("\(domain.name): \(peer.name) was not told that the guest stays here: \(error)")
+                    return (left.isEmpty ? "" : "\(peer.name) could not be asked to remove what was made for it (\(error)): \(left.joined(separator: ", "))", false)
+                }
+                usleep(500_000)
+            }
+        }
+    }
+
+    /// The guest is not here any more: sees that it is there, and finishes.
+    private func moved(_ record: MigrationRecord, _ followed: Followed, _ answered: Bool) throws -> MigrationReport {
+        let answer = try askReceived(record)
+        guard answer.isLive == true else {
+            throw ControlFailure("After the migration \(domain.name) runs neither on \(environment.hostName) nor on \(peer.name) (\(answer.state ?? "unknown") there)",
+                                 advice: "It may have been shut down meanwhile; /var/log/libvirt/qemu/\(domain.name).log on both hosts tells")
+        }
+        var warnings = followed.warnings + (answer.warnings ?? [])
+        if followed.error != nil { warnings.append("Libvirt reported an error at the end, but the guest runs on \(peer.name): \(followed.error.map { "\($0)" } ?? "")") }
+        do {
+            let noter = ReplicaProvisioner(uuid: domain.uuid, domain: domain.name, environment: environment)
+            try noter.noteWentOver(record.sources)
+            if !record.sources.isEmpty {
+                warnings.append("What it ran on is left here: \(record.sources.values.map(\.path).sorted().joined(separator: ", ")). `shadow-virt protect` on \(peer.name) takes it as the replica, or delete it")
+            }
+        } catch {
+            Log.warning("\(domain.name): what became of its disks here was not noted: \(error)")
+        }
+        store.remove(record.uuid)
+        let figures = answer.migration
+        if options.bandwidthBytesPerSecond == nil, let bandwidth = typicalBandwidth(followed, figures) { store.note(bandwidth: bandwidth, to: peer.name) }
+        let report = MigrationReport(
+            domain: domain.name, from: environment.hostName, to: peer.name, mode: followed.isPostcopy ? .postcopy : .precopy, totalMs: followed.totalMs,
+            downtimeMs: figures?.downtimeMs, memoryBytes: figures?.memoryBytes ?? followed.last?.memoryProcessed ?? 0,
+            diskBytes: max(figures?.diskBytes ?? 0, followed.last?.diskProcessed ?? 0), passes: figures?.passes ?? followed.last?.pass,
+            throttlePercent: followed.throttlePercent, persistent: record.isPersistent, autostart: record.autostart, disks: record.copies, warnings: warnings)
+        Log.info("\(domain.name): moved to \(peer.name) by live migration in \(Int(report.totalMs)) ms, downtime \(report.downtimeMs.map { "\(Int($0)) ms" } ?? "unknown")")
+        return report
+    }
+
+    /// The median of what was seen; of a migration too short to be seen, its average.
+    private func typicalBandwidth(_ followed: Followed, _ figures: MigrationFigures?) -> UInt64? {
+        let sorted = followed.bandwidths.sorted()
+        if !sorted.isEmpty { return sorted[sorted.count / 2] }
+        guard let figures, figures.bandwidthBytesPerSecond > 0 else { return nil }
+        return figures.bandwidthBytesPerSecond
+    }
+
+    private func askReceived(_ record: MigrationRecord) throws -> PeerResponse {
+        let begin = MonotonicTime.now
+        while true {
+            do {
+                return try client.ask(PeerRequest(.received, host: environment.hostName, uuid: domain.uuid, domain: domain.name, autostart: record.autostart), timeoutMs: 30_000)
+            } catch {
+                guard MonotonicTime.now.milliseconds(since: begin) < 30_000 else {
+                    throw ControlFailure("Domain \(domain.name) left \(environment.hostName), and \(peer.name) cannot be asked about it: \(error)",
+                                         advice: "Libvirt moved it: look with `virsh list` there. Autostart is set when this service reaches \(peer.name) at its next start")
+                }
+                usleep(500_000)
+            }
+        }
+    }
+
+    // MARK: After a restart of the service
+
+    /// Follows a migration that an earlier service began, and finishes it. Blocks until it is over.
+    func resume(_ record: MigrationRecord) throws -> MigrationReport {
+        let begin = MonotonicTime.now
+        var followed = follow(begin: begin, { _ in }) {
+            usleep(UInt32(Self.lookEveryMs) * 1000)
+            guard let handle = try? domain.handle(), (try? handle.isActive()) == true, let job = try? handle.jobInfo() else { return true }
+            return job.operation != .migrationOut || job.type != .unbounded && job.type != .bounded
+        }
+        followed.totalMs = MonotonicTime.now.milliseconds(since: begin)
+        return try conclude(record, followed) { _ in }
+    }
+}
+
+extension DiskPlan {
+    /// What the guest runs on here, as the host's record of its disks has it.
+    var sources: [String: ReplicaRecord.Disk] {
+        var sources: [String: ReplicaRecord.Disk] = [:]
+        for entry in entries {
+            guard case .replicate(let request) = entry.decision else { continue }
+            sources[entry.target] = .init(path: request.sourcePath, format: entry.format, capacityBytes: request.capacityBytes, pool: request.pool,
+                                          origin: .formerPrimary, status: .inUse)
+        }
+        return sources
+    }
+}

@@ -1,0 +1,98 @@
+import Configuration
+import ControlProtocol
+import Foundation
+import Libvirt
+import Platform
+
+/// `swap` of a domain without a shadow.
+extension Registry {
+    /// What `swap --to` gives: a move, or with `--dry-run` a forecast.
+    public enum MigrationAnswer: Sendable {
+        case moved(MigrationReport)
+        case predicted(MigrationForecast)
+    }
+
+    /// Moves a domain to a peer by libvirt's live migration. `cancelled` is asked for over and over by whoever can cancel; it gets a function that does.
+    public func migrate(_ word: String, to host: String, _ options: MigrationOptions, pool: String?, discardStale: Bool,
+                        onBegin: (@escaping @Sendable () -> Void) -> Void, progress: @escaping @Sendable (ControlResponse.Progress) -> Void) throws -> MigrationAnswer {
+        if let problem = options.problem { throw ControlFailure(problem) }
+        let peer = try environment.peer(host)
+        let migration = try admission.withLock { () throws -> LiveMigration in
+            let domain = try migratable(word)
+            let fresh = LiveMigration(domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), peer: peer, environment: environment,
+                                      options: options, pool: pool, discardStale: discardStale)
+            if !options.dryRun { migrations.change { $0[domain.uuid] = fresh } }
+            return fresh
+        }
+        guard !options.dryRun else { return .predicted(try migration.forecast(progress)) }
+        defer { migrations.change { $0[migration.domain.uuid] = nil } }
+        onBegin { migration.cancel() }
+        return .moved(try migration.run(progress))
+    }
+
+    /// The domain that is meant, unless it has a shadow, is one, or is on its way.
+    private func migratable(_ word: String) throws -> Domain {
+        let domain = try lookup(word)
+        if let known = primary(domain.uuid) {
+            guard known.board.state == .failedOver else {
+                throw ControlFailure("Domain \(domain.name) is protected, to \(known.peer.name) (\(known.board.state.rawValue))",
+                                     advice: "`shadow-virt swap \(domain.name)` without --to moves it to its shadow there. For a live migration, `shadow-virt unprotect \(domain.name)` first")
+            }
+        }
+        if let shadow = shadow(domain.uuid), shadow.phase != .running {
+            throw ControlFailure("\(environment.hostName) holds the shadow of \(domain.name); the guest runs on \(shadow.primary)", advice: "Run the command on \(shadow.primary)")
+        }
+        try refuseMigrating(domain.uuid)
+        return domain
+    }
+
+    /// Throws while a domain is on its way to another host.
+    func refuseMigrating(_ uuid: String) throws {
+        guard let under = migrations.read({ $0[uuid] }) else { return }
+        throw ControlFailure("Domain \(under.domain.name) is being moved to \(under.peer.name)", advice: "Wait for that, or end it with `virsh domjobabort \(under.domain.name)`")
+    }
+
+    /// Migrations that an earlier service began: libvirt went on without it.
+    func resumeMigrations() {
+        for record in MigrationStore(stateDirectory: environment.configuration.stateDirectory).load() {
+            guard let peer = environment.configuration.peer(named: record.peer) else {
+                Log.error("\(record.domain) was on its way to \(record.peer), which the configuration does not list any more; `virsh domstate` on both hosts tells how it ended")
+                continue
+            }
+            let migration = LiveMigration(domain: LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect), peer: peer,
+                                          environment: environment, options: record.options)
+            migrations.change { $0[record.uuid] = migration }
+            startThread("migration") { [self] in
+                defer { migrations.change { $0[record.uuid] = nil } }
+                do {
+                    _ = try migration.resume(record)
+                } catch {
+                    Log.warning("\(record.domain): \(error)")
+                }
+            }
+        }
+    }
+
+    // MARK: The target's side
+
+    func receive(_ request: PeerRequest) throws -> PeerResponse {
+        try admission.withLock {
+            let incoming = try IncomingMigration(request, environment: environment)
+            guard environment.configuration.peer(named: request.host) != nil else {
+                throw ControlFailure("\(environment.hostName) does not list \(request.host) among its peers", advice: "Add it to `peers` in \(environment.configuration.file) there")
+            }
+            if let old = primary(incoming.uuid) {
+                guard old.board.state == .failedOver else {
+                    throw ControlFailure("\(environment.hostName) protects \(incoming.name) itself, as its primary (\(old.board.state.rawValue))")
+                }
+                let reply = Reply<Void>()
+                old.post(.unprotect(reply))
+                try reply.wait(until: MonotonicTime.now.adding(milliseconds: 5000))
+            }
+            if let shadow = shadow(incoming.uuid), shadow.phase != .unknown, shadow.phase != .running {
+                throw ControlFailure("\(environment.hostName) holds a shadow of \(incoming.name)", advice: "End its protection on \(shadow.primary) first")
+            }
+            return try incoming.receive(request)
+        }
+    }
+}
