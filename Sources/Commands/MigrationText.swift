@@ -6,10 +6,10 @@ enum MigrationText {
     static func sentence(_ report: MigrationReport) -> String {
         func duration(_ milliseconds: Double) -> String { Quantity.duration(milliseconds: milliseconds) }
         let downtime = report.downtimeMs.map { ", downtime \(duration($0))" } ?? ""
-        let disks = report.disks.isEmpty ? "" : " (memory \(Quantity.bytes(report.memoryBytes)), disks \(Quantity.bytes(report.diskBytes)))"
+        let disks = report.disks.isEmpty ? "" : " and \(Quantity.bytes(report.diskBytes)) of disks"
         let throttle = report.throttlePercent.map { ", slowed down by up to \($0) %" } ?? ""
         var lines = ["\(report.domain.printable) now runs on \(report.to.printable) (from \(report.from.printable)): live migration"
-            + (report.mode == .postcopy ? " with post-copy" : "") + " in \(duration(report.totalMs))\(downtime), \(Quantity.bytes(report.bytes)) sent\(disks)\(throttle)"]
+            + (report.mode == .postcopy ? " with post-copy" : "") + " in \(duration(report.totalMs))\(downtime), \(Quantity.bytes(report.memoryBytes)) of memory\(disks)\(throttle)"]
         if report.persistent {
             lines.append("Defined on \(report.to.printable)\(report.autostart ? " with autostart" : ""), and not on \(report.from.printable) any more")
         }
@@ -34,10 +34,10 @@ enum MigrationText {
             ("Domain", "\(forecast.domain.printable), \(forecast.from.printable) to \(forecast.to.printable)"),
             ("Memory", "\(Quantity.bytes(forecast.memoryBytes)), \(Quantity.bytes(forecast.residentBytes)) of it in use"),
             ("Disks to copy", Quantity.bytes(forecast.diskBytes)),
-            ("Dirty rate", "\(rate(forecast.dirtyBytesPerSecond)), measured for 1 s"),
+            ("Dirty rate", "\(forecast.dirtyBytesPerSecond == 0 ? "below 1MiB/s" : rate(forecast.dirtyBytesPerSecond)), measured for 1 s"),
             ("Bandwidth", "\(rate(forecast.bandwidthBytesPerSecond)), \(source)"),
             ("Converges", converges),
-            ("Duration", predicted(forecast.durationMs)),
+            ("Duration", predicted(forecast.durationMs) + (forecast.durationMs == nil ? "" : ", and a second or two for libvirt's own steps")),
             ("Downtime", forecast.downtimeMs.map { "about \(Quantity.duration(milliseconds: $0)) and what the devices need (limit \(forecast.downtimeLimitMs)ms)" } ?? "-"),
             ("To send", forecast.bytes.map { "about \(Quantity.bytes($0))" } ?? "without end"),
         ] + (forecast.throttlePercent > 0 ? [("Slowed down", "by \(forecast.throttlePercent) % at the end (auto-converge)")] : [])

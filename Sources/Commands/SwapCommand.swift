@@ -2,7 +2,7 @@ import ControlProtocol
 
 struct SwapCommand: Command {
     let spec = CommandSpec(
-        name: "swap", summary: "move a domain to its shadow's host, or without a shadow to any, losing nothing",
+        name: "swap", summary: "move a domain to another host, losing nothing",
         operands: [.init(name: "DOMAIN")],
         options: [
             .init("to", value: "HOST", help: "For a domain that is not protected: move it to HOST, a name from 'peers' in the configuration, by libvirt's live migration."),

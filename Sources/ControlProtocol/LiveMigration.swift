@@ -66,9 +66,11 @@ public struct MigrationReport: Codable, Sendable, Equatable {
     public var totalMs: Double
     /// How long the guest stood still, as libvirt measured it, milliseconds; absent when it did not tell.
     public var downtimeMs: Double?
-    /// What crossed the wire: memory and disks.
+    /// Memory and disks together.
     public var bytes: UInt64
+    /// What crossed the wire.
     public var memoryBytes: UInt64
+    /// Of the disks that were copied, as the guest sees them; what is zeros there need not cross the wire.
     public var diskBytes: UInt64
     /// Passes over its memory; absent when libvirt did not tell.
     public var passes: UInt64?
@@ -137,7 +139,7 @@ public struct MigrationForecast: Codable, Sendable, Equatable {
     public var residentBytes: UInt64
     /// What its local disks take.
     public var diskBytes: UInt64
-    /// Measured for one second, just now.
+    /// Measured for one second, just now; whole MiB, which is all that libvirt tells. The prediction takes one more.
     public var dirtyBytesPerSecond: UInt64
     public var bandwidthBytesPerSecond: UInt64
     public var bandwidthSource: BandwidthSource

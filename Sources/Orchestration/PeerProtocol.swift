@@ -55,13 +55,10 @@ public struct PeerRequest: Codable, Sendable {
     public var deleteReplica: Bool?
     /// `prepare`: what an administrator may have done with a guest on shared storage.
     public var onFailure: OnFailure?
-    /// `abandon`: the disks whose volumes `receive` made.
-    public var targets: [String]?
 
     public init(_ verb: Verb, host: String, session: UUID? = nil, uuid: String? = nil, domain: String? = nil, xml: String? = nil,
                 intervalMs: Double? = nil, memoryBytes: UInt64? = nil, autostart: Bool? = nil, disks: [ReplicaRequest]? = nil,
-                media: [MediaRequest]? = nil, pool: String? = nil, discardStale: Bool? = nil, deleteReplica: Bool? = nil, onFailure: OnFailure? = nil,
-                targets: [String]? = nil) {
+                media: [MediaRequest]? = nil, pool: String? = nil, discardStale: Bool? = nil, deleteReplica: Bool? = nil, onFailure: OnFailure? = nil) {
         self.verb = verb
         self.host = host
         self.session = session
@@ -77,7 +74,6 @@ public struct PeerRequest: Codable, Sendable {
         self.discardStale = discardStale
         self.deleteReplica = deleteReplica
         self.onFailure = onFailure
-        self.targets = targets
     }
 }
 
@@ -117,10 +113,9 @@ public struct PeerResponse: Codable, Sendable {
     public var facts: HostFacts?
     /// `prepare`, `receive`: the replicas' paths by target.
     public var replicas: [String: String]?
-    /// `receive`: sizes that the guest sees, of replicas that are larger; drives whose medium is not there; targets whose volumes are new.
+    /// `receive`: sizes that the guest sees, of replicas that are larger; drives whose medium is not there.
     public var visibleBytes: [String: UInt64]?
     public var emptied: [String]?
-    public var made: [String]?
     /// `received`: how it went, in libvirt's figures.
     public var migration: MigrationFigures?
     /// `prepare`, `discard`, `receive`, `received`, `abandon`: what an administrator should know.
@@ -128,7 +123,7 @@ public struct PeerResponse: Codable, Sendable {
 
     public init(failure: ControlFailure? = nil, phase: ShadowPhase? = nil, epoch: UInt64? = nil, milliseconds: Double? = nil,
                 state: String? = nil, isLive: Bool? = nil, facts: HostFacts? = nil, replicas: [String: String]? = nil, warnings: [String]? = nil,
-                visibleBytes: [String: UInt64]? = nil, emptied: [String]? = nil, made: [String]? = nil) {
+                visibleBytes: [String: UInt64]? = nil, emptied: [String]? = nil) {
         self.failure = failure
         self.phase = phase
         self.epoch = epoch
@@ -140,7 +135,6 @@ public struct PeerResponse: Codable, Sendable {
         self.warnings = warnings
         self.visibleBytes = visibleBytes
         self.emptied = emptied
-        self.made = made
     }
 }
 

@@ -309,7 +309,7 @@ public final class Registry: @unchecked Sendable {
         case .received:
             return try IncomingMigration(request, environment: environment).received(autostart: request.autostart ?? false)
         case .abandon:
-            return try admission.withLock { try IncomingMigration(request, environment: environment).abandon(request) }
+            return try admission.withLock { try IncomingMigration(request, environment: environment).abandon() }
         case .facts:
             return PeerResponse(facts: try Doctor(environment: environment).facts(request))
         }

@@ -112,14 +112,20 @@ final class ControlServer: Sendable {
     private func migrate(_ request: ControlRequest, to host: String, _ channel: LineChannel,
                          _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void) throws -> ControlResponse {
         let domain = try named(request)
-        let answer = try registry.migrate(domain, to: host, request.migration ?? MigrationOptions(), pool: request.pool, discardStale: request.discardStale ?? false, onBegin: { cancel in
-            startThread("control-cancel") {
-                // Ends with the connection.
-                guard let line = try? channel.readLine(deadline: nil), let second = try? ControlCodec.decode(ControlRequest.self, from: line), second.verb == .cancel else { return }
-                Log.info("\(domain): the migration is to be cancelled")
-                cancel()
-            }
-        }, progress: progress)
+        let last = Guarded(ControlResponse.Progress("Moving \(domain) to \(host)"))
+        let answer = try withProgress({ last.read { $0 } }, progress) { [registry] in
+            try registry.migrate(domain, to: host, request.migration ?? MigrationOptions(), pool: request.pool, discardStale: request.discardStale ?? false, onBegin: { cancel in
+                startThread("control-cancel") {
+                    // Ends with the connection.
+                    guard let line = try? channel.readLine(deadline: nil), let second = try? ControlCodec.decode(ControlRequest.self, from: line), second.verb == .cancel else { return }
+                    Log.info("\(domain): the migration is to be cancelled")
+                    cancel()
+                }
+            }, progress: { step in
+                last.change { $0 = step }
+                progress(step)
+            })
+        }
         return switch answer {
         case .moved(let report): ControlResponse(migration: report)
         case .predicted(let forecast): ControlResponse(forecast: forecast)
@@ -161,14 +167,23 @@ final class ControlServer: Sendable {
         }
     }
 
-    /// Runs `work` and says so every few seconds.
     private func withProgress<R: Sendable>(_ what: String, _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void,
                                            _ work: @escaping @Sendable () throws -> R) throws -> R {
+        try withProgress({ ControlResponse.Progress(what) }, progress, work)
+    }
+
+    /// Runs `work` and says what it does every few seconds.
+    private func withProgress<R: Sendable>(_ what: () -> ControlResponse.Progress, _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void,
+                                           _ work: @escaping @Sendable () throws -> R) throws -> R {
         let result = Guarded<Result<R, any Error>?>(nil)
-        startThread("work") { result.change { $0 = Result { try work() } } }
+        startThread("work") {
+            // Not within `change`: its lock is what the loop below waits for.
+            let done = Result { try work() }
+            result.change { $0 = done }
+        }
         while true {
             if let done = result.wait(until: MonotonicTime.now.adding(milliseconds: 4000), { $0 }) { return try done.get() }
-            progress(ControlResponse.Progress(what))
+            progress(what())
         }
     }
 }

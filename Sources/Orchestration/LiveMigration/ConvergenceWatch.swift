@@ -9,7 +9,6 @@ struct MigrationSample: Equatable {
     var memoryTotal: UInt64 = 0
     var memoryRemaining: UInt64 = 0
     var memoryProcessed: UInt64 = 0
-    var diskProcessed: UInt64 = 0
     /// Passes over the memory, the one under way included; 0: not begun.
     var pass: UInt64 = 0
     var dirtyBytesPerSecond: UInt64 = 0
@@ -22,7 +21,6 @@ struct MigrationSample: Equatable {
         elapsedMs = Double(job.elapsedMilliseconds ?? 0)
         diskTotal = job.diskTotal ?? 0
         diskRemaining = job.diskRemaining ?? 0
-        diskProcessed = job.diskProcessed ?? 0
         memoryTotal = job.memoryTotal ?? 0
         memoryRemaining = job.memoryRemaining ?? 0
         memoryProcessed = job.memoryProcessed ?? 0
@@ -42,10 +40,11 @@ struct MigrationSample: Equatable {
         return "Copying memory (\(parts.joined(separator: ", ")))"
     }
 
-    /// Until it is over, if nothing changes; nil when it would not be.
+    /// Until it is over, if nothing changes; nil when it would not be, or when the two rates are too close to tell.
     var estimatedSeconds: Double? {
-        guard bandwidthBytesPerSecond > dirtyBytesPerSecond else { return nil }
-        return Double(memoryRemaining) / Double(bandwidthBytesPerSecond - dirtyBytesPerSecond)
+        let (bandwidth, dirty) = (Double(bandwidthBytesPerSecond), Double(dirtyBytesPerSecond))
+        guard bandwidth > dirty * 1.1 else { return nil }
+        return Double(memoryRemaining) / (bandwidth - dirty)
     }
 }
 

@@ -7,14 +7,12 @@ import Platform
 public struct MigrationFigures: Codable, Sendable, Equatable {
     public var downtimeMs: Double?
     public var memoryBytes: UInt64
-    public var diskBytes: UInt64
     public var bandwidthBytesPerSecond: UInt64
     public var passes: UInt64?
 
     init(_ job: JobInfo) {
-        downtimeMs = job.downtimeMilliseconds.map(Double.init)
+        downtimeMs = job.downtimeMilliseconds.map { Double($0) }
         memoryBytes = job.memoryProcessed ?? 0
-        diskBytes = job.diskProcessed ?? 0
         bandwidthBytesPerSecond = job.memoryBytesPerSecond ?? 0
         passes = job.memoryIteration
     }
@@ -26,6 +24,7 @@ struct IncomingMigration {
     let name: String
     let environment: HostEnvironment
     private let provisioner: ReplicaProvisioner
+    private let store: MigrationStore
 
     init(_ request: PeerRequest, environment: HostEnvironment) throws {
         guard let uuid = request.uuid?.lowercased(), let name = request.domain else { throw ControlFailure("The request names no domain") }
@@ -33,6 +32,7 @@ struct IncomingMigration {
         self.name = name
         self.environment = environment
         provisioner = ReplicaProvisioner(uuid: uuid, domain: name, environment: environment)
+        store = MigrationStore(stateDirectory: environment.configuration.stateDirectory)
     }
 
     static func alreadyThere(_ name: String, _ host: String, isActive: Bool, _ state: String) -> ControlFailure {
@@ -44,22 +44,26 @@ struct IncomingMigration {
     /// Provides a volume for each disk. From now on they count as the guest's own, so that nobody takes them for replicas, whatever happens.
     func receive(_ request: PeerRequest) throws -> PeerResponse {
         try refuseWhatIsThere()
+        // Of an attempt whose host never said how it ended. The guest is not here, so it stayed there.
+        if let earlier = store.incoming(uuid) { _ = try provisioner.abandon(earlier) }
         let before = try provisioner.records.read(uuid)?.disks ?? [:]
         do {
             let provisioned = try provisioner.provision(request.disks ?? [], media: request.media ?? [], .init(pool: request.pool, discardStale: request.discardStale ?? false))
-            let made = try madeSince(before)
-            try provisioner.noteInUse()
+            try store.write(try incoming(since: before, targets: provisioned.layout.replicas.keys.sorted()), uuid)
+            try provisioner.noteInUse(Array(provisioned.layout.replicas.keys))
             return PeerResponse(replicas: provisioned.layout.replicas, warnings: provisioned.warnings, visibleBytes: provisioned.layout.visibleBytes,
-                                emptied: provisioned.layout.emptied, made: made.sorted())
+                                emptied: provisioned.layout.emptied)
         } catch {
             // What was made for the disks before the one that failed is of no use to anybody.
-            _ = try? provisioner.abandon(made: madeSince(before))
+            _ = try? provisioner.abandon(incoming(since: before, targets: []))
+            store.removeIncoming(uuid)
             throw error
         }
     }
 
-    private func madeSince(_ before: [String: ReplicaRecord.Disk]) throws -> [String] {
-        (try provisioner.records.read(uuid)?.disks ?? [:]).filter { $0.value.origin == .created && before[$0.key]?.path != $0.value.path }.map(\.key)
+    private func incoming(since before: [String: ReplicaRecord.Disk], targets: [String]) throws -> IncomingRecord {
+        let made = (try provisioner.records.read(uuid)?.disks ?? [:]).filter { $0.value.origin == .created && before[$0.key]?.path != $0.value.path }.map(\.key)
+        return IncomingRecord(domain: name, made: made.sorted(), taken: targets.filter { !made.contains($0) })
     }
 
     private func refuseWhatIsThere() throws {
@@ -84,29 +88,51 @@ struct IncomingMigration {
         }
         if state == .paused { warnings.append("\(name) is suspended on \(environment.hostName) (\(state.describe(reason: reason)))") }
         response.warnings = warnings
-        // Read once, and kept for whoever asks virsh.
-        if let job = try? domain.jobInfo(flags: [.completed, .keepCompleted]), job.operation == .migrationIn { response.migration = MigrationFigures(job) }
+        if response.isLive == true { store.removeIncoming(uuid) }
+        response.migration = figures(domain)
         return response
     }
 
+    /// Kept for whoever asks virsh. After a post-copy they come a moment later than the guest.
+    private func figures(_ domain: Domain) -> MigrationFigures? {
+        for _ in 0..<10 {
+            if let job = try? domain.jobInfo(flags: [.completed, .keepCompleted]), job.operation == .migrationIn { return MigrationFigures(job) }
+            usleep(50_000)
+        }
+        return nil
+    }
+
     /// The guest stays where it was: the volumes that were made for it go, and the others are replicas again.
-    func abandon(_ request: PeerRequest) throws -> PeerResponse {
+    func abandon() throws -> PeerResponse {
         if let domain = try existing(.noDomain, { try environment.connect().lookup(uuid: uuid) }), try domain.isActive() {
             let (state, reason) = try domain.state()
             throw ControlFailure("Domain \(name) is active on \(environment.hostName) (\(state.describe(reason: reason))): what it runs on stays")
         }
-        return PeerResponse(state: "absent", isLive: false, warnings: try provisioner.abandon(made: request.targets ?? []))
+        guard let incoming = store.incoming(uuid) else { return PeerResponse(state: "absent", isLive: false) }
+        let remarks = try provisioner.abandon(incoming)
+        store.removeIncoming(uuid)
+        return PeerResponse(state: "absent", isLive: false, warnings: remarks)
     }
 }
 
 extension ReplicaProvisioner {
-    /// A migration here came to nothing. `made`: targets whose volumes were created for it. Returns what an administrator should know.
-    func abandon(made: [String]) throws -> [String] {
+    /// (target) The guest is about to run on them. Before it runs.
+    func noteInUse(_ targets: [String]) throws {
+        try records.change(uuid) { record in
+            for target in targets {
+                record.disks[target]?.status = .inUse
+                record.disks[target]?.identity = nil
+            }
+        }
+    }
+
+    /// (target) A migration came to nothing. Returns what an administrator should know.
+    func abandon(_ incoming: IncomingRecord) throws -> [String] {
         guard let record = try records.read(uuid) else { return [] }
         let connection = try connect()
         let users = try VolumeUsers(connection, except: uuid)
         var remarks: [String] = []
-        for target in made.sorted() {
+        for target in incoming.made {
             guard let disk = record.disks[target], disk.origin == .created else { continue }
             if let user = users.user(of: disk.path) {
                 remarks.append("\(disk.path) on \(host) stays: domain \(user) uses it")
@@ -116,24 +142,25 @@ extension ReplicaProvisioner {
             Log.info("\(domain): deleted volume \(disk.path), made for a migration that did not succeed")
             try records.change(uuid) { $0.disks[target] = nil }
         }
-        // What was taken has been overwritten in part: good for nothing but to be overwritten again.
+        // Overwritten in part: good for nothing but to be overwritten again.
         try records.change(uuid) { record in
-            for (target, disk) in record.disks where disk.status == .inUse { record.disks[target]?.status = .replica }
+            for target in incoming.taken where record.disks[target]?.status == .inUse { record.disks[target]?.status = .replica }
         }
         if try records.read(uuid)?.disks.isEmpty == true { remove() }
         return remarks
     }
 
-    /// The guest left this host, and what it ran on here may become its replica.
+    /// (source) The guest has left, its QEMU is gone: what it ran on here may become its replica.
     func noteWentOver(_ sources: [String: ReplicaRecord.Disk]) throws {
         guard !sources.isEmpty else { return }
         try records.change(uuid) { record in
             for (target, source) in sources {
                 var disk = source
                 if let old = record.disks[target], old.path == disk.path { disk.origin = old.origin }
+                disk.status = .replica
+                disk.identity = FileIdentity(path: disk.path)
                 record.disks[target] = disk
             }
         }
-        try noteFormerPrimary(wentOverAt: nil)
     }
 }

@@ -54,11 +54,13 @@ final class LiveMigration: @unchecked Sendable {
             throw ControlFailure("Domain \(domain.name) does not run", advice: "Start it with `virsh start \(domain.name)`, or move its definition with `virsh migrate --offline --persistent`")
         }
         try MigrationChecks.checkIdle(handle)
-        let plan = try DiskPlan.make(handle, DomainDefinition(xml: handle.xml(flags: [.secure])), ownFolders: environment.ownFolders)
+        // The live XML has the block jobs and the CPU that the guest really got; a migratable one lacks both.
+        let live = try DomainDefinition(xml: handle.xml(flags: [.secure]))
+        let plan = try DiskPlan.make(handle, live, ownFolders: environment.ownFolders)
         try MigrationChecks.check(plan)
         let definition = try DomainDefinition(xml: handle.xml(flags: [.secure, .migratable]))
         let isPersistent = try handle.isPersistent()
-        let facts = try askFacts(definition, plan)
+        let facts = try askFacts(live, plan)
         return Findings(definition: definition, plan: plan, persistentXML: isPersistent ? try handle.xml(flags: [.secure, .inactive, .migratable]) : nil,
                         autostart: isPersistent ? try handle.autostart() : false, warnings: try MigrationChecks.judge(facts, definition, peer: peer.name))
     }
@@ -85,11 +87,18 @@ final class LiveMigration: @unchecked Sendable {
         try throwIfCancelled()
         progress(.init("\(peer.name) makes room for its disks"))
         var record = MigrationRecord(uuid: domain.uuid, domain: domain.name, peer: peer.name, options: options, isPersistent: findings.persistentXML != nil,
-                                     autostart: findings.autostart, sources: findings.plan.sources, copies: [:], made: [])
-        let received = try client.ask(PeerRequest(.receive, host: environment.hostName, uuid: domain.uuid, domain: domain.name, disks: findings.plan.replicas,
+                                     autostart: findings.autostart, sources: findings.plan.sources, copies: [:])
+        try store.write(record)
+        let received: PeerResponse
+        do {
+            received = try client.ask(PeerRequest(.receive, host: environment.hostName, uuid: domain.uuid, domain: domain.name, disks: findings.plan.replicas,
                                                   media: findings.plan.media, pool: terms.pool, discardStale: terms.discardStale ? true : nil), timeoutMs: 60_000)
+        } catch {
+            // A peer that refused has taken its part back.
+            if (error as? PeerUnreachable)?.mayHaveArrived != true || takeBack(record).isClear { store.remove(domain.uuid) }
+            throw error
+        }
         record.copies = received.replicas ?? [:]
-        record.made = received.made ?? []
         let layout = ReplicaLayout(replicas: record.copies, visibleBytes: received.visibleBytes ?? [:], emptied: received.emptied ?? [])
         let begin = MonotonicTime.now
         var outcome: Followed
@@ -172,7 +181,7 @@ final class LiveMigration: @unchecked Sendable {
                 followed.complaint = nil
             }
             let text = followed.reason != nil ? "Cancelling" : followed.isPostcopy ? "The guest runs on \(peer.name), the rest of its memory follows" : followed.complaint ?? sample.text
-            told = tell(text, sample, told, now, progress)
+            told = tell(text, followed.reason == nil ? sample : nil, told, now, progress)
         }
         return followed
     }
@@ -220,8 +229,8 @@ final class LiveMigration: @unchecked Sendable {
         if here.isActive, here.isStranded {
             throw failure("stopped in the middle of post-copy", "The guest stands still, its memory is on both hosts. When the network is back, resume it with `virsh migrate --postcopy --postcopy-resume \(domain.name) \(uri)`", followed)
         }
-        guard here.isActive else { return try moved(record, followed, here.answered) }
-        let (remark, isClear) = try takeBack(record)
+        guard here.isActive else { return try moved(record, followed) }
+        let (remark, isClear) = takeBack(record)
         if isClear { store.remove(record.uuid) }
         let state = here.isPaused ? "is suspended on" : "runs on"
         Log.warning("\(domain.name): live migration to \(peer.name) did not succeed; the guest \(state) \(environment.hostName)\(followed.error.map { ": \($0)" } ?? "")")
@@ -247,7 +256,6 @@ final class LiveMigration: @unchecked Sendable {
         var isPaused = false
         /// Post-copy broke: it cannot run here any more.
         var isStranded = false
-        var answered = true
     }
 
     /// The guest on this host, once no migration of it is under way any more.
@@ -283,18 +291,18 @@ final class LiveMigration: @unchecked Sendable {
     }
 
     /// The guest is here: whatever was made for it at the peer goes. Returns what an administrator should know, and whether all is clear.
-    private func takeBack(_ record: MigrationRecord) throws -> (remark: String, isClear: Bool) {
+    private func takeBack(_ record: MigrationRecord) -> (remark: String, isClear: Bool) {
         let begin = MonotonicTime.now
         while true {
             do {
-                let answer = try client.ask(PeerRequest(.abandon, host: environment.hostName, uuid: domain.uuid, domain: domain.name, targets: record.made), timeoutMs: 30_000)
+                let answer = try client.ask(PeerRequest(.abandon, host: environment.hostName, uuid: domain.uuid, domain: domain.name), timeoutMs: 30_000)
                 return ((answer.warnings ?? []).joined(separator: ". "), true)
             } catch {
                 // Its half of a broken migration ends a moment later than ours.
                 guard MonotonicTime.now.milliseconds(since: begin) < 10_000 else {
-                    let left = record.made.compactMap { record.copies[$0] }.sorted()
+                    let left = record.copies.values.sorted()
                     Log.warning("\(domain.name): \(peer.name) was not told that the guest stays here: \(error)")
-                    return (left.isEmpty ? "" : "\(peer.name) could not be asked to remove what was made for it (\(error)): \(left.joined(separator: ", "))", false)
+                    return (left.isEmpty ? "" : "\(peer.name) could not be asked to remove what it made for this (\(error)): \(left.joined(separator: ", ")). The next migration there, or the next start of this service, does it", false)
                 }
                 usleep(500_000)
             }
@@ -302,9 +310,10 @@ final class LiveMigration: @unchecked Sendable {
     }
 
     /// The guest is not here any more: sees that it is there, and finishes.
-    private func moved(_ record: MigrationRecord, _ followed: Followed, _ answered: Bool) throws -> MigrationReport {
+    private func moved(_ record: MigrationRecord, _ followed: Followed) throws -> MigrationReport {
         let answer = try askReceived(record)
         guard answer.isLive == true else {
+            store.remove(record.uuid)
             throw ControlFailure("After the migration \(domain.name) runs neither on \(environment.hostName) nor on \(peer.name) (\(answer.state ?? "unknown") there)",
                                  advice: "It may have been shut down meanwhile; /var/log/libvirt/qemu/\(domain.name).log on both hosts tells")
         }
@@ -314,7 +323,7 @@ final class LiveMigration: @unchecked Sendable {
             let noter = ReplicaProvisioner(uuid: domain.uuid, domain: domain.name, environment: environment)
             try noter.noteWentOver(record.sources)
             if !record.sources.isEmpty {
-                warnings.append("What it ran on is left here: \(record.sources.values.map(\.path).sorted().joined(separator: ", ")). `shadow-virt protect` on \(peer.name) takes it as the replica, or delete it")
+                warnings.append("What it ran on is left on \(environment.hostName): \(record.sources.values.map(\.path).sorted().joined(separator: ", ")). `shadow-virt protect` on \(peer.name) takes it as the replica, or delete it")
             }
         } catch {
             Log.warning("\(domain.name): what became of its disks here was not noted: \(error)")
@@ -325,7 +334,7 @@ final class LiveMigration: @unchecked Sendable {
         let report = MigrationReport(
             domain: domain.name, from: environment.hostName, to: peer.name, mode: followed.isPostcopy ? .postcopy : .precopy, totalMs: followed.totalMs,
             downtimeMs: figures?.downtimeMs, memoryBytes: figures?.memoryBytes ?? followed.last?.memoryProcessed ?? 0,
-            diskBytes: max(figures?.diskBytes ?? 0, followed.last?.diskProcessed ?? 0), passes: figures?.passes ?? followed.last?.pass,
+            diskBytes: record.sources.values.reduce(0) { $0 + $1.capacityBytes }, passes: figures?.passes ?? followed.last?.pass,
             throttlePercent: followed.throttlePercent, persistent: record.isPersistent, autostart: record.autostart, disks: record.copies, warnings: warnings)
         Log.info("\(domain.name): moved to \(peer.name) by live migration in \(Int(report.totalMs)) ms, downtime \(report.downtimeMs.map { "\(Int($0)) ms" } ?? "unknown")")
         return report

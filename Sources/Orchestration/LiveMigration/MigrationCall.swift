@@ -71,7 +71,7 @@ struct MigrationCall {
             "Give the disks that both hosts share cache='none', so that nothing of them is in this host's page cache"
         case .cpuIncompatible:
             "Give the domain a CPU model that both hosts have"
-        case .configurationUnsupported, .operationInvalid, .operationUnsupported, .argumentUnsupported, .noSupport:
+        case .configurationUnsupported, .operationInvalid, .operationUnsupported, .argumentUnsupported, .invalidArgument, .noSupport:
             "Remove what libvirt names (a device of this host, an option that one of the two libvirts lacks), or shut the guest down and move it cold with `virsh migrate --offline`"
         default:
             "`journalctl -u libvirtd` (or virtqemud) on both hosts, and /var/log/libvirt/qemu on \(peer), tell more"

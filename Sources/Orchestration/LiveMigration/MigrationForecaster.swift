@@ -24,7 +24,7 @@ extension LiveMigration {
         let (bandwidth, source): (UInt64, MigrationForecast.BandwidthSource) =
             if let limit = options.bandwidthBytesPerSecond { (limit, .option) } else if let earlier { (earlier, .earlier) } else { (Self.assumedBandwidth, .assumed) }
         let limit = options.downtimeMs ?? (try? handle.migrationDowntimeLimit()) ?? Self.defaultDowntimeMs
-        let estimate = MigrationEstimate(.init(memoryBytes: resident, diskBytes: disks, dirtyBytesPerSecond: dirtied, bandwidthBytesPerSecond: bandwidth,
+        let estimate = MigrationEstimate(.init(memoryBytes: resident, diskBytes: disks, dirtyBytesPerSecond: dirtied + (1 << 20), bandwidthBytesPerSecond: bandwidth,
                                                downtimeLimitMs: limit, autoConverge: options.autoConverge, postcopy: options.postcopy))
         return MigrationForecast(
             domain: domain.name, from: environment.hostName, to: peer.name, memoryBytes: memory, residentBytes: resident, diskBytes: disks,

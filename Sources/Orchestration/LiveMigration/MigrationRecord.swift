@@ -16,10 +16,18 @@ struct MigrationRecord: Codable, Sendable {
     var sources: [String: ReplicaRecord.Disk]
     /// Paths of their copies at the peer.
     var copies: [String: String]
-    /// Targets of which the peer made a volume for this.
-    var made: [String]
     /// QEMU's limit of the downtime before we changed it, milliseconds.
     var savedDowntimeMs: UInt64?
+}
+
+/// What the target's service must remember until the guest is there, or stays where it is.
+struct IncomingRecord: Codable, Sendable, Equatable {
+    var schema = 1
+    var domain: String
+    /// Disks whose volumes were made for this.
+    var made: [String]
+    /// Disks whose volumes were there.
+    var taken: [String]
 }
 
 /// Migrations under way, one file each, and what earlier ones told of the network: below `STATE_DIRECTORY/migrations/`.
@@ -41,6 +49,19 @@ struct MigrationStore: Sendable {
     }
 
     func remove(_ uuid: String) { DurableFile.remove(path(uuid)) }
+
+    private func incomingPath(_ uuid: String) -> String { "\(folder)/\(uuid).incoming" }
+
+    func write(_ record: IncomingRecord, _ uuid: String) throws {
+        try prepare()
+        try DurableFile.write(json: record, to: incomingPath(uuid))
+    }
+
+    func incoming(_ uuid: String) -> IncomingRecord? {
+        FileManager.default.contents(atPath: incomingPath(uuid)).flatMap { try? JSONDecoder().decode(IncomingRecord.self, from: $0) }
+    }
+
+    func removeIncoming(_ uuid: String) { DurableFile.remove(incomingPath(uuid)) }
 
     func load() -> [MigrationRecord] {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []

@@ -12,7 +12,7 @@ extension Registry {
         case predicted(MigrationForecast)
     }
 
-    /// Moves a domain to a peer by libvirt's live migration. `cancelled` is asked for over and over by whoever can cancel; it gets a function that does.
+    /// Moves a domain to a peer by libvirt's live migration. `onBegin` gets a function that cancels it, once there is something to cancel.
     public func migrate(_ word: String, to host: String, _ options: MigrationOptions, pool: String?, discardStale: Bool,
                         onBegin: (@escaping @Sendable () -> Void) -> Void, progress: @escaping @Sendable (ControlResponse.Progress) -> Void) throws -> MigrationAnswer {
         if let problem = options.problem { throw ControlFailure(problem) }
