@@ -74,6 +74,8 @@ static inline int clinux_close_range(unsigned int first, unsigned int last)
     return (int)syscall(SYS_close_range, first, last, 0);
 }
 static inline int clinux_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
+/* glibc 2.36 as well; the kernel has it since 5.6. */
+static inline int clinux_pidfd_getfd(int pidfd, int fd) { return (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0); }
 
 /* Declared only under _GNU_SOURCE, which Swift's importer does not set. */
 static inline int clinux_accept(int listener)

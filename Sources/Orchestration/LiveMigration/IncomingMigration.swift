@@ -22,14 +22,16 @@ public struct MigrationFigures: Codable, Sendable, Equatable {
 struct IncomingMigration {
     let uuid: String
     let name: String
+    let session: UUID
     let environment: HostEnvironment
     private let provisioner: ReplicaProvisioner
     private let store: MigrationStore
 
     init(_ request: PeerRequest, environment: HostEnvironment) throws {
-        guard let uuid = request.uuid?.lowercased(), let name = request.domain else { throw ControlFailure("The request names no domain") }
+        guard let uuid = request.uuid?.lowercased(), let name = request.domain, let session = request.session else { throw ControlFailure("The request names no domain") }
         self.uuid = uuid
         self.name = name
+        self.session = session
         self.environment = environment
         provisioner = ReplicaProvisioner(uuid: uuid, domain: name, environment: environment)
         store = MigrationStore(stateDirectory: environment.configuration.stateDirectory)
@@ -63,7 +65,7 @@ struct IncomingMigration {
 
     private func incoming(since before: [String: ReplicaRecord.Disk], targets: [String]) throws -> IncomingRecord {
         let made = (try provisioner.records.read(uuid)?.disks ?? [:]).filter { $0.value.origin == .created && before[$0.key]?.path != $0.value.path }.map(\.key)
-        return IncomingRecord(domain: name, made: made.sorted(), taken: targets.filter { !made.contains($0) })
+        return IncomingRecord(session: session, domain: name, made: made.sorted(), taken: targets.filter { !made.contains($0) })
     }
 
     private func refuseWhatIsThere() throws {
@@ -108,7 +110,7 @@ struct IncomingMigration {
             let (state, reason) = try domain.state()
             throw ControlFailure("Domain \(name) is active on \(environment.hostName) (\(state.describe(reason: reason))): what it runs on stays")
         }
-        guard let incoming = store.incoming(uuid) else { return PeerResponse(state: "absent", isLive: false) }
+        guard let incoming = store.incoming(uuid), incoming.session == session else { return PeerResponse(state: "absent", isLive: false) }
         let remarks = try provisioner.abandon(incoming)
         store.removeIncoming(uuid)
         return PeerResponse(state: "absent", isLive: false, warnings: remarks)

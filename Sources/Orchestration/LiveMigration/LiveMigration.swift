@@ -54,6 +54,8 @@ final class LiveMigration: @unchecked Sendable {
             throw ControlFailure("Domain \(domain.name) does not run", advice: "Start it with `virsh start \(domain.name)`, or move its definition with `virsh migrate --offline --persistent`")
         }
         try MigrationChecks.checkIdle(handle)
+        // What an earlier attempt left there would be in the way.
+        if store.record(domain.uuid) != nil { _ = tryToTakeBack() }
         // The live XML has the block jobs and the CPU that the guest really got; a migratable one lacks both.
         let live = try DomainDefinition(xml: handle.xml(flags: [.secure]))
         let plan = try DiskPlan.make(handle, live, ownFolders: environment.ownFolders)
@@ -91,7 +93,7 @@ final class LiveMigration: @unchecked Sendable {
         try store.write(record)
         let received: PeerResponse
         do {
-            received = try client.ask(PeerRequest(.receive, host: environment.hostName, uuid: domain.uuid, domain: domain.name, disks: findings.plan.replicas,
+            received = try client.ask(PeerRequest(.receive, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name, disks: findings.plan.replicas,
                                                   media: findings.plan.media, pool: terms.pool, discardStale: terms.discardStale ? true : nil), timeoutMs: 60_000)
         } catch {
             // A peer that refused has taken its part back.
@@ -142,20 +144,31 @@ final class LiveMigration: @unchecked Sendable {
     private func migrate(_ call: MigrationCall, begin: MonotonicTime, _ progress: Progress) -> Followed {
         let result = Guarded<Result<Void, any Error>?>(nil)
         Log.info("\(domain.name): live migration to \(peer.name) (\(call.uri)) begins")
+        let connections = connections()
         startThread("migrate") { [domain] in
             let outcome = Result { try domain.handle().migrate(to: call.uri, parameters: call.parameters, flags: call.flags) }
             result.change { $0 = outcome }
         }
-        var followed = follow(begin: begin, progress) { result.wait(until: .now.adding(milliseconds: Self.lookEveryMs)) { $0 } != nil }
+        var followed = follow(begin: begin, connections, progress) { result.wait(until: .now.adding(milliseconds: Self.lookEveryMs)) { $0 } != nil }
         if case .failure(let error)? = result.read({ $0 }) { followed.error = error }
         return followed
+    }
+
+    /// QEMU's connections to the peer, once they are there; nil when its process cannot be found.
+    private func connections() -> QEMUConnections? {
+        do {
+            return QEMUConnections(pid: try domain.processID(), peer: peer.address.host)
+        } catch {
+            Log.debug("\(domain.name): QEMU's connections get no time limit: \(error)")
+            return nil
+        }
     }
 
     private static let lookEveryMs = 200.0
     private static let tellEveryMs = 1000.0
 
     /// Looks at libvirt's job until `isOver`, which waits a little each time: tells how far it is, cancels, begins post-copy.
-    private func follow(begin: MonotonicTime, _ progress: Progress, isOver: () -> Bool) -> Followed {
+    private func follow(begin: MonotonicTime, _ connections: QEMUConnections?, _ progress: Progress, isOver: () -> Bool) -> Followed {
         var followed = Followed()
         var watch = ConvergenceWatch()
         var told: MonotonicTime?
@@ -170,9 +183,10 @@ final class LiveMigration: @unchecked Sendable {
             }
             let sample = MigrationSample(job)
             followed.last = sample
+            if !followed.isPostcopy { connections?.limitSilence() }
             if sample.pass > 0, sample.bandwidthBytesPerSecond > 0 { followed.bandwidths.append(sample.bandwidthBytesPerSecond) }
             if let throttle = sample.throttlePercent, throttle > 0 { followed.throttlePercent = max(throttle, followed.throttlePercent ?? 0) }
-            if options.postcopy, !followed.isPostcopy, sample.pass >= 2, followed.reason == nil { beginPostcopy(&followed) }
+            if options.postcopy, !followed.isPostcopy, sample.pass >= 2, followed.reason == nil { beginPostcopy(&followed, connections) }
             if watch.note(sample), !followed.isPostcopy {
                 let complaint = watch.complaint(postcopy: options.postcopy, autoConverge: options.autoConverge)
                 if followed.complaint == nil { Log.warning("\(domain.name): \(complaint)") }
@@ -206,7 +220,9 @@ final class LiveMigration: @unchecked Sendable {
         return nil
     }
 
-    private func beginPostcopy(_ followed: inout Followed) {
+    private func beginPostcopy(_ followed: inout Followed, _ connections: QEMUConnections?) {
+        // From now on a broken connection stops the guest, and a late one does not.
+        connections?.lift()
         do {
             try domain.handle().startPostCopy()
             followed.isPostcopy = true
@@ -295,17 +311,40 @@ final class LiveMigration: @unchecked Sendable {
         let begin = MonotonicTime.now
         while true {
             do {
-                let answer = try client.ask(PeerRequest(.abandon, host: environment.hostName, uuid: domain.uuid, domain: domain.name), timeoutMs: 30_000)
+                let answer = try askToAbandon(record)
                 return ((answer.warnings ?? []).joined(separator: ". "), true)
             } catch {
                 // Its half of a broken migration ends a moment later than ours.
                 guard MonotonicTime.now.milliseconds(since: begin) < 10_000 else {
                     let left = record.copies.values.sorted()
                     Log.warning("\(domain.name): \(peer.name) was not told that the guest stays here: \(error)")
-                    return (left.isEmpty ? "" : "\(peer.name) could not be asked to remove what it made for this (\(error)): \(left.joined(separator: ", ")). The next migration there, or the next start of this service, does it", false)
+                    return (left.isEmpty ? "" : "\(peer.name) could not be asked to remove what it made for this (\(error)): \(left.joined(separator: ", ")). It is asked again by itself", false)
                 }
                 usleep(500_000)
             }
+        }
+    }
+
+    private func askToAbandon(_ record: MigrationRecord) throws -> PeerResponse {
+        try client.ask(PeerRequest(.abandon, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name), timeoutMs: 30_000)
+    }
+
+    /// The peer does not know yet that the guest stayed here.
+    var mustBeTakenBack: Bool { store.record(domain.uuid)?.peer == peer.name && (try? domain.handle().isActive()) == true }
+
+    /// Whether the peer has heard now that an attempt, which ended with the guest here, came to nothing; true when there is nothing to tell it.
+    func tryToTakeBack() -> Bool {
+        guard let record = store.record(domain.uuid) else { return true }
+        // Gone meanwhile: whoever moved or ended it knows what became of it.
+        guard record.peer == peer.name, (try? domain.handle().isActive()) == true else { return true }
+        do {
+            _ = try askToAbandon(record)
+            store.remove(record.uuid)
+            Log.info("\(domain.name): \(peer.name) has removed what it made for a migration that did not succeed")
+            return true
+        } catch {
+            Log.debug("\(domain.name): \(error)")
+            return false
         }
     }
 
@@ -352,7 +391,7 @@ final class LiveMigration: @unchecked Sendable {
         let begin = MonotonicTime.now
         while true {
             do {
-                return try client.ask(PeerRequest(.received, host: environment.hostName, uuid: domain.uuid, domain: domain.name, autostart: record.autostart), timeoutMs: 30_000)
+                return try client.ask(PeerRequest(.received, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name, autostart: record.autostart), timeoutMs: 30_000)
             } catch {
                 guard MonotonicTime.now.milliseconds(since: begin) < 30_000 else {
                     throw ControlFailure("Domain \(domain.name) left \(environment.hostName), and \(peer.name) cannot be asked about it: \(error)",
@@ -368,7 +407,7 @@ final class LiveMigration: @unchecked Sendable {
     /// Follows a migration that an earlier service began, and finishes it. Blocks until it is over.
     func resume(_ record: MigrationRecord) throws -> MigrationReport {
         let begin = MonotonicTime.now
-        var followed = follow(begin: begin, { _ in }) {
+        var followed = follow(begin: begin, nil, { _ in }) {
             usleep(UInt32(Self.lookEveryMs) * 1000)
             guard let handle = try? domain.handle(), (try? handle.isActive()) == true, let job = try? handle.jobInfo() else { return true }
             return job.operation != .migrationOut || job.type != .unbounded && job.type != .bounded

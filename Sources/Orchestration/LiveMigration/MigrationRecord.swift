@@ -6,6 +6,8 @@ import Platform
 /// What the service must remember of a live migration while libvirt works on it: libvirt goes on when the service dies.
 struct MigrationRecord: Codable, Sendable {
     var schema = 1
+    /// Of this attempt: a late word about one must not meet the next.
+    var session = UUID()
     var uuid: String
     var domain: String
     var peer: String
@@ -23,6 +25,7 @@ struct MigrationRecord: Codable, Sendable {
 /// What the target's service must remember until the guest is there, or stays where it is.
 struct IncomingRecord: Codable, Sendable, Equatable {
     var schema = 1
+    var session: UUID
     var domain: String
     /// Disks whose volumes were made for this.
     var made: [String]
@@ -46,6 +49,10 @@ struct MigrationStore: Sendable {
     func write(_ record: MigrationRecord) throws {
         try prepare()
         try DurableFile.write(json: record, to: path(record.uuid))
+    }
+
+    func record(_ uuid: String) -> MigrationRecord? {
+        FileManager.default.contents(atPath: path(uuid)).flatMap { try? JSONDecoder().decode(MigrationRecord.self, from: $0) }
     }
 
     func remove(_ uuid: String) { DurableFile.remove(path(uuid)) }

@@ -25,9 +25,24 @@ extension Registry {
             return fresh
         }
         guard !options.dryRun else { return .predicted(try migration.forecast(progress)) }
-        defer { migrations.change { $0[migration.domain.uuid] = nil } }
         onBegin { migration.cancel() }
+        defer { finish(migration) }
         return .moved(try migration.run(progress))
+    }
+
+    private static let takeBackEveryMs = 5000.0
+
+    /// The migration is over. When the guest stayed and the peer could not be told so, that is tried until it hears it or the guest is moved again.
+    private func finish(_ migration: LiveMigration) {
+        let uuid = migration.domain.uuid
+        migrations.change { $0[uuid] = nil }
+        guard migration.mustBeTakenBack else { return }
+        startThread("take-back") { [self] in
+            repeat {
+                usleep(UInt32(Self.takeBackEveryMs) * 1000)
+                guard migrations.read({ $0[uuid] == nil }) else { return }
+            } while !migration.tryToTakeBack()
+        }
     }
 
     /// The domain that is meant, unless it has a shadow, is one, or is on its way.
@@ -63,7 +78,7 @@ extension Registry {
                                           environment: environment, options: record.options)
             migrations.change { $0[record.uuid] = migration }
             startThread("migration") { [self] in
-                defer { migrations.change { $0[record.uuid] = nil } }
+                defer { finish(migration) }
                 do {
                     _ = try migration.resume(record)
                 } catch {
