@@ -68,7 +68,9 @@ final class LiveMigration: @unchecked Sendable {
     }
 
     private func askFacts(_ definition: DomainDefinition, _ plan: DiskPlan) throws -> HostFacts {
-        let question = PeerRequest(.facts, host: environment.hostName, uuid: domain.uuid, domain: domain.name, xml: definition.cpuXML, disks: plan.replicas,
+        // The peer compares with what its KVM can do; an emulated CPU is libvirt's to judge.
+        let cpu = definition.type == "kvm" ? definition.cpuXML : nil
+        let question = PeerRequest(.facts, host: environment.hostName, uuid: domain.uuid, domain: domain.name, xml: cpu, disks: plan.replicas,
                                    media: plan.media, pool: terms.pool, discardStale: terms.discardStale ? true : nil)
         do {
             let state = try client.ask(PeerRequest(.domainState, host: environment.hostName, uuid: domain.uuid))

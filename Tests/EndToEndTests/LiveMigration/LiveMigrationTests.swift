@@ -239,6 +239,17 @@ final class LiveMigrationTests: DisksTestCase {
         try assertInOrder(guest)
     }
 
+    /// Libvirt refuses what its own rules forbid; its words are passed on, and nothing is left.
+    func testLibvirtRefuses() throws {
+        let guest = try freshDiskGuest(edit: { $0.replacingOccurrences(of: "<target dev='vda'", with: "<shareable/><target dev='vda'") }, prepare: {
+            try FileManager.default.linkItem(atPath: image(.a), toPath: image(.b))
+        })
+        assertRefused(try swapTo(guest), "Unsafe migration", "cache='none'", "the guest runs on hostA, as before")
+        XCTAssertEqual(try records(.a) + records(.b), [])
+        XCTAssertNil(try hosts.domainState(.b, guest.name))
+        try guest.waitForTicks(50)
+    }
+
     func testThePeersServiceIsDown() throws {
         let guest = try freshDiskGuest()
         try hosts.service(.b).stop()
