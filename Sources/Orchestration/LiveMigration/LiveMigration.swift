@@ -247,6 +247,12 @@ final class LiveMigration: @unchecked Sendable {
         if here.isActive, here.isStranded {
             throw failure("stopped in the middle of post-copy", "The guest stands still, its memory is on both hosts. When the network is back, resume it with `virsh migrate --postcopy --postcopy-resume \(domain.name) \(uri)`", followed)
         }
+        // Still defined here, and libvirt said that it did not leave: what it ran on here is what counts.
+        if here.ended, followed.error != nil {
+            let (remark, isClear) = takeBack(record)
+            if isClear { store.remove(record.uuid) }
+            throw ControlFailure("The migration of \(domain.name) to \(peer.name) failed: the guest ended on \(environment.hostName) meanwhile", advice: remark)
+        }
         guard here.isActive else { return try moved(record, followed) }
         let (remark, isClear) = takeBack(record)
         if isClear { store.remove(record.uuid) }
@@ -274,6 +280,8 @@ final class LiveMigration: @unchecked Sendable {
         var isPaused = false
         /// Post-copy broke: it cannot run here any more.
         var isStranded = false
+        /// It was shut down or died here; it did not leave.
+        var ended = false
     }
 
     /// The guest on this host, once no migration of it is under way any more.
@@ -282,7 +290,10 @@ final class LiveMigration: @unchecked Sendable {
         while true {
             do {
                 let handle = try domain.handle()
-                guard try handle.isActive() else { return Here(isActive: false) }
+                guard try handle.isActive() else {
+                    let (state, reason) = try handle.state()
+                    return Here(isActive: false, ended: [.shutoff, .crashed].contains(state) && !(state == .shutoff && [ShutoffReason.migrated, .unknown].map(\.rawValue).contains(reason)))
+                }
                 let job = try handle.jobInfo()
                 let isBusy = job.operation == .migrationOut && (job.type == .bounded || job.type == .unbounded)
                 let (state, reason) = try handle.state()

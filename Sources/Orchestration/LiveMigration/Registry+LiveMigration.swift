@@ -48,17 +48,24 @@ extension Registry {
     /// The domain that is meant, unless it has a shadow, is one, or is on its way.
     private func migratable(_ word: String) throws -> Domain {
         let domain = try lookup(word)
-        if let known = primary(domain.uuid) {
-            guard known.board.state == .failedOver else {
-                throw ControlFailure("Domain \(domain.name) is protected, to \(known.peer.name) (\(known.board.state.rawValue))",
-                                     advice: "`shadow-virt swap \(domain.name)` without --to moves it to its shadow there. For a live migration, `shadow-virt unprotect \(domain.name)` first")
-            }
+        try forgetHandedOver(domain.uuid) { known in
+            ControlFailure("Domain \(domain.name) is protected, to \(known.peer.name) (\(known.board.state.rawValue))",
+                           advice: "`shadow-virt swap \(domain.name)` without --to moves it to its shadow there. For a live migration, `shadow-virt unprotect \(domain.name)` first")
         }
         if let shadow = shadow(domain.uuid), shadow.phase != .running {
             throw ControlFailure("\(environment.hostName) holds the shadow of \(domain.name); the guest runs on \(shadow.primary)", advice: "Run the command on \(shadow.primary)")
         }
         try refuseMigrating(domain.uuid)
         return domain
+    }
+
+    /// A protection that ended with the guest on the other side is over; any other one is `refusal`'s to explain.
+    private func forgetHandedOver(_ uuid: String, _ refusal: (PrimaryProtection) -> ControlFailure) throws {
+        guard let known = primary(uuid) else { return }
+        guard known.board.state == .failedOver else { throw refusal(known) }
+        let reply = Reply<Void>()
+        known.post(.unprotect(reply))
+        try reply.wait(until: MonotonicTime.now.adding(milliseconds: 5000))
     }
 
     /// Throws while a domain is on its way to another host.
@@ -96,13 +103,8 @@ extension Registry {
             guard environment.configuration.peer(named: request.host) != nil else {
                 throw ControlFailure("\(environment.hostName) does not list \(request.host) among its peers", advice: "Add it to `peers` in \(environment.configuration.file) there")
             }
-            if let old = primary(incoming.uuid) {
-                guard old.board.state == .failedOver else {
-                    throw ControlFailure("\(environment.hostName) protects \(incoming.name) itself, as its primary (\(old.board.state.rawValue))")
-                }
-                let reply = Reply<Void>()
-                old.post(.unprotect(reply))
-                try reply.wait(until: MonotonicTime.now.adding(milliseconds: 5000))
+            try forgetHandedOver(incoming.uuid) { known in
+                ControlFailure("\(environment.hostName) protects \(incoming.name) itself, as its primary (\(known.board.state.rawValue))")
             }
             if let shadow = shadow(incoming.uuid), shadow.phase != .unknown, shadow.phase != .running {
                 throw ControlFailure("\(environment.hostName) holds a shadow of \(incoming.name)", advice: "End its protection on \(shadow.primary) first")

@@ -13,6 +13,7 @@ final class LiveMigrationTests: DisksTestCase {
         var persistent: Bool
         var autostart: Bool
         var disks: [String: String]
+        var warnings: [String]
         var passes: Int?
     }
 
@@ -105,15 +106,22 @@ final class LiveMigrationTests: DisksTestCase {
         assertRefused(try hosts.shadowVirt(guest.home, "swap", guest.name), "is not protected", "swap \(guest.name) --to HOST")
     }
 
-    func testAQcow2DiskArrivesAsARawVolume() throws {
-        let guest = try freshDiskGuest(edit: { $0.replacingOccurrences(of: "type='raw'/><source file='/var/lib/libvirt/images/ledger.img'",
-                                                                       with: "type='qcow2'/><source file='/var/lib/libvirt/images/ledger.qcow2'") }, prepare: {
+    func testAQcow2DiskArrivesAsARawVolumeAndAMediumThatIsNotThereAsNone() throws {
+        let medium = "<disk type='file' device='cdrom'><source file='\(Self.images)/a.iso'/><target dev='hdc' bus='ide'/><readonly/></disk>"
+        let guest = try freshDiskGuest(edit: {
+            $0.replacingOccurrences(of: "type='raw'/><source file='\(Self.images)/ledger.img'", with: "type='qcow2'/><source file='\(Self.images)/ledger.qcow2'")
+                .replacingOccurrences(of: "<controller type='usb'", with: medium + "<controller type='usb'")
+        }, prepare: {
+            try Data(count: 2048 * 16).write(to: URL(fileURLWithPath: image(.a, "a.iso")))
             let made = try runCommand(["qemu-img", "convert", "-O", "qcow2", image(.a), image(.a, "ledger.qcow2")], limit: 20)
             try require(made.succeeded, made.summary)
             unlink(try image(.a))
         })
         let report = try move(guest)
         XCTAssertEqual(report.disks, ["vda": Self.images + "/ledger.raw"])
+        XCTAssertTrue(report.warnings.contains { $0.contains("hostB lacks \(Self.images)/a.iso: drive hdc of the shadow is empty") }, "\(report.warnings)")
+        let drives = try hosts.virsh(.b, "domblklist", guest.name).out.split(separator: "\n").map { $0.split(separator: " ").map(String.init) }
+        XCTAssertTrue(drives.contains(["hdc", "-"]), "\(drives)")
         try assertInOrder(guest)
     }
 
@@ -122,6 +130,49 @@ final class LiveMigrationTests: DisksTestCase {
         let guest = try freshDiskGuest()
         try move(guest, ["--parallel", "2", "--no-auto-converge"])
         try move(guest, ["--compress", "--pool", "default", "--bandwidth", "200"])
+        try assertInOrder(guest)
+    }
+
+    /// Certificates for QEMU on both hosts, which name them by the address in the URI of `peers`.
+    private func makeCertificates() throws {
+        let hosts = try hosts
+        func tool(_ words: String...) throws {
+            let made = try runCommand(["certtool"] + words, limit: 60)
+            try require(made.succeeded, "certtool \(words.joined(separator: " ")): \(made.summary)")
+        }
+        func template(_ name: String, _ lines: String) throws -> String {
+            let path = "\(hosts.folder)/\(name).info"
+            try lines.write(toFile: path, atomically: true, encoding: .utf8)
+            return path
+        }
+        let authority = hosts.folder + "/ca"
+        try tool("--generate-privkey", "--ecc", "--outfile", authority + ".key")
+        try tool("--generate-self-signed", "--load-privkey", authority + ".key", "--outfile", authority + ".pem", "--template", template("ca", "cn = test\nca\ncert_signing_key\n"))
+        for host in Host.allCases {
+            let folder = "\(hosts.folder)/pki-\(host.rawValue)"
+            try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+            try FileManager.default.copyItem(atPath: authority + ".pem", toPath: folder + "/ca-cert.pem")
+            let info = try template(host.rawValue, "cn = \(host.name)\ndns_name = \(host.name)\nip_address = \(host.address)\ntls_www_server\ntls_www_client\nsigning_key\n")
+            for role in ["server", "client"] {
+                try tool("--generate-privkey", "--ecc", "--outfile", "\(folder)/\(role)-key.pem")
+                try tool("--generate-certificate", "--load-ca-certificate", authority + ".pem", "--load-ca-privkey", authority + ".key", "--load-privkey", "\(folder)/\(role)-key.pem",
+                         "--template", info, "--outfile", "\(folder)/\(role)-cert.pem")
+            }
+            let file = hosts.root(host) + "/etc/libvirt/qemu.conf"
+            let before = FileManager.default.contents(atPath: file).map { String(decoding: $0, as: UTF8.self) } ?? ""
+            try (before + "\nmigrate_tls_x509_cert_dir = \"\(folder)\"\nmigrate_tls_x509_verify = 1\n").write(toFile: file, atomically: true, encoding: .utf8)
+            // QEMU may run as another user.
+            _ = try runCommand(["chmod", "-R", "a+rX", folder], limit: 5)
+            try hosts.hosts("libvirtd-stop", host.rawValue)
+            try hosts.hosts("libvirtd-start", host.rawValue)
+        }
+    }
+
+    func testEncrypted() throws {
+        guard TwoHosts.isInstalled("certtool") else { throw XCTSkip("no certtool (Debian: apt install gnutls-bin)") }
+        let guest = try freshDiskGuest(prepare: { try makeCertificates() })
+        try move(guest, ["--tls"])
+        try move(guest, ["--tls"])
         try assertInOrder(guest)
     }
 
@@ -284,6 +335,24 @@ final class LiveMigrationTests: DisksTestCase {
         try guest.checkNeverTwice()
         // Its disk on host A is known as the former one.
         try move(guest, ["--downtime", "5s"])
+    }
+
+    /// The guest ends before it is over: what it ran on here counts, not the half of a copy there.
+    func testTheGuestEndsOnTheWay() throws {
+        let guest = try heavyGuest()
+        let out = try hosts.folder + "/ended.err"
+        let child = try ChildProcess([TwoHosts.script, "exec", hosts.folder, "A", TwoHosts.binary, "swap", guest.name, "--to", "hostB"] + Self.slow, out: out, err: out)
+        func text() -> String { FileManager.default.contents(atPath: out).map { String(decoding: $0, as: UTF8.self) } ?? "" }
+        try waitUntil("memory is copied", limit: 30) { text().contains("Copying memory") }
+        try hosts.virsh(.a, "destroy", guest.name)
+        XCTAssertEqual(child.wait(limit: 60), 1, text())
+        XCTAssertTrue(text().contains("the guest ended on hostA meanwhile"), text())
+        XCTAssertEqual(try hosts.domainState(.a, guest.name), "shut off")
+        XCTAssertNil(try hosts.domainState(.b, guest.name))
+        XCTAssertEqual(try volumes(.b), [])
+        XCTAssertEqual(try records(.a) + records(.b), [])
+        try guest.start(on: .a)
+        try guest.waitForTicks(20)
     }
 
     /// The cable is cut: QEMU's connections break before libvirt's patience ends, so the guest never stands still; what was made at the other
