@@ -14,7 +14,7 @@ struct SwapCommand: Command {
             .init("postcopy", help: "With --to: after one pass over its memory let the guest go over and fetch the rest as it needs it. It converges always; "
                 + "but when the network fails in the meantime, the guest stands still until it is back."),
             .init("parallel", value: "N", help: "With --to: N connections at a time (multifd), 1 to 255."),
-            .init("compress", help: "With --to: send less and compute more (XBZRLE; with --parallel zstd, from libvirt 9.4 on)."),
+            .init("compress", help: "With --to: send less and compute more (XBZRLE; with --parallel zstd, which libvirt 9.0 lacks)."),
             .init("tls", help: "With --to: encrypt what QEMU sends; both hosts need certificates for QEMU (/etc/pki/qemu)."),
             .init("timeout", value: "TIME", help: "With --to: cancel after this long, 1s to 7 days: 90s, 10000ms; a plain number means seconds."),
             .init("uri", value: "URI", help: "With --to: how this host's libvirt reaches HOST's. Default: the URI in 'peers'."),

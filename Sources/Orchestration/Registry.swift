@@ -39,7 +39,9 @@ public final class Registry: @unchecked Sendable {
         primary(event.domainUUID)?.post(.lifecycle(event.event))
         switch event.event {
         case .stopped: shadowChanged(event.domainUUID, isResumed: false)
-        case .resumed: shadowChanged(event.domainUUID, isResumed: true)
+        case .resumed:
+            shadowChanged(event.domainUUID, isResumed: true)
+            noteResumed(event.domainUUID)
         default: break
         }
     }

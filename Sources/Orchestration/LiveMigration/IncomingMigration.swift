@@ -107,8 +107,9 @@ struct IncomingMigration {
     /// The guest stays where it was: the volumes that were made for it go, and the others are replicas again.
     func abandon() throws -> PeerResponse {
         if let domain = try existing(.noDomain, { try environment.connect().lookup(uuid: uuid) }), try domain.isActive() {
+            // What it runs on, or is about to, stays. Until the source's half has ended it waits paused.
             let (state, reason) = try domain.state()
-            throw ControlFailure("Domain \(name) is active on \(environment.hostName) (\(state.describe(reason: reason))): what it runs on stays")
+            return PeerResponse(phase: state == .running ? .running : .receiving, state: state.describe(reason: reason), isLive: true)
         }
         guard let incoming = store.incoming(uuid), incoming.session == session else { return PeerResponse(state: "absent", isLive: false) }
         let remarks = try provisioner.abandon(incoming)

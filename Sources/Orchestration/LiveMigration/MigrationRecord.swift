@@ -68,6 +68,9 @@ struct MigrationStore: Sendable {
         FileManager.default.contents(atPath: incomingPath(uuid)).flatMap { try? JSONDecoder().decode(IncomingRecord.self, from: $0) }
     }
 
+    /// Whether a guest is to come; cheap.
+    func expects(_ uuid: String) -> Bool { access(incomingPath(uuid), F_OK) == 0 }
+
     func removeIncoming(_ uuid: String) { DurableFile.remove(incomingPath(uuid)) }
 
     func load() -> [MigrationRecord] {

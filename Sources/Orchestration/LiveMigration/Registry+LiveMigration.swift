@@ -18,7 +18,7 @@ extension Registry {
         if let problem = options.problem { throw ControlFailure(problem) }
         let peer = try environment.peer(host)
         let migration = try admission.withLock { () throws -> LiveMigration in
-            let domain = try migratable(word)
+            let domain = try migratable(word, isDryRun: options.dryRun)
             let fresh = LiveMigration(domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), peer: peer, environment: environment,
                                       options: options, pool: pool, discardStale: discardStale)
             if !options.dryRun { migrations.change { $0[domain.uuid] = fresh } }
@@ -36,19 +36,19 @@ extension Registry {
     private func finish(_ migration: LiveMigration) {
         let uuid = migration.domain.uuid
         migrations.change { $0[uuid] = nil }
-        guard migration.mustBeTakenBack else { return }
+        guard migration.mustBeTakenBack, let record = migration.attempt.read({ $0 }) else { return }
         startThread("take-back") { [self] in
             repeat {
                 usleep(UInt32(Self.takeBackEveryMs) * 1000)
                 guard migrations.read({ $0[uuid] == nil }) else { return }
-            } while !migration.tryToTakeBack()
+            } while !migration.tryToTakeBack(record)
         }
     }
 
     /// The domain that is meant, unless it has a shadow, is one, or is on its way.
-    private func migratable(_ word: String) throws -> Domain {
+    private func migratable(_ word: String, isDryRun: Bool) throws -> Domain {
         let domain = try lookup(word)
-        try forgetHandedOver(domain.uuid) { known in
+        try checkHandedOver(domain.uuid, forgets: !isDryRun) { known in
             ControlFailure("Domain \(domain.name) is protected, to \(known.peer.name) (\(known.board.state.rawValue))",
                            advice: "`shadow-virt swap \(domain.name)` without --to moves it to its shadow there. For a live migration, `shadow-virt unprotect \(domain.name)` first")
         }
@@ -59,10 +59,11 @@ extension Registry {
         return domain
     }
 
-    /// A protection that ended with the guest on the other side is over; any other one is `refusal`'s to explain.
-    private func forgetHandedOver(_ uuid: String, _ refusal: (PrimaryProtection) -> ControlFailure) throws {
+    /// A protection that ended with the guest on the other side is over, and forgotten; any other one is `refusal`'s to explain.
+    private func checkHandedOver(_ uuid: String, forgets: Bool, _ refusal: (PrimaryProtection) -> ControlFailure) throws {
         guard let known = primary(uuid) else { return }
         guard known.board.state == .failedOver else { throw refusal(known) }
+        guard forgets else { return }
         let reply = Reply<Void>()
         known.post(.unprotect(reply))
         try reply.wait(until: MonotonicTime.now.adding(milliseconds: 5000))
@@ -97,13 +98,24 @@ extension Registry {
 
     // MARK: The target's side
 
+    /// A guest runs here. If it came by a migration its volumes are its disks from now on, and nothing takes them back: with post-copy it runs before the
+    /// migration is over, and the source's word that it is may never come.
+    func noteResumed(_ uuid: String) {
+        let store = MigrationStore(stateDirectory: environment.configuration.stateDirectory)
+        guard store.expects(uuid) else { return }
+        startThread("incoming") {
+            Log.info("\(store.incoming(uuid)?.domain ?? uuid): runs here now")
+            store.removeIncoming(uuid)
+        }
+    }
+
     func receive(_ request: PeerRequest) throws -> PeerResponse {
         try admission.withLock {
             let incoming = try IncomingMigration(request, environment: environment)
             guard environment.configuration.peer(named: request.host) != nil else {
                 throw ControlFailure("\(environment.hostName) does not list \(request.host) among its peers", advice: "Add it to `peers` in \(environment.configuration.file) there")
             }
-            try forgetHandedOver(incoming.uuid) { known in
+            try checkHandedOver(incoming.uuid, forgets: true) { known in
                 ControlFailure("\(environment.hostName) protects \(incoming.name) itself, as its primary (\(known.board.state.rawValue))")
             }
             if let shadow = shadow(incoming.uuid), shadow.phase != .unknown, shadow.phase != .running {
