@@ -12,6 +12,7 @@ let package = Package(
     targets: [
         .systemLibrary(name: "CLibvirt", path: "Modulemaps/CLibvirt"),
         .systemLibrary(name: "CXXHash", path: "Modulemaps/CXXHash"),
+        .systemLibrary(name: "CLZ4", path: "Modulemaps/CLZ4"),
         .systemLibrary(name: "CGnuTLS", path: "Modulemaps/CGnuTLS"),
         .systemLibrary(name: "CLinux", path: "Modulemaps/CLinux"),
 
@@ -21,12 +22,13 @@ let package = Package(
         .target(name: "Transport", dependencies: ["Platform", "CGnuTLS"]),
         .target(name: "ReplicaStore", dependencies: ["Platform", "CLinux", "CXXHash"], exclude: ["README.md"]),
         .target(name: "Replication",
-                dependencies: ["Platform", "MigrationStream", "Transport", "NBDServer", "ReplicaStore", "CXXHash", "CLinux"]),
+                dependencies: ["Platform", "MigrationStream", "Transport", "NBDServer", "ReplicaStore", "CXXHash", "CLZ4", "CLinux"]),
         .target(name: "NBDServer", dependencies: ["Platform", "CLinux"]),
         .target(name: "Configuration", dependencies: ["Platform"]),
         .target(name: "ControlProtocol", dependencies: ["Platform"]),
         .target(name: "Orchestration",
-                dependencies: ["Platform", "CLinux", "Libvirt", "Replication", "ReplicaStore", "Transport", "Configuration", "ControlProtocol"]),
+                dependencies: ["Platform", "CLinux", "Libvirt", "Replication", "ReplicaStore", "Transport", "Configuration", "ControlProtocol"],
+                exclude: ["Passes/README.md"]),
         .target(name: "Service",
                 dependencies: ["Platform", "CLinux", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol"]),
         .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol"]),

@@ -4,11 +4,13 @@
 #define SHADOW_VIRT_CLINUX_H
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -74,8 +76,19 @@ static inline int clinux_close_range(unsigned int first, unsigned int last)
     return (int)syscall(SYS_close_range, first, last, 0);
 }
 static inline int clinux_pidfd_open(pid_t pid) { return (int)syscall(SYS_pidfd_open, pid, 0); }
-/* glibc 2.36 as well; the kernel has it since 5.6. */
-static inline int clinux_pidfd_getfd(int pidfd, int fd) { return (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0); }
+/* A copy of another process's descriptor. Since Linux 5.6; its number is the same on all architectures. */
+static inline int clinux_pidfd_getfd(int pidfd, int fd) { return (int)syscall(438, pidfd, fd, 0); }
+
+/* Takes write protection and registration off a range of the memory that a userfaultfd watches; who waits there goes on. The
+ * descriptor may be a copy from another process: it keeps to the memory of the one that opened it. */
+static inline int clinux_userfaultfd_release(int fd, uint64_t start, uint64_t length)
+{
+    struct uffdio_writeprotect protection = { .range = { .start = start, .len = length }, .mode = 0 };
+    struct uffdio_range range = { .start = start, .len = length };
+    int protected = ioctl(fd, UFFDIO_WRITEPROTECT, &protection);
+    int unregistered = ioctl(fd, UFFDIO_UNREGISTER, &range);
+    return protected < 0 && unregistered < 0 ? -1 : unregistered;
+}
 
 /* Declared only under _GNU_SOURCE, which Swift's importer does not set. */
 static inline int clinux_accept(int listener)

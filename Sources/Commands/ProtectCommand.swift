@@ -6,8 +6,10 @@ struct ProtectCommand: Command {
         operands: [.init(name: "DOMAIN")],
         options: [
             .init("to", value: "HOST", isRequired: true, help: "The host that holds the shadow: a name from 'peers' in the configuration."),
-            .init("interval", value: "TIME", help: "Time between two epochs, 5ms to 60s: 20ms, 0.5s, 1s; a plain number means milliseconds. "
-                + "Default: interval_ms of the configuration."),
+            .init("interval", value: "TIME", help: "Time between two epochs: 20ms, 0.5s, 5min; a plain number means milliseconds. 5ms to 60s with the engine "
+                + "continuous (default: interval_ms of the configuration), 1s to 1h with periodic (default: 30s)."),
+            .init("engine", value: "ENGINE", help: "How epochs are captured. 'continuous': many a second, KVM guests only. 'periodic': one every few seconds to "
+                + "minutes, any guest. 'auto', the default: continuous where guest and QEMU can, periodic otherwise."),
             .init("without-disks", help: "Protect RAM and device state only. After a failover the guest meets whatever its disks hold over there."),
             .init("pool", value: "NAME", help: "HOST's storage pool for the replicas of all disks. Default: for each disk the pool of the same name as here."),
             .init("discard-stale", help: "Let replicas overwrite volumes on HOST that are not known to be replicas, or that were written to since. "
@@ -25,6 +27,7 @@ struct ProtectCommand: Command {
         examples: [
             .init("shadow-virt protect web1 --to b", "Keep a shadow of web1 on host b"),
             .init("shadow-virt protect web1 --to b --pool fast --disk-rate 100MiB/s", "Replicas in b's pool 'fast', copied at 100 MiB/s at most"),
+            .init("shadow-virt protect web1 --to b --engine periodic --interval 1min", "A consistent copy every minute, whatever runs the guest"),
             .init("shadow-virt protect web1 --to b --interval 100ms --no-wait", "An epoch every 100 ms; don't wait for the first copy"),
         ])
 
@@ -40,6 +43,12 @@ struct ProtectCommand: Command {
         }
         var request = ControlRequest(.protect, domain: domain, to: arguments.value("to"), intervalMs: intervalMs,
                                      withoutDisks: arguments.has("without-disks"), wait: !arguments.has("no-wait"))
+        if let text = arguments.value("engine") {
+            guard let engine = EngineChoice(rawValue: text) else {
+                throw UsageError(message: "Option '--engine': '\(text)' is none of auto, continuous and periodic", command: spec.name)
+            }
+            request.engine = engine
+        }
         try addDisks(to: &request, arguments)
         let response = try context.ask(request, arguments, command: spec.name, notice:
             "The first copy goes on in the background: `shadow-virt status \(domain)` shows it, `shadow-virt unprotect \(domain)` ends it")

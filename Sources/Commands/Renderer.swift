@@ -128,7 +128,7 @@ struct Renderer {
             ("UUID", domain.uuid.printable),
             ("Role", domain.role.rawValue),
             ("Peer", domain.peer.printable),
-            ("Engine", domain.engine.printable),
+            ("Engine", domain.engine.printable + (domain.engineReason.map { " (\($0.printable))" } ?? "")),
             ("State", "\(state) since \(domain.since.printable)"),
             ("Reason", domain.reason.isEmpty ? nil : domain.reason.printable),
             ("First copy", syncProgress(domain)),

@@ -35,6 +35,16 @@ public enum OnFailure: String, Codable, Sendable, CaseIterable {
     case restart
 }
 
+/// How `protect` is to capture a guest's epochs.
+public enum EngineChoice: String, Codable, Sendable, CaseIterable {
+    /// Continuous where the guest and its QEMU can, periodic otherwise.
+    case auto
+    /// QEMU's COLO: many epochs a second.
+    case continuous
+    /// QEMU's background snapshots: an epoch every few seconds to minutes.
+    case periodic
+}
+
 /// One disk of a protected domain.
 public struct DiskStatus: Codable, Sendable, Equatable {
     public enum State: String, Codable, Sendable {
@@ -79,6 +89,8 @@ public struct DomainStatus: Codable, Sendable {
     public var role: Role
     public var peer: String
     public var engine: String
+    /// Why it is this engine; absent on the shadow's side.
+    public var engineReason: String?
     public var state: ProtectionState
     /// Why the state is what it is, for a person; empty when there is nothing to say.
     public var reason: String
@@ -114,6 +126,7 @@ public struct DomainStatus: Codable, Sendable {
 
     enum CodingKeys: String, CodingKey {
         case domain, uuid, role, peer, engine, state, reason, since, epoch, disks
+        case engineReason = "engine_reason"
         case committedEpoch = "committed_epoch"
         case configuredIntervalMs = "configured_interval_ms"
         case intervalMs = "interval_ms"
@@ -270,9 +283,11 @@ public struct ControlRequest: Codable, Sendable {
     public var deleteReplica: Bool?
     /// `swap` with `to`: how libvirt is to move the domain.
     public var migration: MigrationOptions?
+    /// `protect`: how epochs are captured; absent: `auto`.
+    public var engine: EngineChoice?
 
     enum CodingKeys: String, CodingKey {
-        case verb, domain, to, force, wait, pool, migration
+        case verb, domain, to, force, wait, pool, migration, engine
         case intervalMs = "interval_ms"
         case withoutDisks = "without_disks"
         case discardStale = "discard_stale"

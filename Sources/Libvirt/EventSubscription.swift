@@ -136,14 +136,17 @@ extension Connection {
         return isOpen
     }
 
-    /// Takes back a source's registration unless a handler has joined again. Deregistering may ask the daemon: not on the caller's thread,
-    /// which may be the event loop's.
+    /// Takes back a source's registration unless a handler has joined again, or it is the connection's last one. Deregistering may ask the
+    /// daemon: not on the caller's thread, which may be the event loop's.
+    ///
+    /// The last one stays, without handlers: when libvirt (9.0, `virObjectEventStateFlush`) purges its last callback behind a dispatch, an event
+    /// that was queued meanwhile stays in its queue, and no later one wakes the loop any more.
     private func untrack(_ source: EventSource) {
         DispatchQueue.global().async {
             self.registrationLock.lock()
             defer { self.registrationLock.unlock() }
             let registration = self.state.withLock { state -> EventRegistration? in
-                guard let registration = state.registrations[source], registration.hub.isEmpty else { return nil }
+                guard state.registrations.count > 1, let registration = state.registrations[source], registration.hub.isEmpty else { return nil }
                 return state.registrations.removeValue(forKey: source)
             }
             guard let registration, let pointer = self.borrow() else { return }

@@ -60,7 +60,7 @@ public final class ChunkPool: Sendable {
     public func take() -> Chunk? { take(atLeast: 0) }
 
     /// A chunk of at least `bytes`: of its own size when an ordinary one does not do.
-    func take(atLeast bytes: Int) -> Chunk? {
+    public func take(atLeast bytes: Int) -> Chunk? {
         let size = bytes <= chunkBytes ? chunkBytes : roundUpToPage(bytes)
         let recycled: Chunk?? = state.withLock { state in
             guard state.bytes + size <= limitBytes else { return .some(nil) }

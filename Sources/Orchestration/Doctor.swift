@@ -33,7 +33,7 @@ public struct Doctor {
         var findings: [Finding] = []
         findings.append(access("/dev/kvm", R_OK | W_OK) == 0
             ? Finding("kvm", .ok, "/dev/kvm is there")
-            : Finding("kvm", .failed, "/dev/kvm is \(errno == ENOENT ? "missing" : "not accessible")",
+            : Finding("kvm", .warning, "/dev/kvm is \(errno == ENOENT ? "missing" : "not accessible"): guests can be protected with the engine periodic only",
                       advice: "Enable virtualisation in the firmware and load kvm_intel or kvm_amd; run shadow-virt as root"))
         let connection = try environment.connect()
         let libvirt = try connection.libvirtVersion()
@@ -55,11 +55,10 @@ public struct Doctor {
         return findings
     }
 
-    /// QEMU 10.0.0 to 10.0.6 and 10.1 never enter COLO: the migration ends instead, with the guest stopped.
     static func judge(qemu: Version) -> Finding {
-        let broken = (qemu >= Version(10, 0, 0) && qemu < Version(10, 0, 7)) || (qemu >= Version(10, 1, 0) && qemu < Version(10, 2, 0))
-        if broken {
-            return Finding("qemu", .failed, "QEMU \(qemu) does not enter COLO (fixed in 10.0.7 and 10.2)", advice: "Update QEMU and restart the guest")
+        if EngineDecision.entersNoCOLO(qemu) {
+            return Finding("qemu", .warning, "QEMU \(qemu) does not enter COLO (fixed in 10.0.7 and 10.2): its guests can be protected with the engine periodic only",
+                           advice: "Update QEMU and restart the guests")
         }
         if qemu < Version(7, 2, 0) {
             return Finding("qemu", .warning, "QEMU \(qemu) is older than 7.2, which nobody has tried", advice: "Use QEMU 7.2 or later")
@@ -81,12 +80,7 @@ public struct Doctor {
         if state == .paused, reason == PausedReason.user.rawValue {
             findings.append(Finding("running", .failed, "Domain \(domain.name) is suspended", advice: "Resume it with `virsh resume \(domain.name)`"))
         }
-        if definition.type != "kvm" {
-            findings.append(Finding("accelerator", .failed, "Domain \(domain.name) runs under TCG (type='\(definition.type)'): COLO would deadlock its QEMU",
-                                    advice: "Use <domain type='kvm'>"))
-        } else {
-            findings += try checkCapability(domain)
-        }
+        findings += try checkEngine(domain, definition, request)
         let plan = request.withoutDisks ? nil : try DiskPlan.make(domain, definition, ownFolders: environment.ownFolders)
         findings += checkDisks(definition, plan, request)
         findings += definition.obstacles
@@ -94,15 +88,15 @@ public struct Doctor {
         return findings
     }
 
-    private func checkCapability(_ domain: Domain) throws -> [Finding] {
-        let version = try domain.monitor(QueryVersion()).version
-        var findings = [Self.judge(qemu: version)]
-        let capabilities = try domain.monitor(QueryMigrateCapabilities())
-        if capabilities.contains(where: { $0.capability == "x-colo" }) {
-            findings.append(Finding("x-colo", .ok, "QEMU has x-colo"))
-        } else {
-            findings.append(Finding("x-colo", .failed, "This QEMU has no x-colo capability: it was built without replication",
-                                    advice: "RHEL's builds lack it; Debian's, Ubuntu's and Fedora's have it"))
+    private func checkEngine(_ domain: Domain, _ definition: DomainDefinition, _ request: ProtectRequest) throws -> [Finding] {
+        var findings = [Self.judge(qemu: try domain.monitor(QueryVersion()).version)]
+        do {
+            let pid = try? LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect).processID()
+            let decision = try EngineDecision.make(request.engine, domain, definition, pid: pid)
+            try decision.check(intervalMs: request.intervalMs)
+            findings.append(Finding("engine", .ok, "\(decision.engine.rawValue): \(decision.reason)"))
+        } catch let failure as ControlFailure {
+            findings.append(Finding("engine", .failed, failure.message, advice: failure.advice))
         }
         if let blockers = try domain.monitor(QueryMigrate()).blockedReasons, !blockers.isEmpty {
             findings.append(Finding("migratable", .failed, "QEMU cannot migrate the guest: \(blockers.joined(separator: "; "))", advice: "Remove what it names"))
@@ -146,7 +140,7 @@ public struct Doctor {
             return [Finding("peer", .failed, "\(error)", advice: "Check that shadow-virt runs on \(peer.name), listens on \(peer.address), and has the same secret_file")]
         }
         var findings = [Finding("peer", .ok, "\(peer.name): libvirt \(facts.libvirtVersion), QEMU \(facts.hypervisorVersion)")]
-        if !facts.hasKVM { findings.append(Finding("peer-kvm", .failed, "\(peer.name) has no /dev/kvm")) }
+        if !facts.hasKVM, definition?.type == "kvm" { findings.append(Finding("peer-kvm", .failed, "\(peer.name) has no /dev/kvm")) }
         guard let definition else { return findings }
         if facts.machines.isEmpty || facts.machines.contains(definition.machine) {
             findings.append(Finding("machine-type", .ok, "\(peer.name) has \(definition.machine)"))
@@ -154,7 +148,8 @@ public struct Doctor {
             findings.append(Finding("machine-type", .failed, "\(peer.name) lacks the machine type \(definition.machine)",
                                     advice: "Install the same or a newer QEMU there, or give the domain an older machine type"))
         }
-        if facts.cpuVerdict == "incompatible" {
+        // Under TCG the CPU is QEMU's own, whatever the host has.
+        if facts.cpuVerdict == "incompatible", definition.type == "kvm" {
             findings.append(Finding("cpu", .failed, "The CPU of \(peer.name) cannot run this guest's CPU model", advice: "Give the domain a CPU model that both hosts have"))
         }
         // A tenth more than the guest's RAM: journal, device state, QEMU itself.
@@ -188,7 +183,7 @@ public struct Doctor {
 
     /// The kernel's own estimate, which counts caches that can be dropped; libvirt's figure does not.
     private static func availableMemory() -> UInt64? {
-        guard let text = try? String(contentsOfFile: "/proc/meminfo", encoding: .utf8),
+        guard let text = try? kernelFile("/proc/meminfo"),
               let line = text.split(separator: "\n").first(where: { $0.hasPrefix("MemAvailable:") }),
               let kibibytes = line.split(separator: " ").dropFirst().first.flatMap({ UInt64($0) }) else { return nil }
         return kibibytes * 1024

@@ -9,11 +9,11 @@ import Replication
 struct HeldProcess {
     private let pid: pid_t
 
-    /// Stops the process after a look at the guest: it must stand still in COLO.
-    init(_ domain: LocalDomain, disks: DiskSession?) throws {
+    /// Stops the process after a look at the guest: it must stand still, in COLO (`colo`) or behind its migration (`postmigrate`).
+    init(_ domain: LocalDomain, expected: String, disks: DiskSession?) throws {
         pid = try domain.processID()
         let status = try domain.monitor(QueryStatus()).status
-        guard status == "colo" else { throw ControlFailure("Somebody resumed the guest (it is `\(status)`)") }
+        guard status == expected else { throw ControlFailure("Somebody resumed the guest (it is `\(status)`)") }
         // With a mirror that has ended the last writes never came.
         guard try disks?.areReady() ?? true else { throw ControlFailure("A disk's mirror is not ready") }
         guard kill(pid, SIGSTOP) == 0 else { throw SystemError("kill", "QEMU's process \(pid)") }
@@ -45,12 +45,13 @@ extension PrimaryProtection {
                                                advice: now.state == .suspended ? "Resume it first" : "Wait until `shadow-virt status` shows it protected")))
             return nil
         }
+        guard !isPeriodic else { return swapByPass(reply, worker) }
         worker.order(WorkerCommand(.hold))
         var process: HeldProcess?
         var held = awaitHold([.captured, .held, .holdFailed, .streamEnded])
         if let captured = held, captured.kind == .captured, let epoch = captured.epoch {
             do {
-                process = try HeldProcess(domain, disks: currentDisks.read { $0 })
+                process = try HeldProcess(domain, expected: "colo", disks: currentDisks.read { $0 })
                 worker.statistics[.provenEpoch] = epoch
             } catch {
                 worker.order(WorkerCommand(.release))
@@ -59,7 +60,7 @@ extension PrimaryProtection {
             }
             held = awaitHold([.held, .holdFailed, .streamEnded])
         }
-        guard let held, held.kind == .held, let epoch = held.epoch, let process else {
+        guard let held, held.kind == .held, let epoch = held.epoch, process != nil else {
             process?.letGo()
             if held == nil { worker.order(WorkerCommand(.release)) }
             reply.give(.failure(ControlFailure("The guest could not be held for the swap: \(held?.reason ?? "no answer from the worker")",
@@ -70,8 +71,12 @@ extension PrimaryProtection {
             default: return nil
             }
         }
+        return handOver(reply, worker, epoch: epoch, stoppedAt: MonotonicTime(nanoseconds: held.at ?? MonotonicTime.now.nanoseconds))
+    }
+
+    /// The guest stands still here, its QEMU stopped as a process, and its exact state is committed at the peer as `epoch`.
+    func handOver(_ reply: Reply<HandoverReport>, _ worker: WorkerProcess, epoch: UInt64, stoppedAt: MonotonicTime) -> Outcome {
         board.set(.swapping)
-        let stoppedAt = MonotonicTime(nanoseconds: held.at ?? MonotonicTime.now.nanoseconds)
         do {
             let loaded = try client.ask(PeerRequest(.load, host: environment.hostName, session: record.session, uuid: domain.uuid), timeoutMs: 15_000)
             guard loaded.phase == .loaded, loaded.epoch == epoch else {
@@ -97,11 +102,20 @@ extension PrimaryProtection {
         } catch {
             // Before the commit, or the peer said itself that it does not run the guest.
             uncommit()
-            process.letGo()
-            worker.order(WorkerCommand(.release))
+            letHeldGuestRun()
             reply.give(.failure(ControlFailure("The guest did not come up on \(peer.name): \(error)", advice: "It runs on here; protection begins anew")))
             return .retry("A swap failed: \(error)")
         }
+    }
+
+    /// A guest that was held for a swap goes on here.
+    func letHeldGuestRun() {
+        HeldProcess.letGo(domain)
+        guard isPeriodic else {
+            worker?.order(WorkerCommand(.release))
+            return
+        }
+        do { try passControl.letRun() } catch { Log.error("\(domain.name): \(error)") }
     }
 
     /// The worker's next word on the way to a held guest.
@@ -171,8 +185,7 @@ extension PrimaryProtection {
                 case .receiving, .failed, .unknown, nil:
                     // It does not run there, and without an order it never will.
                     uncommit()
-                    HeldProcess.letGo(domain)
-                    worker?.order(WorkerCommand(.release))
+                    letHeldGuestRun()
                     return .retry("A swap was cut off; the guest did not come up on \(peer.name)")
                 }
             } catch let error as PeerUnreachable {
@@ -354,6 +367,7 @@ extension PrimaryProtection {
     /// Lets the worker deliver what it holds. Returns the epochs that were captured and did not arrive.
     private func drain() -> UInt64 {
         guard let worker else { return 0 }
+        guard !isPeriodic else { return drainPass(worker) }
         let generation = currentGeneration
         let drained: Bool? = select(until: MonotonicTime.now.adding(milliseconds: Double(environment.configuration.peerTimeoutMs))) { event in
             switch event {
@@ -365,6 +379,14 @@ extension PrimaryProtection {
         }
         let statistics = worker.statistics
         return drained == true ? 0 : statistics[.epoch] - min(statistics[.epoch], statistics[.committedEpoch])
+    }
+
+    /// A pass that was read and found sound still becomes an epoch; one that QEMU was in the middle of does not.
+    private func drainPass(_ worker: WorkerProcess) -> UInt64 {
+        let limit = MonotonicTime.now.adding(milliseconds: Double(environment.configuration.peerTimeoutMs))
+        let statistics = worker.statistics
+        while statistics[.epoch] > statistics[.committedEpoch], statistics[.linkUp] == 1, !worker.hasEnded, limit > .now { usleep(1000) }
+        return statistics[.epoch] - min(statistics[.epoch], statistics[.committedEpoch])
     }
 
     /// Why the guest ended, by libvirt's word.

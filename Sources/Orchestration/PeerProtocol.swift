@@ -55,6 +55,8 @@ public struct PeerRequest: Codable, Sendable {
     public var deleteReplica: Bool?
     /// `prepare`: what an administrator may have done with a guest on shared storage.
     public var onFailure: OnFailure?
+    /// `prepare`: how its epochs are captured, for the shadow's status.
+    public var engine: String?
 
     public init(_ verb: Verb, host: String, session: UUID? = nil, uuid: String? = nil, domain: String? = nil, xml: String? = nil,
                 intervalMs: Double? = nil, memoryBytes: UInt64? = nil, autostart: Bool? = nil, disks: [ReplicaRequest]? = nil,

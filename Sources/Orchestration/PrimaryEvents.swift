@@ -20,6 +20,8 @@ enum PrimaryEvent: Sendable {
     /// A block job of the guest is ready or over, ours or not.
     case blockJob(BlockJobEvent)
     case libvirtReconnected
+    /// A job of libvirt's own on the guest begins or is over.
+    case libvirtJob(Bool)
     case swap(Reply<HandoverReport>)
     case unprotect(Reply<Void>)
     /// Another host takes the guest over by force: this copy must not run any more.

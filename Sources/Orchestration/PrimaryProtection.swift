@@ -43,7 +43,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private let currentWorker = Guarded<WorkerProcess?>(nil)
     /// Nil for a guest without disks in its epochs.
     let currentDisks = Guarded<DiskSession?>(nil)
-    private var streamPath = ""
+    private(set) var streamPath = ""
     private var generation = 0
     var processWatch: Descriptor?
     var watchedProcess: pid_t = 0
@@ -77,6 +77,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// What an administrator who protects the guest should know.
     let remarks = Guarded<[String]>([])
     private let rate = RateMeter()
+    /// Of the engine `periodic`.
+    var passes = Passes()
 
     /// A stop of the guest that was not ours.
     struct Suspension {
@@ -92,7 +94,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         var isInsideEpoch = false
     }
 
-    public init(domain: LocalDomain, environment: HostEnvironment, peer: Peer, request: ProtectRequest,
+    public init(domain: LocalDomain, environment: HostEnvironment, peer: Peer, request: ProtectRequest, engine: EngineDecision,
                 onEnd: @escaping @Sendable (PrimaryProtection) -> Void) {
         self.domain = domain
         self.environment = environment
@@ -101,9 +103,11 @@ public final class PrimaryProtection: @unchecked Sendable {
         client = environment.client(of: peer)
         board = StatusBoard(.syncing, label: "\(domain.name) -> \(peer.name)")
         record = ProtectionRecord(uuid: domain.uuid, domain: domain.name, role: .primary, phase: .protecting, peer: peer.name,
-                                  session: UUID(), intervalMs: request.intervalMs ?? Double(environment.configuration.intervalMs),
+                                  session: UUID(), intervalMs: request.intervalMs ?? engine.defaultIntervalMs(environment.configuration),
                                   withoutDisks: request.withoutDisks, savedParameters: [:])
         record.apply(request)
+        record.chosenEngine = engine.engine
+        record.engineReason = engine.reason
     }
 
     /// Takes up a protection that an earlier service left behind.
@@ -178,7 +182,12 @@ public final class PrimaryProtection: @unchecked Sendable {
     var worker: WorkerProcess? { currentWorker.read { $0 } }
     var replicaNotes: ReplicaProvisioner { ReplicaProvisioner(uuid: domain.uuid, domain: domain.name, environment: environment) }
     var currentGeneration: Int { generation }
-    var isSuspended: Bool { suspension != nil }
+    var isSuspended: Bool { suspension != nil || passes.isSuspended }
+    var libvirtAway: Bool { libvirtIsAway.read { $0 } }
+    var wasProtectedOnce: Bool { wasEverProtected }
+    func noteFirstFailure(_ reason: String) { firstFailure.change { $0 = $0 ?? reason } }
+    /// Where the engine `periodic` says that it reads a pass.
+    private var passLock: String { PassLock.path(of: "\(environment.configuration.runtimeDirectory)/\(domain.uuid)/colo.sock") }
 
     // MARK: Life
 
@@ -293,9 +302,9 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// The service ends in an orderly way: the guest runs on without COLO, what we changed in QEMU is put back, the shadow stays
     /// where it is until the next service replaces it.
     private func leaveBehind() {
-        guard !isSuspended else { return }
+        guard !isSuspended || isPeriodic else { return }
         cleanUp(keepGuard: true)
-        try? COLOControl(domain: domain).clean(restoring: record.savedParameters)
+        if isPeriodic { try? passControl.end(restoring: record.savedParameters) } else { try? COLOControl(domain: domain).clean(restoring: record.savedParameters) }
         ForeignMigrationGuard(domain: domain, directory: environment.configuration.stateDirectory)
             .lower(disk: record.guardDisk, file: record.guardFile)
         record.guardDisk = nil
@@ -330,7 +339,9 @@ public final class PrimaryProtection: @unchecked Sendable {
         let handle = try domain.handle()
         guard try handle.isActive() else { throw ControlFailure("Domain \(domain.name) does not run") }
         // Left over from a worker or a service that died: the guest first.
-        waitsForResume = try COLOControl(domain: domain).thaw() == COLOControl.suspended
+        passes = Passes()
+        try passControl.recover(lock: passLock)
+        waitsForResume = try !isPeriodic && COLOControl(domain: domain).thaw() == COLOControl.suspended
         guard !waitsForResume else { throw ControlFailure("The guest is suspended; protection begins anew when it is resumed") }
         let (state, reason) = try handle.state()
         guard state == .running else {
@@ -348,6 +359,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         var request = try PeerRequest(.prepare, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
                                       xml: definition.shadowXML(), intervalMs: record.intervalMs, memoryBytes: definition.memoryBytes,
                                       disks: plan?.replicas, media: plan?.media, pool: record.pool, discardStale: record.discardStale)
+        request.engine = record.engine.rawValue
         request.onFailure = record.onFailure
         request.hasSharedDisks = record.sharedDisks == nil ? nil : true
         let answer = try client.ask(request, timeoutMs: 60_000)
@@ -375,6 +387,7 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     private func startStream() throws {
         board.set(.syncing, "copying the guest's memory")
+        guard !isPeriodic else { return passes.mayBegin = true }
         try COLOControl(domain: domain).start(path: streamPath, intervalMs: record.intervalMs)
     }
 
@@ -437,6 +450,7 @@ public final class PrimaryProtection: @unchecked Sendable {
             intervalMs: record.intervalMs, intervalLimitMs: Double(configuration.intervalLimitMs), ceilingBytes: configuration.unsentCeilingBytes,
             keepaliveMs: Double(configuration.keepaliveMs), peerTimeoutMs: Double(configuration.peerTimeoutMs))
         options.diskPath = diskPath
+        options.engine = record.engine
         options.disks = (plan?.replicas ?? []).enumerated().map { CapturedDisk(index: $0.offset, target: $0.element.target, byteCount: $0.element.capacityBytes) }
         let mine = generation
         let process = try WorkerProcess(name: domain.name, start: WorkerCommand(.startSource, source: options)) { [weak self] event in
@@ -464,6 +478,7 @@ public final class PrimaryProtection: @unchecked Sendable {
             self?.post(.suspendNoted($0))
         } onJob: { [weak self] isActive in
             self?.worker?.order(WorkerCommand(isActive ? .standBack : .goOn))
+            self?.post(.libvirtJob(isActive))
         }
         defer {
             suspendWatch?.stop()
@@ -472,10 +487,12 @@ public final class PrimaryProtection: @unchecked Sendable {
         var lastProgress: (epochs: UInt64, at: MonotonicTime) = (0, .now)
         while true {
             rate.sample(worker?.statistics[.epochsTotal] ?? 0)
-            try proveByQuestion()
+            if !isPeriodic { try proveByQuestion() }
             if let outcome = try lookAround() { return outcome }
-            guard let event = next(until: MonotonicTime.now.adding(milliseconds: 1000)) else {
-                if let outcome = try watchProgress(&lastProgress) { return outcome }
+            if isPeriodic, let outcome = try advancePasses() { return outcome }
+            let pause = MonotonicTime.now.adding(milliseconds: 1000)
+            guard let event = next(until: min(nextPassAt ?? pause, pause)) else {
+                if !isPeriodic, let outcome = try watchProgress(&lastProgress) { return outcome }
                 continue
             }
             switch event {
@@ -483,6 +500,16 @@ public final class PrimaryProtection: @unchecked Sendable {
                 if let outcome = try handle(event) { return outcome }
             case .workerEnded(let status, let number) where number == generation:
                 return .retry("The source worker ended unexpectedly (\(status))")
+            case .migration(let status) where isPeriodic:
+                passMigration(status)
+            case .stopped(let moment) where isPeriodic:
+                passStopped(at: moment)
+            case .resumed(let moment) where isPeriodic:
+                passResumed(at: moment)
+            case .libvirtJob(let isActive):
+                passes.isStandingBack = isActive
+            case .suspendNoted where isPeriodic:
+                passes.run?.noteSuspend()
             case .migration("colo"):
                 worker?.order(WorkerCommand(.firstCopyDone))
             case .migration("failed"), .migration("completed"), .migration("cancelled"):
@@ -502,10 +529,12 @@ public final class PrimaryProtection: @unchecked Sendable {
                 if let outcome = try handle(event) { return outcome }
             case .libvirtReconnected:
                 guard try domain.handle().isActive() else { return try guestEnded() }
+            case .swap(let reply) where isPeriodic && passes.run != nil && passes.swap == nil:
+                passes.swap = reply
             case .swap(let reply):
                 if let outcome = swap(reply) { return outcome }
             case .unprotect(let reply):
-                if isSuspended {
+                if isSuspended, !isPeriodic {
                     reply.give(.failure(ControlFailure("Domain \(domain.name) is suspended, and ending COLO would start it",
                                                        advice: "Run `virsh resume \(domain.name)` first")))
                     continue
@@ -584,6 +613,8 @@ public final class PrimaryProtection: @unchecked Sendable {
             return .retry(event.reason ?? "QEMU closed the stream")
         case .suspended:
             try confirmSuspension()
+        case .passRead, .passCommitted, .passFailed:
+            try handlePass(event)
         default:
             break
         }
@@ -697,25 +728,18 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     /// Leaves the guest running and QEMU as it was. Safe to repeat, and when half of it is not there.
     func cleanUp(keepGuard: Bool) {
-        let control = COLOControl(domain: domain)
         endSilentWorker()
-        endEpochs(control)
-        // Before the worker: a mirror whose other end is gone complains in libvirt's log.
-        endMirrors()
-        // A worker that lives ends its epoch by itself; one that died may have left the guest standing still: that goes next.
-        worker?.stop()
-        thaw(control)
+        if isPeriodic {
+            endMirrors()
+            worker?.stop(milliseconds: passes.run == nil ? 2000 : Self.longestPassMs)
+            endPasses(restoring: keepGuard ? [:] : record.savedParameters)
+        } else {
+            endCOLO(keepGuard: keepGuard)
+        }
         currentWorker.change { $0 = nil }
         currentDisks.change { $0 = nil }
         processWatch = nil
         let active = (try? domain.handle().isActive()) ?? false
-        if active, !isSuspended, !waitsForResume {
-            do {
-                try control.clean(restoring: keepGuard ? [:] : record.savedParameters)
-            } catch {
-                Log.warning("\(domain.name): COLO could not be switched off: \(error)")
-            }
-        }
         if !keepGuard {
             ForeignMigrationGuard(domain: domain, directory: environment.configuration.stateDirectory)
                 .lower(disk: active ? record.guardDisk : nil, file: record.guardFile)
@@ -732,6 +756,22 @@ public final class PrimaryProtection: @unchecked Sendable {
                 }
                 Log.warning("\(domain.name): the shadow on \(peer.name) could not be removed: \(error)")
             }
+        }
+    }
+
+    private func endCOLO(keepGuard: Bool) {
+        let control = COLOControl(domain: domain)
+        endEpochs(control)
+        // Before the worker: a mirror whose other end is gone complains in libvirt's log.
+        endMirrors()
+        // A worker that lives ends its epoch by itself; one that died may have left the guest standing still: that goes next.
+        worker?.stop()
+        thaw(control)
+        guard !isSuspended, !waitsForResume, (try? domain.handle().isActive()) == true else { return }
+        do {
+            try control.clean(restoring: keepGuard ? [:] : record.savedParameters)
+        } catch {
+            Log.warning("\(domain.name): COLO could not be switched off: \(error)")
         }
     }
 
@@ -790,8 +830,9 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     public var status: DomainStatus {
         let now = board.current
-        var status = DomainStatus(domain: domain.name, uuid: domain.uuid, role: .primary, peer: peer.name, engine: "continuous", state: now.state,
+        var status = DomainStatus(domain: domain.name, uuid: domain.uuid, role: .primary, peer: peer.name, engine: record.engine.rawValue, state: now.state,
                                   reason: now.reason, since: now.since, configuredIntervalMs: record.intervalMs)
+        status.engineReason = record.engineReason
         guard let statistics = worker?.statistics else { return status }
         status.fill(from: statistics)
         status.epochsPerSecond = rate.perSecond

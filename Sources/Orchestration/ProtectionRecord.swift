@@ -1,6 +1,7 @@
 import ControlProtocol
 import Foundation
 import Platform
+import Replication
 
 /// What a service must remember of a protection across its own death: one small file a domain, replaced whole.
 struct ProtectionRecord: Codable, Sendable {
@@ -47,6 +48,11 @@ struct ProtectionRecord: Codable, Sendable {
     var onFailure: OnFailure?
     /// (primary) Targets on shared storage: memory must not be set back against them.
     var sharedDisks: [String]?
+    // Of the engine; records of a release with one engine lack these.
+    var chosenEngine: Engine?
+    var engineReason: String?
+
+    var engine: Engine { chosenEngine ?? .continuous }
 
     /// Takes up what the administrator asked for.
     mutating func apply(_ request: ProtectRequest) {
@@ -67,6 +73,7 @@ public struct ProtectRequest: Sendable, Equatable {
     public var discardStale = false
     public var diskRateBytesPerSecond: UInt64?
     public var onFailure = OnFailure.leave
+    public var engine = EngineChoice.auto
 
     public init(intervalMs: Double? = nil, withoutDisks: Bool = false) {
         self.intervalMs = intervalMs
@@ -80,6 +87,7 @@ public struct ProtectRequest: Sendable, Equatable {
         discardStale = request.discardStale ?? false
         diskRateBytesPerSecond = request.diskRateBytesPerSecond
         onFailure = request.onFailure ?? .leave
+        engine = request.engine ?? .auto
     }
 }
 

@@ -146,9 +146,11 @@ public final class Registry: @unchecked Sendable {
             if let failed = findings.first(where: { $0.verdict == .failed }) {
                 throw ControlFailure("Cannot protect \(domain.name): \(failed.detail)", advice: failed.advice)
             }
+            let decision = try EngineDecision.make(request.engine, domain, DomainDefinition(xml: domain.xml()),
+                                                   pid: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect).processID())
             let protection = PrimaryProtection(
                 domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, peer: peer,
-                request: request) { [weak self] in self?.forget($0) }
+                request: request, engine: decision) { [weak self] in self?.forget($0) }
             protection.remarks.change { $0 = findings.filter { $0.verdict == .warning && $0.check.hasPrefix("disk-") }.map(\.detail) }
             entries.change { $0.primaries[domain.uuid] = protection }
             protection.start()
@@ -402,7 +404,8 @@ public final class Registry: @unchecked Sendable {
                 let domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
                 HeldProcess.letGo(domain)
                 do {
-                    let before = try COLOControl(domain: domain).thaw()
+                    // The engine periodic puts its guest right when its protection begins: that may take a while.
+                    let before = record.engine == .periodic ? "" : try COLOControl(domain: domain).thaw()
                     if before == "colo" { Log.info("\(record.domain): left in COLO by an earlier service; it runs on") }
                 } catch {
                     Log.debug("\(record.domain): \(error)")

@@ -18,6 +18,7 @@ public final class ShadowProtection: @unchecked Sendable {
     public let primary: String
     private let environment: HostEnvironment
     private let intervalMs: Double
+    private let engine: String
     private let domain: LocalDomain
     /// One change at a time: requests come from several connections.
     private let lock = NSLock()
@@ -52,6 +53,7 @@ public final class ShadowProtection: @unchecked Sendable {
         self.environment = environment
         primary = request.host
         intervalMs = request.intervalMs ?? 0
+        engine = request.engine ?? Engine.continuous.rawValue
         domain = LocalDomain(uuid: uuid.lowercased(), name: name, connect: environment.connect)
         board = StatusBoard(.syncing, label: "\(name) <- \(request.host)")
     }
@@ -63,6 +65,7 @@ public final class ShadowProtection: @unchecked Sendable {
         self.environment = environment
         primary = record.peer
         intervalMs = record.intervalMs
+        engine = record.engine.rawValue
         domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
         board = StatusBoard(.failedOver, label: "\(record.domain) <- \(record.peer)")
     }
@@ -144,7 +147,7 @@ public final class ShadowProtection: @unchecked Sendable {
 
     private func record(_ phase: ProtectionRecord.Phase) -> ProtectionRecord {
         ProtectionRecord(uuid: uuid, domain: name, role: .shadow, phase: phase, peer: primary, session: session, intervalMs: intervalMs,
-                         withoutDisks: true, savedParameters: [:])
+                         withoutDisks: true, savedParameters: [:], chosenEngine: Engine(rawValue: engine))
     }
 
     private func refuseIfRunning() throws {
@@ -475,7 +478,7 @@ public final class ShadowProtection: @unchecked Sendable {
             state = statistics[.committedEpoch] > 0 ? .protected : .syncing
             reason = ""
         }
-        var status = DomainStatus(domain: name, uuid: uuid, role: .shadow, peer: primary, engine: "continuous", state: state, reason: reason,
+        var status = DomainStatus(domain: name, uuid: uuid, role: .shadow, peer: primary, engine: engine, state: state, reason: reason,
                                   since: now.since, configuredIntervalMs: intervalMs)
         if let statistics {
             status.fill(from: statistics)

@@ -9,6 +9,8 @@ final class WorkerProcess: @unchecked Sendable {
     private let channel: WorkerChannel
     let statistics: SharedStatistics
     private let ended = Guarded(false)
+    /// QEMU's connection of the pass under way, in case the worker dies: somebody has to read it to its end.
+    private let pass = Guarded<Int32>(-1)
 
     /// Starts this executable again as a worker. `onEvent` and `onEnd` are called on a thread of the worker's own, in order;
     /// `onEnd` exactly once, as the last.
@@ -21,9 +23,13 @@ final class WorkerProcess: @unchecked Sendable {
         process = try Subprocess.spawn("/proc/self/exe", arguments: ["worker"], descriptors: [pair.theirs.raw, shared.raw] + descriptors)
         channel = WorkerChannel(pair.takeOurs())
         try channel.send(start)
-        let thread = Thread { [process, channel, ended] in
+        let thread = Thread { [process, channel, ended, pass] in
             while let (event, fd) = (try? channel.receive(WorkerEvent.self)) ?? nil {
-                if fd >= 0 { close(fd) }
+                switch event.kind {
+                case .passConnected: pass.keep(fd)
+                case .passCommitted, .passFailed: pass.keep(-1)
+                default: if fd >= 0 { close(fd) }
+                }
                 onEvent(event)
             }
             // The socket closes with the process, or shortly before; a worker that closed it and lives is of no use.
@@ -32,6 +38,7 @@ final class WorkerProcess: @unchecked Sendable {
                 process.signal(SIGKILL)
                 status = process.wait(until: MonotonicTime.now.adding(milliseconds: 10_000))
             }
+            pass.readToEnd()
             ended.change { $0 = true }
             onEnd(status ?? "still running")
         }
@@ -54,14 +61,38 @@ final class WorkerProcess: @unchecked Sendable {
         }
     }
 
-    /// Asks it to end, and ends it after two seconds. Returns once it is gone.
-    func stop() {
+    /// Asks it to end, and ends it after that time. Returns once it is gone.
+    func stop(milliseconds: Double = 2000) {
         order(WorkerCommand(.stop))
-        if ended.wait(until: MonotonicTime.now.adding(milliseconds: 2000), { $0 ? true : nil }) == nil {
+        if ended.wait(until: MonotonicTime.now.adding(milliseconds: milliseconds), { $0 ? true : nil }) == nil {
             process.signal(SIGKILL)
             _ = ended.wait(until: MonotonicTime.now.adding(milliseconds: 5000)) { $0 ? true : nil }
         }
     }
 
     func kill() { process.signal(SIGKILL) }
+}
+
+extension Guarded<Int32> {
+    /// Holds this descriptor instead of the one before.
+    fileprivate func keep(_ fd: Int32) {
+        let old = change { current in
+            defer { current = fd }
+            return current
+        }
+        if old >= 0 { close(old) }
+    }
+
+    /// On a thread of its own, with the descriptor that was held.
+    fileprivate func readToEnd() {
+        let fd = change { current in
+            defer { current = -1 }
+            return current
+        }
+        guard fd >= 0 else { return }
+        startThread("pass-rest") {
+            readPassToEnd(fd)
+            close(fd)
+        }
+    }
 }

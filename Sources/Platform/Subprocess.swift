@@ -88,9 +88,9 @@ public func closeDescriptors(from first: Int32) {
 /// Whether a process has begun to exit, from which nothing brings it back. Its files close early on that way, and it may take seconds more
 /// until it is gone: a guest's memory is large, and KVM waits for its grace periods.
 public func isProcessExiting(_ pid: pid_t) -> Bool {
-    guard let data = FileManager.default.contents(atPath: "/proc/\(pid)/stat") else { return true }
+    guard let text = try? kernelFile("/proc/\(pid)/stat") else { return true }
     // The name may contain anything but comes in parentheses; then state, parent, group, session, terminal, its group, flags.
-    let fields = String(decoding: data, as: UTF8.self).split(separator: ")").last?.split(separator: " ") ?? []
+    let fields = text.split(separator: ")").last?.split(separator: " ") ?? []
     guard fields.count > 6, let flags = UInt64(fields[6]) else { return false }
     // PF_EXITING (Linux include/linux/sched.h).
     return flags & 4 != 0

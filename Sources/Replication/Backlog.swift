@@ -34,8 +34,8 @@ final class Backlog: @unchecked Sendable {
             }
             guard !stopped, !unsent.isEmpty else { return nil }
             let epoch = unsent.removeFirst()
-            // Pieces of the first copy are not kept: a connection that breaks during it ends the session.
-            if epoch.number > 0 { unacknowledged.append(epoch) }
+            // Pieces are not kept: a connection that breaks during the first copy ends the session, during a later pass that pass.
+            if !epoch.isPiece { unacknowledged.append(epoch) }
             lastTaken = max(lastTaken, epoch.number)
             return epoch
         }

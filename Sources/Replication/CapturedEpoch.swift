@@ -6,6 +6,12 @@ import Platform
 final class CapturedEpoch: @unchecked Sendable {
     /// 0 for a piece of the first copy.
     let number: UInt64
+    /// Not kept once it is sent: a connection that breaks loses it, and the epoch it belongs to.
+    var isPiece: Bool
+    /// The connection that it has to go over, because its epoch's pieces did; nil: any.
+    var connection: UInt64?
+    /// It went out once already.
+    var wasSent = false
     private(set) var records: UnsafeMutableBufferPointer<PageRecord>
     private(set) var count = 0
     private(set) var device = UnsafeRawBufferPointer(start: nil, count: 0)
@@ -22,6 +28,7 @@ final class CapturedEpoch: @unchecked Sendable {
 
     init(number: UInt64, pool: ChunkPool, capacity: Int = 1024) {
         self.number = number
+        isPiece = number == 0
         self.pool = pool
         records = .allocate(capacity: capacity)
     }
@@ -35,6 +42,13 @@ final class CapturedEpoch: @unchecked Sendable {
     func append(_ location: PageLocation, bytes: UnsafeRawPointer?, fill: UInt8 = 0) {
         if count == records.count { grow() }
         records.initializeElement(at: count, to: PageRecord(location: location, bytes: bytes, hashLow: UInt64(fill), hashHigh: 0))
+        count += 1
+    }
+
+    /// A record whose hash is known.
+    func append(_ record: PageRecord) {
+        if count == records.count { grow() }
+        records.initializeElement(at: count, to: record)
         count += 1
     }
 

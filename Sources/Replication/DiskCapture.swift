@@ -10,14 +10,16 @@ struct DiskRecord {
     var extent: DiskExtent
     /// In a buffer that the segment holds; nil for zeroes and trims.
     var bytes: UnsafeRawPointer?
+    /// When it was held, nanoseconds on the realtime clock, which QEMU's events carry.
+    var at: UInt64 = 0
 }
 
 /// The writes between two epochs' stops, in their order.
 struct DiskSegment {
-    /// A record has 40 bytes: so many of them cost as much as a buffer, and are paid for with one. Zeroes and trims carry no data, and
+    /// A record has 48 bytes: so many of them cost as much as a buffer, and are paid for with one. Zeroes and trims carry no data, and
     /// a guest that discards its disk in small pieces while the network stands still would take memory without a limit.
     static let recordsPerBuffer = 32_768
-    /// Come for nothing with every segment: 160 KiB.
+    /// Come for nothing with every segment: 192 KiB.
     static let freeRecords = 4096
 
     var records: [DiskRecord] = []
@@ -157,6 +159,8 @@ final class DiskCapture: @unchecked Sendable {
     }
 
     private func add(_ record: DiskRecord, _ buffer: WriteBuffer?, _ state: inout State) {
+        var record = record
+        record.at = SharedStatistics.realtimeNanoseconds
         state.open.records.append(record)
         if record.extent.kind == .data { state.open.bytes += record.extent.length }
         if let buffer, buffer.segment != state.serial {
@@ -184,21 +188,71 @@ final class DiskCapture: @unchecked Sendable {
         if let reason { throw NBDError(EIO, reason) }
     }
 
-    /// The guest stands still and its writes are complete: takes those since the last epoch.
-    func cut() throws(Failure) -> DiskSegment {
+    /// Takes the writes since the last epoch. Without a moment: the guest stands still and they are complete. With one: those that
+    /// were held by then (nanoseconds, realtime clock), which is when the guest ran on after its stop; later ones are the next epoch's.
+    func cut(heldBy moment: UInt64? = nil) throws(Failure) -> DiskSegment {
         statistics[.diskHeldBytes] = UInt64(pool.bytesInUse)
         let result: Result<DiskSegment, Failure> = state.change { state in
             if let failure = state.failure { return .failure(.broken(failure)) }
             guard state.phase == .following else { return .failure(.broken("An epoch began before the mirrors of all disks were ready")) }
             state.takesEpochs = true
-            let segment = state.open
+            var segment = state.open
             state.open = DiskSegment()
             state.serial += 1
             // As much room as last time: an epoch is like the one before.
             state.open.records.reserveCapacity(min(segment.records.count, 4096))
+            if let moment, let first = segment.records.firstIndex(where: { $0.at > moment }) { Self.move(from: first, &segment, &state) }
             return .success(segment)
         }
         return try result.get()
+    }
+
+    /// Moves a segment's records from `first` on into the open one, which is empty, with the buffers that they lie in.
+    private static func move(from first: Int, _ segment: inout DiskSegment, _ state: inout State) {
+        let later = segment.records[first...]
+        state.open.records.append(contentsOf: later)
+        segment.records.removeSubrange(first...)
+        let bytes = state.open.records.reduce(0) { $1.extent.kind == .data ? $0 + $1.extent.length : $0 }
+        state.open.bytes = bytes
+        segment.bytes -= bytes
+        state.open.paidRecords = max(DiskSegment.freeRecords, later.count)
+        let buffers = segment.buffers.sorted { $0.base < $1.base }
+        var held: Set<Int> = []
+        for record in state.open.records {
+            guard let bytes = record.bytes, let index = index(of: bytes, in: buffers), held.insert(index).inserted else { continue }
+            buffers[index].segment = state.serial
+            state.open.buffers.append(buffers[index])
+        }
+    }
+
+    /// The last of the buffers, sorted by their place, that begins at or before the bytes.
+    private static func index(of bytes: UnsafeRawPointer, in buffers: [WriteBuffer]) -> Int? {
+        var (low, high) = (0, buffers.count)
+        while low < high {
+            let middle = (low + high) / 2
+            if UnsafeRawPointer(buffers[middle].base) <= bytes { low = middle + 1 } else { high = middle }
+        }
+        return low > 0 ? low - 1 : nil
+    }
+
+    /// An epoch came to nothing: its writes are the beginning of the next.
+    func giveBack(_ segment: DiskSegment) {
+        state.change { state in
+            state.open.records = segment.records + state.open.records
+            let known = Set(state.open.buffers.map { ObjectIdentifier($0) })
+            state.open.buffers += segment.buffers.filter { !known.contains(ObjectIdentifier($0)) }
+            state.open.bytes += segment.bytes
+            state.open.paidRecords += segment.paidRecords
+        }
+    }
+
+    /// Before the first epoch: the writes of the copy's end become pieces of it again, because the pass that was to be the first epoch
+    /// came to nothing.
+    func resumeCopying() {
+        state.change { state in
+            state.takesEpochs = false
+            flush(&state)
+        }
     }
 
     /// A buffer with room for a write, as `room`.

@@ -16,8 +16,11 @@ final class Link: @unchecked Sendable {
                                                           alignment: 16)
     private let vectors = UnsafeMutableBufferPointer<iovec>.allocate(capacity: PageFrame.mostPages + 1)
     private(set) var bytesSent: UInt64 = 0
+    /// Where compressed pages of the frame under way lie; nil: pages are sent as they are.
+    private let slots: UnsafeMutableRawPointer?
 
-    init(_ descriptor: consuming Descriptor, hash: PageHash, stallMilliseconds: Double) {
+    init(_ descriptor: consuming Descriptor, hash: PageHash, stallMilliseconds: Double, compressesPages: Bool = false) {
+        slots = compressesPages ? .allocate(byteCount: PageFrame.mostPages * PageCodec.slotBytes, alignment: 16) : nil
         self.descriptor = descriptor
         self.hash = hash
         self.stallMilliseconds = stallMilliseconds
@@ -26,6 +29,7 @@ final class Link: @unchecked Sendable {
     deinit {
         buffer.deallocate()
         vectors.deallocate()
+        slots?.deallocate()
     }
 
     var raw: Int32 { descriptor.raw }
@@ -81,27 +85,32 @@ final class Link: @unchecked Sendable {
     func send(_ epoch: CapturedEpoch) throws(ChannelError) -> UInt64 {
         var count = 0
         var blobs = 0
+        var bytes = 0
         var sentPages: UInt64 = 0
         for record in epoch.filledRecords where !record.location.isDropped {
-            let isFill = record.location.isFill
-            FrameEntry(location: record.location.word, hashLow: record.hashLow, hashHigh: record.hashHigh).write(to: buffer, index: count)
-            if !isFill {
-                vectors[blobs + 1] = iovec(iov_base: record.bytes.map { UnsafeMutableRawPointer(mutating: $0) }, iov_len: PageLocation.pageBytes)
+            var word = record.location.word
+            if !record.location.isFill, let page = record.bytes {
+                if let slot = slots.map({ $0 + blobs * PageCodec.slotBytes }), let length = PageCodec.compress(page, into: slot) {
+                    word |= PageLocation.compressedBit
+                    vectors[blobs + 1] = iovec(iov_base: slot, iov_len: length)
+                    bytes += length
+                } else {
+                    vectors[blobs + 1] = iovec(iov_base: UnsafeMutableRawPointer(mutating: page), iov_len: PageLocation.pageBytes)
+                    bytes += PageLocation.pageBytes
+                }
                 blobs += 1
             }
+            FrameEntry(location: word, hashLow: record.hashLow, hashHigh: record.hashHigh).write(to: buffer, index: count)
             count += 1
             sentPages += 1
             if count == PageFrame.mostPages {
-                try send(.pages, epoch: epoch.number, count: count, blobs: blobs, blobBytes: blobs * PageLocation.pageBytes)
-                count = 0
-                blobs = 0
+                try send(.pages, epoch: epoch.number, count: count, blobs: blobs, blobBytes: bytes)
+                (count, blobs, bytes) = (0, 0, 0)
             }
         }
-        if count > 0 {
-            try send(.pages, epoch: epoch.number, count: count, blobs: blobs, blobBytes: blobs * PageLocation.pageBytes)
-        }
+        if count > 0 { try send(.pages, epoch: epoch.number, count: count, blobs: blobs, blobBytes: bytes) }
         try sendDisks(epoch)
-        guard epoch.number > 0 else { return 0 }
+        guard !epoch.isPiece else { return sentPages }
         var rest = epoch.device[...]
         while !rest.isEmpty {
             let piece = rest.prefix(PageFrame.mostBlobBytes)

@@ -31,6 +31,16 @@ final class PageTable {
         return true
     }
 
+    /// Nobody knows what the shadow holds of these pages: whatever comes next is sent.
+    func forget(_ locations: some Sequence<PageLocation>) {
+        for location in locations {
+            let entry = (blocks[location.block].memory.base + Int(location.page) * 16).assumingMemoryBound(to: UInt64.self)
+            // No page's hash, by the same design as below; and no fill byte.
+            entry[0] = .max
+            entry[1] = .max
+        }
+    }
+
     /// Decides for each record whether the shadow needs it, and completes its hash. Returns the bytes that have to be sent.
     func filter(_ records: UnsafeMutableBufferPointer<PageRecord>, _ hash: PageHash) -> Int {
         hash.withHasher { hasher in

@@ -211,6 +211,9 @@ final class ShadowMemory: @unchecked Sendable {
                     guard let target = page(location) else { continue }
                     if location.isFill {
                         memset(target, Int32(entry.hashLow & 0xff), PageLocation.pageBytes)
+                    } else if location.isCompressed {
+                        // It was restored once already, when it came.
+                        blob += PageCodec.restore(blob, available: frame + PageFrame.headerBytes + length - blob, to: target) ?? 0
                     } else {
                         memcpy(target, blob, PageLocation.pageBytes)
                         blob += PageLocation.pageBytes

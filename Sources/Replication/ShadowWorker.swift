@@ -31,6 +31,8 @@ public final class ShadowWorker: @unchecked Sendable {
     /// The replicas of the guest's disks; nil when it has none in its epochs.
     private var replicas: ReplicaSet?
     private let sealing = Guarded(Sealing())
+    /// A compressed page, for its hash; the receiving thread's.
+    private let restored = UnsafeMutableRawPointer.allocate(byteCount: PageLocation.pageBytes, alignment: 64)
 
     /// Damage on this many connections in a row is not line noise.
     private static let mostDamagedConnections = 3
@@ -57,6 +59,8 @@ public final class ShadowWorker: @unchecked Sendable {
         replicas = try ReplicaSet(folder: options.diskFolder, session: options.session, disks: options.disks,
                                   journalLimitBytes: options.journalLimitBytes, committed: committed)
     }
+
+    deinit { restored.deallocate() }
 
     /// The journal and the state file of a new session, for the parent to hold across workers.
     public static func makeFiles() throws -> (journal: Int32, state: Int32) { try ShadowMemory.makeFiles() }
@@ -400,15 +404,24 @@ public final class ShadowWorker: @unchecked Sendable {
                         if apply { memset(target, Int32(entry.hashLow & 0xff), PageLocation.pageBytes) }
                         continue
                     }
-                    guard offset + PageLocation.pageBytes <= length else {
-                        throw .badLength(count: Int(frame.count), length: length, frame: frame.sequence)
+                    var page = UnsafeRawPointer(blobs + offset)
+                    if location.isCompressed {
+                        guard let taken = PageCodec.restore(page, available: length - offset, to: restored) else {
+                            throw .damaged("page \(location.page) of block \(location.block), compressed", frame: frame.sequence)
+                        }
+                        page = UnsafeRawPointer(restored)
+                        offset += taken
+                    } else {
+                        guard offset + PageLocation.pageBytes <= length else {
+                            throw .badLength(count: Int(frame.count), length: length, frame: frame.sequence)
+                        }
+                        offset += PageLocation.pageBytes
                     }
-                    let (low, high) = hasher.hash128(blobs + offset, PageLocation.pageBytes)
+                    let (low, high) = hasher.hash128(page, PageLocation.pageBytes)
                     guard low == entry.hashLow, high == entry.hashHigh else {
                         throw .damaged("page \(location.page) of block \(location.block)", frame: frame.sequence)
                     }
-                    if apply { memcpy(target, blobs + offset, PageLocation.pageBytes) }
-                    offset += PageLocation.pageBytes
+                    if apply { memcpy(target, page, PageLocation.pageBytes) }
                 }
                 guard offset == length else { throw .badLength(count: Int(frame.count), length: length, frame: frame.sequence) }
             }

@@ -11,7 +11,7 @@ import Transport
 ///        ^-------------------------- link lost: wait 0.1 .. 1 s --------------------------------'
 final class Shipper: @unchecked Sendable {
     private let worker: SourceWorker
-    private let hash = PageHash()
+    private var hash: PageHash { worker.hash }
     private var table: PageTable?
     /// Something went out that cannot be sent again: the first copy is not kept.
     private var hasSentPieces = false
@@ -20,6 +20,9 @@ final class Shipper: @unchecked Sendable {
     private var hasToldHeader = false
     /// Why the shadow ended a connection, in its words.
     private var lastReason: String?
+    /// Connections so far, and the pages that pieces of the next epoch brought over the present one.
+    private var connection: UInt64 = 0
+    private var piecePages: UInt64 = 0
 
     init(worker: SourceWorker) { self.worker = worker }
 
@@ -83,13 +86,17 @@ final class Shipper: @unchecked Sendable {
                                      stallMilliseconds: Int32(options.peerTimeoutMs))
         try Handshake.initiate(socket.raw, secret: options.secret.map { SharedSecret($0) } ?? .none, name: options.host,
                                peer: options.peer, purpose: .data, session: options.session, deadline: deadline)
-        let link = Link(socket, hash: hash, stallMilliseconds: options.peerTimeoutMs)
+        let link = Link(socket, hash: hash, stallMilliseconds: options.peerTimeoutMs, compressesPages: options.engine == .periodic)
         let hello = Hello(domain: options.domain, hashSecret: Data(hash.secret), header: header,
                           disks: options.disks.map(\.byteCount),
                           firstEpoch: firstCopyStarted ? worker.backlog.counts.committed + 1 : 0)
         hasToldHeader = header != nil
         try link.send(.hello, data: JSONEncoder().encode(hello))
         try acceptWelcome(link, deadline)
+        connection += 1
+        piecePages = 0
+        let current = connection
+        worker.connection.change { $0 = current }
         worker.statistics[.linkUp] = 1
         return link
     }
@@ -161,10 +168,16 @@ final class Shipper: @unchecked Sendable {
     }
 
     private func ship(_ epoch: CapturedEpoch, _ link: Link, isBroken: () -> Bool) throws {
+        if let wanted = epoch.connection, wanted != connection {
+            // What its pieces brought is gone with the connection that they went over.
+            worker.backlog.abandon(from: epoch.number)
+            return worker.lostEpoch.change { $0 = epoch.number }
+        }
         if epoch.number == 0 { hasSentPieces = true }
         if epoch.count > 0 || epoch.number > 0 { try tellHeader(link) }
-        let isRepeat = epoch.isFiltered
-        if !isRepeat {
+        let isRepeat = epoch.wasSent
+        epoch.wasSent = true
+        if !epoch.isFiltered {
             _ = table?.filter(epoch.filledRecords, hash)
             epoch.isFiltered = true
             worker.statistics[.pagesDropped] += UInt64(epoch.filledRecords.reduce(0) { $0 + ($1.location.isDropped ? 1 : 0) })
@@ -177,8 +190,13 @@ final class Shipper: @unchecked Sendable {
         }
         let pages = try link.send(epoch)
         worker.statistics[.diskBytesSent] += UInt64(epoch.disks.bytes)
-        guard epoch.number > 0, try isProvedSound(epoch, link, isBroken) else { return }
-        try link.sendCommit(epoch, pages: pages)
+        guard !epoch.isPiece else {
+            if epoch.number > 0 { piecePages += pages }
+            return
+        }
+        guard try isProvedSound(epoch, link, isBroken) else { return }
+        try link.sendCommit(epoch, pages: piecePages + pages)
+        piecePages = 0
     }
 
     /// The stream's header goes before its first page, also to a shadow that was connected before QEMU's stream began.

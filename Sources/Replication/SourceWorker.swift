@@ -28,6 +28,10 @@ public final class SourceWorker: @unchecked Sendable {
         /// The parent is gone: no stop order will come, and a held guest must stay held.
         var orphaned = false
         var intervalMs: Double
+        /// (periodic) The pass that QEMU is about to send; nil: none.
+        var pass: PassKind?
+        /// (periodic) What becomes of the pass that was read.
+        var verdict: PassVerdict?
     }
 
     let options: SourceWorkerOptions
@@ -35,11 +39,18 @@ public final class SourceWorker: @unchecked Sendable {
     let statistics: SharedStatistics
     let backlog = Backlog()
     let pool: ChunkPool
+    /// The session's own, for pages and disk writes.
+    let hash = PageHash()
+    /// (periodic) The number of the present connection, 0 before the first; the epoch that broke with an earlier one.
+    let connection = Guarded<UInt64>(0)
+    let lostEpoch = Guarded<UInt64?>(nil)
+    /// (periodic) The writes before a guest's end here: its mirrors are over.
+    let lastWrites = Guarded<DiskSegment?>(nil)
     /// Nil for a guest without disks in its epochs.
     private(set) var disks: DiskCapture?
     private var diskServer: NBDServer?
     let orders: Guarded<Orders>
-    private let wake: WakeUp
+    let wake: WakeUp
     /// The interval that was ordered when it was adapted last; the stream thread's.
     private var orderedInterval: Double
     let header = Guarded<StreamHeader?>(nil)
@@ -82,6 +93,7 @@ public final class SourceWorker: @unchecked Sendable {
             _ = clinux_set_thread_niceness(Self.streamNiceness)
             while true {
                 statistics[.heartbeat] = MonotonicTime.now.nanoseconds
+                if let disks { statistics[.diskHeldBytes] = UInt64(disks.pool.bytesInUse) }
                 usleep(250_000)
             }
         }
@@ -97,7 +109,7 @@ public final class SourceWorker: @unchecked Sendable {
         // The guest waits for this thread, for nobody else here. Threads have a niceness of their own on Linux; without the right to
         // raise it, it stays.
         _ = clinux_set_thread_niceness(Self.streamNiceness)
-        let status = streamLoop()
+        let status = options.engine == .periodic ? passLoop() : streamLoop()
         backlog.stop()
         statistics[.streamEnded] = 1
         _ = orders.wait(until: nil) { !$0.staysForMirrors || $0.orphaned ? true : nil }
@@ -122,7 +134,7 @@ public final class SourceWorker: @unchecked Sendable {
             _ = clinux_set_thread_niceness(Self.streamNiceness)
             disks?.mirrorCame(export)
         }
-        guard case .disconnected(_, let export, let error) = event, !isEnding, let disks else { return }
+        guard case .disconnected(_, let export, let error) = event, !isEnding, lastWrites.read({ $0 == nil }), let disks else { return }
         let words = "QEMU ended the mirror of \(export)" + (error.map { ": \($0)" } ?? "")
         disks.fail(words)
         // When QEMU itself has ended its stream says so, and what was captured before still counts.
@@ -142,6 +154,19 @@ public final class SourceWorker: @unchecked Sendable {
             } catch {
                 tell(WorkerEvent(.failed, reason: "\(error)"))
             }
+        }
+    }
+
+    /// The guest stands still, and its writes are complete.
+    private func cutDisksForGood() {
+        do {
+            if let disks {
+                let segment = try disks.cut()
+                lastWrites.change { $0 = segment }
+            }
+            tell(WorkerEvent(.disksCut))
+        } catch {
+            tell(WorkerEvent(.failed, reason: "\(error)"))
         }
     }
 
@@ -180,13 +205,24 @@ public final class SourceWorker: @unchecked Sendable {
                 case .setInterval: orders.intervalMs = command.intervalMs ?? orders.intervalMs
                 case .endStream: (orders.stop, orders.staysForMirrors) = (true, true)
                 case .stop: (orders.stop, orders.staysForMirrors) = (true, false)
-                case .disksReady, .startSource, .startShadow, .connection, .activate: break
+                case .takePass: (orders.pass, orders.verdict) = (command.pass, nil)
+                case .cancelPass: orders.pass = nil
+                case .seal: orders.verdict = .seal(stoppedAt: command.stoppedAt ?? 0, resumedAt: command.resumedAt)
+                case .dropPass: orders.verdict = .drop
+                case .cutDisks, .disksReady, .startSource, .startShadow, .connection, .activate: break
                 }
             }
+            if command.verb == .cutDisks { cutDisksForGood() }
             if command.verb == .disksReady { followDisks() }
             if command.verb == .stop || command.verb == .endStream { endFirstCopy() }
             wake.signal()
         }
+    }
+
+    /// A connection of QEMU's whose end leaves the guest running, or nil: it is not to be ended.
+    func mayBreak(_ fd: Int32?) {
+        firstCopyConnection.change { $0 = fd }
+        if fd != nil, isToldToEnd { endFirstCopy() }
     }
 
     /// A migration that breaks in its first copy leaves the guest running.

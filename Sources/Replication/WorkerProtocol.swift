@@ -29,6 +29,8 @@ public struct SourceWorkerOptions: Codable, Sendable {
     /// The disks that are part of the epochs, and where their mirrors connect.
     public var disks: [CapturedDisk] = []
     public var diskPath = ""
+    /// How epochs are captured.
+    public var engine = Engine.continuous
 
     public init(session: UUID, domain: String, host: String, peer: String, peerAddress: String, peerPort: UInt16, secret: Data?,
                 streamPath: String, streamOwner: UInt32, streamGroup: UInt32, intervalMs: Double, intervalLimitMs: Double,
@@ -49,6 +51,22 @@ public struct SourceWorkerOptions: Codable, Sendable {
         self.keepaliveMs = keepaliveMs
         self.peerTimeoutMs = peerTimeoutMs
     }
+}
+
+/// How a guest's epochs are captured.
+public enum Engine: String, Codable, Sendable, CaseIterable {
+    /// QEMU's COLO stream: many epochs a second. KVM, and a QEMU that has it.
+    case continuous
+    /// QEMU's background snapshots: an epoch every few seconds to minutes. Any accelerator.
+    case periodic
+}
+
+/// What QEMU is going to send in a pass of the engine `periodic`.
+public enum PassKind: String, Codable, Sendable {
+    /// A background snapshot: the guest runs meanwhile, and its memory waits for whoever reads.
+    case snapshot
+    /// A live migration that ends with the guest stopped.
+    case migration
 }
 
 /// A disk whose writes are captured.
@@ -109,6 +127,13 @@ public struct WorkerCommand: Codable, Sendable {
         case disksReady
         /// End after the epoch in hand; the guest runs on.
         case stop
+        /// (periodic) QEMU is about to connect for a pass of kind `pass`; none comes after all; the pass that was read is sound: `stoppedAt`
+        /// and `resumedAt` tell when.
+        case takePass, cancelPass, seal
+        /// (periodic) The pass that was read is not to become an epoch.
+        case dropPass
+        /// (periodic) The guest stands still, and its mirrors are about to end: take their last writes.
+        case cutDisks
         /// (shadow) The descriptor that comes along is a data connection, handshake done.
         case connection
         /// (shadow) Feed the last committed epoch to the QEMU that listens at `path`.
@@ -119,9 +144,16 @@ public struct WorkerCommand: Codable, Sendable {
     public var shadow: ShadowWorkerOptions?
     public var intervalMs: Double?
     public var path: String?
+    public var pass: PassKind?
+    /// When QEMU stopped the guest, and when it ran on; nanoseconds on the realtime clock. Without the second it stands still.
+    public var stoppedAt: UInt64?
+    public var resumedAt: UInt64?
 
     public init(_ verb: Verb, source: SourceWorkerOptions? = nil, shadow: ShadowWorkerOptions? = nil, intervalMs: Double? = nil,
-                path: String? = nil) {
+                path: String? = nil, pass: PassKind? = nil, stoppedAt: UInt64? = nil, resumedAt: UInt64? = nil) {
+        self.pass = pass
+        self.stoppedAt = stoppedAt
+        self.resumedAt = resumedAt
         self.verb = verb
         self.source = source
         self.shadow = shadow
@@ -155,6 +187,14 @@ public struct WorkerEvent: Codable, Sendable {
         case streamEnded
         /// (source) After `streamEnded`: everything captured is committed.
         case drained
+        /// (periodic) QEMU is here; its connection comes along, so that somebody goes on reading when the worker dies.
+        case passConnected
+        /// (periodic) The pass was read to its end. `isWhole`: it can become an epoch.
+        case passRead
+        /// (periodic) The pass is over and came to nothing; the epoch `epoch` is committed.
+        case passFailed, passCommitted
+        /// (periodic) An answer to `cutDisks`.
+        case disksCut
         /// (shadow) The state went into QEMU, or why not.
         case activated, activationFailed
         case failed
@@ -164,8 +204,10 @@ public struct WorkerEvent: Codable, Sendable {
     public var epoch: UInt64?
     /// CLOCK_MONOTONIC nanoseconds: when the guest was stopped for `epoch`.
     public var at: UInt64?
+    public var isWhole: Bool?
 
-    public init(_ kind: Kind, reason: String? = nil, epoch: UInt64? = nil, at: UInt64? = nil) {
+    public init(_ kind: Kind, reason: String? = nil, epoch: UInt64? = nil, at: UInt64? = nil, isWhole: Bool? = nil) {
+        self.isWhole = isWhole
         self.kind = kind
         self.reason = reason
         self.epoch = epoch

@@ -8,7 +8,7 @@ enum Main {
     static let benchmarks: [(name: String, run: @Sendable (Bench) throws -> Void)] = [
         ("pause", PauseBenchmark.run), ("ingest", IngestBenchmark.run), ("libvirt", LibvirtPauseBenchmark.run),
         ("cpu", CPUBenchmark.run), ("activation", ActivationBenchmark.run), ("nbd", NBDBenchmark.run),
-        ("disks", DisksBenchmark.run),
+        ("disks", DisksBenchmark.run), ("passes", PassesBenchmark.run),
     ]
 
     static func main() {

@@ -23,7 +23,7 @@ final class ArgumentTests: XCTestCase {
             ("protect web1 --to b --to c", "Option '--to' is given twice", "protect "),
             ("protect web1 b --to b", "Unexpected word 'b' after DOMAIN", "protect "),
             ("protect web1 --to b --intervall 20ms", "Unknown option '--intervall': did you mean '--interval'?", "protect "),
-            ("protect web1 --to b --interval 1ms", "Option '--interval': Interval '1ms' is out of range: use 5ms to 60s", "protect "),
+            ("protect web1 --to b --interval 1ms", "Option '--interval': Interval '1ms' is out of range: use 5ms to 1h", "protect "),
             ("protect web1 --to b --interval soon", "Option '--interval': 'soon' is no interval: use for instance 20ms, 0.5s or 1s", "protect "),
             ("protect web1 --to b --no-wait=yes", "Option '--no-wait' takes no value", "protect "),
             ("protect web1 --to b -c qemu:///system", "Unknown option '-c'", "protect "),
@@ -149,7 +149,7 @@ final class ArgumentTests: XCTestCase {
     }
 
     func testIntervalRangeIsThatOfTheConfiguration() {
-        XCTAssertEqual(Interval.rangeMs, Double(ServiceConfiguration.intervalRangeMs.lowerBound)...Double(ServiceConfiguration.intervalRangeMs.upperBound))
+        XCTAssertEqual(Interval.continuousRangeMs, Double(ServiceConfiguration.intervalRangeMs.lowerBound)...Double(ServiceConfiguration.intervalRangeMs.upperBound))
     }
 }
 

@@ -8,7 +8,8 @@
 #   BYE                  it was switched off, the disk is unmounted
 #
 # Words of the kernel's command line that reach it as variables: RECORDS=DEVICE (an ext4 disk to write to), ADDRESS=IP/BITS (for the
-# network card), PROBE=1 (be switched off as soon as it runs).
+# network card), DIRTY_MIB and DIRTY_RATE (memory to write to all the time, MiB of pages a second), PROBE=1 (be switched off as soon as
+# it runs).
 
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -26,6 +27,8 @@ if [ -n "$ADDRESS" ]; then
   ip addr add "$ADDRESS" dev eth0
   ip link set eth0 up
 fi
+
+[ -z "$DIRTY_MIB" ] || records dirty "$DIRTY_MIB" "$DIRTY_RATE" &
 
 writer=''
 if [ -n "$RECORDS" ]; then

@@ -6,6 +6,7 @@
 //                              W <n>               record n has been written, and fsync has returned
 //                              C <first> <last>    every 64 records: all is read from the disk again, and is as it must be
 //   records check FOLDER     prints V and ends
+//   records dirty MIB RATE   writes to each page of so much memory in turn, RATE MiB of pages a second
 //
 // Whatever is not as it must be is a line `CORRUPT <what>`, and exit status 2.
 //
@@ -241,13 +242,27 @@ static void tick(void) {
     }
 }
 
+// A hundredth of a second's worth at a time.
+__attribute__((noreturn)) static void dirty(long mebibytes, long rate) {
+    enum { page = 4096, pages_a_mebibyte = 256, slices = 100 };
+    long pages = mebibytes * pages_a_mebibyte, slice = rate * pages_a_mebibyte / slices;
+    need(pages > 0 && slice > 0, "dirty: MIB and RATE");
+    char *memory = malloc(pages * page);
+    need(memory != NULL, "malloc");
+    for (long number = 0;;) {
+        for (long end = number + slice; number < end; number++) *(volatile long *)(memory + number % pages * page) = number;
+        usleep(1000000 / slices);
+    }
+}
+
 int main(int count, char **words) {
     if (count == 2 && strcmp(words[1], "tick") == 0) {
         tick();
         return 0;
     }
+    if (count == 4 && strcmp(words[1], "dirty") == 0) dirty(atol(words[2]), atol(words[3]));
     if (count != 3) {
-        fprintf(stderr, "records tick | write FOLDER | check FOLDER\n");
+        fprintf(stderr, "records tick | write FOLDER | check FOLDER | dirty MIB RATE\n");
         return 64;
     }
     need(chdir(words[2]) == 0, words[2]);

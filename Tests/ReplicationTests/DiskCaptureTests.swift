@@ -58,6 +58,59 @@ private final class CaptureBench: @unchecked Sendable {
 }
 
 final class DiskCaptureTests: XCTestCase {
+    /// A pass's epoch ends when the guest ran on, which is known only later: what was written since belongs to the next one.
+    func testCutAtAMoment() throws {
+        let bench = try CaptureBench()
+        try bench.follow()
+        try bench.write(0, 0, [1])
+        try bench.write(0, 4096, [2])
+        usleep(1000)
+        let moment = SharedStatistics.realtimeNanoseconds
+        usleep(1000)
+        try bench.write(0, 8192, [3])
+        try bench.capture.exports[0].trim(offset: 65536, length: 4096, forceUnitAccess: false)
+        let first = try bench.capture.cut(heldBy: moment)
+        try bench.write(0, 12288, [4])
+        let second = try bench.capture.cut()
+        XCTAssertEqual(first.records.map(\.extent.offset), [0, 4096])
+        XCTAssertEqual(second.records.map(\.extent.offset), [8192, 65536, 12288])
+        XCTAssertEqual((first.bytes + second.bytes), 4)
+        XCTAssertEqual(second.records.compactMap { $0.bytes?.load(as: UInt8.self) }, [3, 4])
+        XCTAssertFalse(second.buffers.isEmpty, "Nothing keeps the memory of the writes that stayed")
+    }
+
+    func testAnEpochThatIsGivenBackComesFirst() throws {
+        let bench = try CaptureBench()
+        try bench.follow()
+        try bench.write(0, 0, [1])
+        let lost = try bench.capture.cut()
+        try bench.write(0, 0, [2])
+        bench.capture.giveBack(lost)
+        let next = try bench.capture.cut()
+        XCTAssertEqual(next.records.compactMap { $0.bytes?.load(as: UInt8.self) }, [1, 2])
+        XCTAssertEqual(next.bytes, 2)
+    }
+
+    /// Memory that several epochs share is held by each of them, and goes back when the last is gone.
+    func testMomentsWithinOneBuffer() throws {
+        let bench = try CaptureBench()
+        try bench.follow()
+        var segments: [DiskSegment] = []
+        for round in 0..<50 {
+            for index in 0..<20 { try bench.write(0, index * 4096, [UInt8](repeating: UInt8(round), count: 4096)) }
+            let moment = SharedStatistics.realtimeNanoseconds
+            usleep(100)
+            try bench.write(0, 1 << 20, [UInt8(round)])
+            segments.append(try bench.capture.cut(heldBy: moment))
+        }
+        for (round, segment) in segments.enumerated() {
+            XCTAssertEqual(segment.records.suffix(20).compactMap { $0.bytes?.load(as: UInt8.self) }, [UInt8](repeating: UInt8(round), count: 20))
+        }
+        segments = []
+        _ = try bench.capture.cut()
+        XCTAssertLessThanOrEqual(bench.capture.pool.bytesInUse, WriteBufferPool.bufferBytes)
+    }
+
     private func apply(_ segment: DiskSegment, to disks: inout [[UInt8]]) {
         for record in segment.records {
             let extent = record.extent

@@ -1,6 +1,7 @@
 import CLinux
 import Foundation
 import Glibc
+import Platform
 
 /// Whether a path lies on storage that other hosts may write to at the same time. What is doubtful counts as shared: a replica of a disk
 /// that both hosts have would be written over the disk itself.
@@ -37,7 +38,7 @@ enum SharedStorage {
     ]
 
     private static func mountType(_ device: dev_t) -> String? {
-        (try? String(contentsOfFile: "/proc/self/mountinfo", encoding: .utf8)).flatMap { mountType($0, major: major(device), minor: minor(device)) }
+        (try? kernelFile("/proc/self/mountinfo")).flatMap { mountType($0, major: major(device), minor: minor(device)) }
     }
 
     /// proc_pid_mountinfo(5): "36 35 98:0 / /mnt rw,noatime master:1 - ext3 /dev/root rw": the third word is the device, the one after

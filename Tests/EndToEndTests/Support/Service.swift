@@ -99,6 +99,13 @@ enum Processes {
         FileManager.default.contents(atPath: "/proc/\(pid)/cmdline").map { $0.split(separator: 0).map { String(decoding: $0, as: UTF8.self) } } ?? []
     }
 
+    /// Names of its threads.
+    static func threads(of pid: pid_t) -> [String] {
+        ((try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(pid)/task")) ?? []).compactMap {
+            FileManager.default.contents(atPath: "/proc/\(pid)/task/\($0)/comm").map { String(decoding: $0, as: UTF8.self).trimmed }
+        }
+    }
+
     static func isAlive(_ pid: pid_t) -> Bool { stat(pid).map { $0.state != "Z" && $0.state != "X" } ?? false }
 
     /// Resident memory in MiB.

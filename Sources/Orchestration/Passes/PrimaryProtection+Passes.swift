@@ -1,0 +1,199 @@
+import ControlProtocol
+import Glibc
+import Libvirt
+import Platform
+import Replication
+
+/// The engine `periodic`, on the protection's thread: one pass at a time, none while the guest is suspended.
+///
+///     idle --due--> run: QEMU sends, the worker reads --both say it is over--> sealed --committed--> idle
+///                        |                               |
+///                        '------ failed, not whole ------'--> idle, due again soon
+extension PrimaryProtection {
+    /// The engine's own state within one attempt.
+    struct Passes {
+        var run: PassRun?
+        var schedule = PassSchedule()
+        /// The worker was told to make an epoch of the pass.
+        var isSealed = false
+        /// Its user suspended the guest.
+        var isSuspended = false
+        /// Libvirt works on the guest.
+        var isStandingBack = false
+        /// A swap that waits for the pass under way.
+        var swap: Reply<HandoverReport>?
+        var mayBegin = false
+    }
+
+    /// QEMU and the worker say that a pass is over at almost the same time; events may lag behind on a busy host.
+    private static let eventsMs = 5000.0
+    /// A pass may hold up a quarter of the memory for disk writes: the next ones come while it is under way.
+    private static let diskShare: UInt64 = 4
+
+    var passControl: PassControl { PassControl(domain: domain) }
+    var isPeriodic: Bool { record.engine == .periodic }
+
+    /// About once a second, and after every event.
+    func advancePasses() throws -> Outcome? {
+        guard passes.mayBegin, let worker else { return nil }
+        if passes.run != nil { return try advanceRun() }
+        if let reply = passes.swap {
+            passes.swap = nil
+            return swap(reply)
+        }
+        guard !passes.isSuspended, !passes.isStandingBack, !libvirtAway else { return nil }
+        guard worker.statistics[.linkUp] == 1 || worker.statistics[.committedEpoch] == 0 else { return nil }
+        if worker.statistics[.diskHeldBytes] > UInt64(environment.configuration.unsentCeilingBytes) / Self.diskShare { passes.schedule.hurry() }
+        guard passes.schedule.nextAt <= .now else { return nil }
+        do {
+            try beginPass(.snapshot)
+        } catch {
+            if hasQEMUEnded() { return wasProtectedOnce ? try failover() : .retry("\(error)") }
+            passFailed("\(error)")
+        }
+        return nil
+    }
+
+    /// When `advancePasses` has something to do.
+    var nextPassAt: MonotonicTime? {
+        guard isPeriodic, passes.mayBegin, passes.run == nil, !passes.isSuspended, !passes.isStandingBack else { return nil }
+        return passes.schedule.nextAt
+    }
+
+    func beginPass(_ kind: PassKind) throws {
+        guard try domain.monitor(QueryStatus()).running else {
+            passes.isSuspended = true
+            board.set(.suspended, "The guest is suspended; the shadow holds its last epoch")
+            return
+        }
+        passes.run = PassRun(kind)
+        passes.isSealed = false
+        worker?.order(WorkerCommand(.takePass, pass: kind))
+        do {
+            try passControl.start(kind, path: streamPath)
+        } catch {
+            worker?.order(WorkerCommand(.cancelPass))
+            passes.run = nil
+            throw error
+        }
+    }
+
+    // MARK: The run
+
+    private func advanceRun() throws -> Outcome? {
+        guard let run = passes.run, run.kind == .snapshot, !passes.isSealed, let isWhole = run.isWhole, let readAt = run.readAt else { return nil }
+        let isLate = MonotonicTime.now.milliseconds(since: readAt) > Self.eventsMs
+        guard run.isOverInQEMU || isLate else { return nil }
+        passes.isSealed = true
+        if isWhole, run.migration == "completed", let stoppedAt = run.stoppedAt, let resumedAt = run.resumedAt {
+            worker?.order(WorkerCommand(.seal, stoppedAt: stoppedAt, resumedAt: resumedAt))
+        } else {
+            worker?.order(WorkerCommand(.dropPass))
+        }
+        return nil
+    }
+
+    func handlePass(_ event: WorkerEvent) throws {
+        switch event.kind {
+        case .passRead:
+            passes.run?.isWhole = event.isWhole ?? false
+            passes.run?.readAt = .now
+        case .passCommitted:
+            guard let run = passes.run else { return }
+            try endRun()
+            passes.schedule.committed(run, intervalMs: record.intervalMs)
+            if !passes.isSuspended { board.set(.protected) }
+        case .passFailed:
+            let run = passes.run
+            try endRun()
+            if run?.isWhole == false, run?.migration == "completed" {
+                passes.schedule.wasPartial()
+                notePartial()
+            } else {
+                passFailed(event.reason ?? "no reason given")
+            }
+        default: break
+        }
+    }
+
+    /// What a partial pass means depends on whether there is an epoch already.
+    private func notePartial() {
+        // The first copy of a guest with much memory comes in parts.
+        guard wasProtectedOnce, passes.schedule.partial >= 3 else { return }
+        board.set(.degraded, "The guest changes more memory between two passes than \(peer.name) takes meanwhile: \(passes.schedule.partial) passes in a row were not whole. "
+            + "Raise unsent_ceiling_mib (\(environment.configuration.unsentCeilingBytes >> 20)) or give the hosts a faster network")
+    }
+
+    private func passFailed(_ reason: String) {
+        passes.schedule.failed(intervalMs: record.intervalMs)
+        Log.warning("\(domain.name): a pass came to nothing: \(reason)")
+        if passes.schedule.failures > 1 || !wasProtectedOnce {
+            if !wasProtectedOnce { noteFirstFailure(reason) }
+            if !passes.isSuspended { board.set(wasProtectedOnce ? .degraded : .syncing, "A pass came to nothing: \(reason)") }
+        }
+    }
+
+    /// QEMU is as before the pass, and the guest as its user wants it.
+    private func endRun() throws {
+        guard let run = passes.run else { return }
+        passes.run = nil
+        guard try passControl.awaitEnd(milliseconds: Self.eventsMs) != nil else { throw ControlFailure("QEMU does not end a pass of \(domain.name)") }
+        try passControl.end()
+        if run.wasSuspended, run.resumedAt != nil {
+            // QEMU lets the guest run after its snapshot, whatever it was before.
+            Log.info("\(domain.name): a suspend met the beginning of a pass, which undid it; suspending again")
+            try domain.handle().suspend()
+        } else if run.resumedAt == nil {
+            try passControl.letRun()
+        }
+    }
+
+    // MARK: Events
+
+    func passStopped(at moment: UInt64) {
+        if passes.run != nil, passes.run?.stoppedAt == nil {
+            passes.run?.stopped(moment)
+            if passes.run?.wasSuspended != true { return }
+        }
+        passes.isSuspended = true
+        if board.state != .syncing { board.set(.suspended, "The guest is suspended; the shadow holds its last epoch") }
+    }
+
+    func passResumed(at moment: UInt64) {
+        if passes.run != nil, passes.run?.resumedAt == nil, passes.run?.stoppedAt != nil { return passes.run?.resumed(moment) ?? () }
+        passes.run?.resumed(moment)
+        guard passes.isSuspended else { return }
+        passes.isSuspended = false
+        if board.state == .suspended { board.set(.protected) }
+    }
+
+    func passMigration(_ status: String) { passes.run?.migration(status) }
+
+    // MARK: Ending
+
+    /// Leaves the guest running and QEMU as it was, whatever a pass is at. Safe to repeat.
+    func endPasses(restoring parameters: [String: UInt64]) {
+        passes.mayBegin = false
+        if let reply = passes.swap {
+            passes.swap = nil
+            reply.give(.failure(ControlFailure("The protection of \(domain.name) ended before the swap", advice: "It runs on here; see `shadow-virt status`")))
+        }
+        guard (try? domain.handle().isActive()) == true else { return }
+        do {
+            // The worker read its pass to the end before it ended, or the connection's second holder does; but one that was killed before
+            // it had a connection leaves a pass that nobody reads.
+            let releaser = passes.run?.kind == .snapshot ? MemoryReleaser(domain) : nil
+            defer { releaser?.stop() }
+            if passes.run?.kind == .migration { _ = try? domain.monitor(MigrateCancel()) }
+            guard try passControl.awaitEnd(milliseconds: Self.longestPassMs) != nil else { throw ControlFailure("A pass does not end") }
+            if passes.run != nil { try passControl.letRun() }
+            passes.run = nil
+            try passControl.end(restoring: parameters)
+        } catch {
+            Log.warning("\(domain.name): QEMU could not be put back as it was: \(error)")
+        }
+    }
+
+    /// 64 GiB at the speed at which QEMU sends to a local socket.
+    static let longestPassMs = 120_000.0
+}
