@@ -35,13 +35,18 @@ struct CommandContext: Sendable {
 
     /// Asks the service, shows progress meanwhile, prints a refusal. `notice` is what Ctrl-C has to say.
     func ask(_ request: ControlRequest, _ arguments: ParsedArguments, command: String, notice: String) throws -> ControlResponse {
+        let interrupt = InterruptNotice(output, notice: notice)
+        defer { withExtendedLifetime(interrupt) {} }
+        return try ask(request, arguments, command: command, interrupt: nil)
+    }
+
+    /// The same for a request that Ctrl-C cancels: the answer then tells how it ended. Nil: `interrupt` is the caller's business.
+    func ask(_ request: ControlRequest, _ arguments: ParsedArguments, command: String, interrupt: CancelOnInterrupt?) throws -> ControlResponse {
         let format = try format(arguments, command: command)
         let client = try client(arguments, command: command)
         let printer = ProgressPrinter(output, quiet: arguments.has("quiet"))
-        let interrupt = InterruptNotice(output, notice: notice)
-        defer { withExtendedLifetime(interrupt) {} }
         defer { printer.clear() }
-        let response = try client.exchange(request) { printer.show($0) }
+        let response = try client.exchange(request, cancel: interrupt?.wake) { printer.show($0) }
         if let failure = response.failure {
             printer.clear()
             if format == .json { try print(.failure(failure), arguments, command: command) }

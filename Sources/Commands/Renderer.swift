@@ -11,6 +11,8 @@ enum Report {
     case status(StatusReport, detail: Bool)
     case handover(HandoverReport)
     case doctor(DoctorReport)
+    case migration(MigrationReport)
+    case forecast(MigrationForecast)
     case done(String)
     case failure(ControlFailure)
 }
@@ -47,6 +49,8 @@ struct Renderer {
         case .status(let status, _): try encoder.encode(status)
         case .handover(let handover): try encoder.encode(handover)
         case .doctor(let doctor): try encoder.encode(doctor)
+        case .migration(let migration): try encoder.encode(migration)
+        case .forecast(let forecast): try encoder.encode(forecast)
         case .done(let text): try encoder.encode(Done(done: text))
         case .failure(let failure): try encoder.encode(Failure(failure: failure))
         }
@@ -61,6 +65,8 @@ struct Renderer {
         case .status(let status, detail: false): list(status.domains)
         case .handover(let handover): sentence(handover)
         case .doctor(let doctor): findings(doctor.findings)
+        case .migration(let migration): MigrationText.sentence(migration)
+        case .forecast(let forecast): MigrationText.rows(forecast)
         case .done(let text): text.printable
         case .failure: "" // Said on stderr.
         }

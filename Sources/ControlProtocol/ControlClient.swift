@@ -48,7 +48,8 @@ public enum ControlClientError: Error, Sendable, Equatable, CustomStringConverti
 ///     client:  request LF
 ///     service: { progress LF } answer LF
 ///
-/// The service finishes what it began when the client goes away.
+/// The service finishes what it began when the client goes away. A live migration can be ended: the client sends a second request, `cancel`,
+/// on the same connection, and still gets one answer, which tells how it ended.
 public struct ControlClient: Sendable {
     public let path: String
     /// Named in the error when the socket does not tell whose it is.
@@ -64,8 +65,9 @@ public struct ControlClient: Sendable {
         self.ceiling = ceiling
     }
 
-    /// Sends `request` and waits for its answer; `progress` is called for every progress line before that.
-    public func exchange(_ request: ControlRequest, progress: (ControlResponse.Progress) -> Void = { _ in })
+    /// Sends `request` and waits for its answer; `progress` is called for every progress line before that. `cancel`: once that becomes readable,
+    /// the service is told to end what it does.
+    public func exchange(_ request: ControlRequest, cancel: WakeUp? = nil, progress: (ControlResponse.Progress) -> Void = { _ in })
         throws(ControlClientError) -> ControlResponse {
         let channel = LineChannel(try connect(), ceiling: ceiling)
         do {
@@ -75,20 +77,34 @@ public struct ControlClient: Sendable {
         } catch {
             throw explained(error)
         }
+        var cancel = cancel
         while true {
-            let response = try nextResponse(channel)
+            guard let response = try nextResponse(channel, wake: cancel?.raw ?? -1) else {
+                cancel = nil
+                do {
+                    try channel.writeLine(try ControlCodec.encode(ControlRequest(.cancel, domain: request.domain)), deadline: .now.adding(milliseconds: silenceLimitMs))
+                } catch LineChannel.Failure.closed {
+                    // It was over already: its answer is in the socket.
+                } catch {
+                    throw explained(error)
+                }
+                continue
+            }
             guard let step = response.progress else { return response }
             progress(step)
         }
     }
 
-    private func nextResponse(_ channel: LineChannel) throws(ControlClientError) -> ControlResponse {
+    /// Nil when `wake` became readable.
+    private func nextResponse(_ channel: LineChannel, wake: Int32) throws(ControlClientError) -> ControlResponse? {
         let response: ControlResponse
         do {
-            guard let line = try channel.readLine(deadline: .now.adding(milliseconds: silenceLimitMs)) else {
+            guard let line = try channel.readLine(deadline: .now.adding(milliseconds: silenceLimitMs), wake: wake) else {
                 throw ControlClientError.closed(path: path)
             }
             response = try ControlCodec.decode(ControlResponse.self, from: line)
+        } catch LineChannel.Failure.interrupted {
+            return nil
         } catch {
             throw explained(error)
         }
@@ -133,5 +149,5 @@ public struct ControlClient: Sendable {
 
 extension ControlResponse {
     /// True when one of the answers' keys is there.
-    var isAnswer: Bool { failure != nil || status != nil || handover != nil || doctor != nil || done != nil }
+    var isAnswer: Bool { failure != nil || status != nil || handover != nil || doctor != nil || migration != nil || forecast != nil || done != nil }
 }

@@ -258,10 +258,12 @@ public struct DoctorReport: Codable, Sendable {
 public struct ControlRequest: Codable, Sendable {
     public enum Verb: String, Codable, Sendable {
         case status, protect, unprotect, swap, failover, doctor, ping
+        /// The second line of a connection whose first asked for a live migration: end it, the guest stays.
+        case cancel
     }
     public var verb: Verb
     public var domain: String?
-    /// `protect`, `doctor`: the peer's name in the configuration.
+    /// `protect`, `doctor`, `swap` of a domain without a shadow: the peer's name in the configuration.
     public var to: String?
     public var intervalMs: Double?
     public var withoutDisks: Bool?
@@ -269,9 +271,9 @@ public struct ControlRequest: Codable, Sendable {
     public var force: Bool?
     /// `protect`: answer when protected (true) or as soon as the first copy has begun (false).
     public var wait: Bool?
-    /// `protect`: the peer's storage pool for all replicas, instead of one of the same name for each disk.
+    /// `protect`, `swap` with `to`: the peer's storage pool for all replicas, instead of one of the same name for each disk.
     public var pool: String?
-    /// `protect`: replicas may overwrite volumes that are not known to be replicas.
+    /// `protect`, `swap` with `to`: replicas may overwrite volumes that are not known to be replicas.
     public var discardStale: Bool?
     /// `protect`: limit of the disks' first copy.
     public var diskRateBytesPerSecond: UInt64?
@@ -279,11 +281,13 @@ public struct ControlRequest: Codable, Sendable {
     public var onFailure: OnFailure?
     /// `unprotect`: the replicas that were created for this guest go, too.
     public var deleteReplica: Bool?
+    /// `swap` with `to`: how libvirt is to move the domain.
+    public var migration: MigrationOptions?
     /// `protect`: how epochs are captured; absent: `auto`.
     public var engine: EngineChoice?
 
     enum CodingKeys: String, CodingKey {
-        case verb, domain, to, force, wait, pool, engine
+        case verb, domain, to, force, wait, pool, migration, engine
         case intervalMs = "interval_ms"
         case withoutDisks = "without_disks"
         case discardStale = "discard_stale"
@@ -331,6 +335,8 @@ public struct ControlResponse: Codable, Sendable {
     public var status: StatusReport?
     public var handover: HandoverReport?
     public var doctor: DoctorReport?
+    public var migration: MigrationReport?
+    public var forecast: MigrationForecast?
     /// A plain success, said in words.
     public var done: String?
 
@@ -353,12 +359,15 @@ public struct ControlResponse: Codable, Sendable {
     }
 
     public init(progress: Progress? = nil, failure: ControlFailure? = nil, status: StatusReport? = nil,
-                handover: HandoverReport? = nil, doctor: DoctorReport? = nil, done: String? = nil) {
+                handover: HandoverReport? = nil, doctor: DoctorReport? = nil, migration: MigrationReport? = nil,
+                forecast: MigrationForecast? = nil, done: String? = nil) {
         self.progress = progress
         self.failure = failure
         self.status = status
         self.handover = handover
         self.doctor = doctor
+        self.migration = migration
+        self.forecast = forecast
         self.done = done
     }
 

@@ -48,6 +48,14 @@ public struct JobStatisticsFlags: OptionSet, Sendable {
     public static let keepCompleted = JobStatisticsFlags(rawValue: VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED.rawValue)
 }
 
+/// `virDomainDirtyRateCalcFlags`.
+public struct DirtyRateFlags: OptionSet, Sendable {
+    public let rawValue: UInt32
+    public init(rawValue: UInt32) { self.rawValue = rawValue }
+    /// Every page counts; KVM only, libvirt 8.1.
+    public static let dirtyBitmap = DirtyRateFlags(rawValue: VIR_DOMAIN_DIRTYRATE_MODE_DIRTY_BITMAP.rawValue)
+}
+
 /// Progress of a domain's job (`virDomainGetJobStats`). Bytes unless the name says otherwise; nil was not reported.
 public struct JobInfo: Sendable, Hashable {
     public let type: JobType
@@ -66,9 +74,17 @@ public struct JobInfo: Sendable, Hashable {
     public var memoryTotal: UInt64? { parameters.unsigned(VIR_DOMAIN_JOB_MEMORY_TOTAL) }
     public var memoryProcessed: UInt64? { parameters.unsigned(VIR_DOMAIN_JOB_MEMORY_PROCESSED) }
     public var memoryRemaining: UInt64? { parameters.unsigned(VIR_DOMAIN_JOB_MEMORY_REMAINING) }
+    /// Of memory, a second.
+    public var memoryBytesPerSecond: UInt64? { parameters.unsigned(VIR_DOMAIN_JOB_MEMORY_BPS) }
+    public var memoryPageSize: UInt64? { parameters.unsigned(VIR_DOMAIN_JOB_MEMORY_PAGE_SIZE) }
+    /// Passes over the guest's memory, the one under way included.
+    public var memoryIteration: UInt64? { parameters.unsigned(VIR_DOMAIN_JOB_MEMORY_ITERATION) }
+    /// Percent of its CPU time that auto-converge takes from the guest.
+    public var autoConvergeThrottle: Int64? { parameters.integer(VIR_DOMAIN_JOB_AUTO_CONVERGE_THROTTLE) }
     /// Pages a second.
     public var memoryDirtyRate: UInt64? { parameters.unsigned(VIR_DOMAIN_JOB_MEMORY_DIRTY_RATE) }
     public var diskTotal: UInt64? { parameters.unsigned(VIR_DOMAIN_JOB_DISK_TOTAL) }
+    public var diskProcessed: UInt64? { parameters.unsigned(VIR_DOMAIN_JOB_DISK_PROCESSED) }
     public var diskRemaining: UInt64? { parameters.unsigned(VIR_DOMAIN_JOB_DISK_REMAINING) }
     public var errorMessage: String? { parameters.string(VIR_DOMAIN_JOB_ERRMSG) }
 }
@@ -90,8 +106,8 @@ extension Domain {
     }
 
     /// Starts to measure how fast the guest dirties memory, for so many seconds (1...60); the result comes as the statistics' `dirtyRate`
-    /// (`virDomainStartDirtyRateCalc`).
-    public func startDirtyRateCalculation(seconds: Int32) throws(LibvirtError) {
-        _ = try call("virDomainStartDirtyRateCalc") { ok(virDomainStartDirtyRateCalc($0, seconds, 0)) }
+    /// (`virDomainStartDirtyRateCalc`). Without flags some pages are looked at and the rest is inferred, which works with every accelerator.
+    public func startDirtyRateCalculation(seconds: Int32, flags: DirtyRateFlags = []) throws(LibvirtError) {
+        _ = try call("virDomainStartDirtyRateCalc") { ok(virDomainStartDirtyRateCalc($0, seconds, flags.rawValue)) }
     }
 }

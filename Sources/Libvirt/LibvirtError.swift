@@ -93,6 +93,7 @@ extension LibvirtError {
         public static let argumentUnsupported = Kind(rawValue: 74)
         public static let operationAborted = Kind(rawValue: 78)
         public static let noDomainMetadata = Kind(rawValue: 80)
+        public static let migrateUnsafe = Kind(rawValue: 81)
         public static let overflow = Kind(rawValue: 82)
         public static let blockCopyActive = Kind(rawValue: 83)
         public static let operationUnsupported = Kind(rawValue: 84)
@@ -111,7 +112,7 @@ extension LibvirtError {
             29: "operation denied", 35: "XML detail", 38: "system error", 39: "RPC error", 42: "no domain", 45: "authentication failed",
             49: "no storage pool", 50: "no storage volume", 55: "operation invalid", 67: "configuration unsupported",
             68: "operation timeout", 70: "hook script failed", 74: "argument unsupported", 78: "operation aborted",
-            80: "no domain metadata", 82: "overflow", 83: "block copy active", 84: "operation unsupported", 86: "agent unresponsive",
+            80: "no domain metadata", 81: "unsafe migration", 82: "overflow", 83: "block copy active", 84: "operation unsupported", 86: "agent unresponsive",
             87: "resource busy", 88: "access denied", 90: "storage volume exists", 91: "CPU incompatible", 92: "invalid XML schema",
             94: "authentication unavailable", 99: "device missing",
         ]

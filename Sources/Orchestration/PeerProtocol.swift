@@ -26,6 +26,12 @@ public struct PeerRequest: Codable, Sendable {
         case carry
         /// Facts for `doctor`.
         case facts
+        /// A live migration of a domain without a shadow is to come: make volumes for its disks.
+        case receive
+        /// It should have come: set its autostart, say how it went.
+        case received
+        /// It did not come: remove what was made for it.
+        case abandon
     }
     public var verb: Verb
     public var session: UUID?
@@ -117,13 +123,19 @@ public struct PeerResponse: Codable, Sendable {
     /// `domainState`: the domain executes guest code, or would without another decision.
     public var isLive: Bool?
     public var facts: HostFacts?
-    /// `prepare`: the replicas' paths by target.
+    /// `prepare`, `receive`: the replicas' paths by target.
     public var replicas: [String: String]?
-    /// `prepare`, `discard`: what an administrator should know.
+    /// `receive`: sizes that the guest sees, of replicas that are larger; drives whose medium is not there.
+    public var visibleBytes: [String: UInt64]?
+    public var emptied: [String]?
+    /// `received`: how it went, in libvirt's figures.
+    public var migration: MigrationFigures?
+    /// `prepare`, `discard`, `receive`, `received`, `abandon`: what an administrator should know.
     public var warnings: [String]?
 
     public init(failure: ControlFailure? = nil, phase: ShadowPhase? = nil, epoch: UInt64? = nil, milliseconds: Double? = nil,
-                state: String? = nil, isLive: Bool? = nil, facts: HostFacts? = nil, replicas: [String: String]? = nil, warnings: [String]? = nil) {
+                state: String? = nil, isLive: Bool? = nil, facts: HostFacts? = nil, replicas: [String: String]? = nil, warnings: [String]? = nil,
+                visibleBytes: [String: UInt64]? = nil, emptied: [String]? = nil) {
         self.failure = failure
         self.phase = phase
         self.epoch = epoch
@@ -133,6 +145,8 @@ public struct PeerResponse: Codable, Sendable {
         self.facts = facts
         self.replicas = replicas
         self.warnings = warnings
+        self.visibleBytes = visibleBytes
+        self.emptied = emptied
     }
 }
 

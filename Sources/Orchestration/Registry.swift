@@ -18,12 +18,14 @@ public final class Registry: @unchecked Sendable {
     public let environment: HostEnvironment
     private let entries = Guarded(Entries())
     /// `protect` and `prepare` of one domain must not overlap; they are rare, so all of them take turns.
-    private let admission = NSLock()
+    let admission = NSLock()
+    /// Domains without a shadow that are on their way to another host, by UUID.
+    let migrations = Guarded<[String: LiveMigration]>([:])
 
     public init(environment: HostEnvironment) { self.environment = environment }
 
-    private func primary(_ uuid: String) -> PrimaryProtection? { entries.read { $0.primaries[uuid] } }
-    private func shadow(_ uuid: String) -> ShadowProtection? { entries.read { $0.shadows[uuid] } }
+    func primary(_ uuid: String) -> PrimaryProtection? { entries.read { $0.primaries[uuid] } }
+    func shadow(_ uuid: String) -> ShadowProtection? { entries.read { $0.shadows[uuid] } }
 
     private func forget(_ protection: PrimaryProtection) {
         entries.change { entries in
@@ -37,7 +39,9 @@ public final class Registry: @unchecked Sendable {
         primary(event.domainUUID)?.post(.lifecycle(event.event))
         switch event.event {
         case .stopped: shadowChanged(event.domainUUID, isResumed: false)
-        case .resumed: shadowChanged(event.domainUUID, isResumed: true)
+        case .resumed:
+            shadowChanged(event.domainUUID, isResumed: true)
+            noteResumed(event.domainUUID)
         default: break
         }
     }
@@ -94,7 +98,7 @@ public final class Registry: @unchecked Sendable {
         return byID
     }
 
-    private func lookup(_ word: String) throws -> Domain {
+    func lookup(_ word: String) throws -> Domain {
         do {
             return try environment.connect().lookup(anyOf: word)
         } catch let error as LibvirtError where error.isNoDomain {
@@ -103,23 +107,25 @@ public final class Registry: @unchecked Sendable {
     }
 
     /// The protection that `word` means, by name, id or UUID.
-    private func primaryNamed(_ word: String) throws -> PrimaryProtection {
+    /// `otherwise`: what else could be done with a domain that is not protected.
+    private func primaryNamed(_ word: String, otherwise: (String) -> String = { _ in "" }) throws -> PrimaryProtection {
         if let known = entries.read({ $0.primaries.values.first { $0.domain.name == word || $0.domain.uuid == word.lowercased() } }) { return known }
         if let shadow = entries.read({ $0.shadows.values.first { $0.name == word || $0.uuid == word.lowercased() } }) {
             throw ControlFailure(shadow.phase == .running
                 ? "Domain \(word) runs on \(environment.hostName), but is not protected"
                 : "\(environment.hostName) holds the shadow of \(word)",
-                advice: shadow.phase == .running ? "Protect it with `shadow-virt protect \(word) --to \(shadow.primary)`" : "Run the command on \(shadow.primary)")
+                advice: shadow.phase == .running ? "Protect it with `shadow-virt protect \(word) --to \(shadow.primary)`" + otherwise(word) : "Run the command on \(shadow.primary)")
         }
         let domain = try lookup(word)
         if let known = primary(domain.uuid) { return known }
-        throw ControlFailure("Domain \(domain.name) is not protected", advice: "Protect it with `shadow-virt protect \(domain.name) --to HOST`")
+        throw ControlFailure("Domain \(domain.name) is not protected", advice: "Protect it with `shadow-virt protect \(domain.name) --to HOST`" + otherwise(domain.name))
     }
 
     public func protect(_ word: String, to host: String, _ request: ProtectRequest) throws -> PrimaryProtection {
         try admission.withLock {
             let peer = try environment.peer(host)
             let domain = try lookup(word)
+            try refuseMigrating(domain.uuid)
             if let known = primary(domain.uuid) {
                 guard known.board.state == .failedOver else {
                     throw ControlFailure("Domain \(domain.name) is protected already, to \(known.peer.name) (\(known.board.state.rawValue))",
@@ -164,7 +170,7 @@ public final class Registry: @unchecked Sendable {
     }
 
     public func swap(_ word: String, deadline: MonotonicTime) throws -> HandoverReport {
-        let protection = try primaryNamed(word)
+        let protection = try primaryNamed(word) { ", or move it without a shadow: `shadow-virt swap \($0) --to HOST`" }
         let reply = Reply<HandoverReport>()
         protection.post(.swap(reply))
         return try reply.wait(until: deadline)
@@ -305,6 +311,12 @@ public final class Registry: @unchecked Sendable {
             protection.post(.yield(reply))
             try reply.wait(until: MonotonicTime.now.adding(milliseconds: 25_000))
             return PeerResponse()
+        case .receive:
+            return try receive(request)
+        case .received:
+            return try IncomingMigration(request, environment: environment).received(autostart: request.autostart ?? false)
+        case .abandon:
+            return try admission.withLock { try IncomingMigration(request, environment: environment).abandon() }
         case .facts:
             return PeerResponse(facts: try Doctor(environment: environment).facts(request))
         }
@@ -382,6 +394,7 @@ public final class Registry: @unchecked Sendable {
 
     /// Takes up what an earlier service left: guests first, shadows after.
     public func resume() {
+        resumeMigrations()
         let records = environment.records.load()
         for record in records where record.role == .primary {
             guard let peer = environment.configuration.peer(named: record.peer) else {

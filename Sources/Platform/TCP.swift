@@ -91,6 +91,31 @@ public enum TCP {
         setOption(fd, Int32(IPPROTO_TCP), 18 /* TCP_USER_TIMEOUT */, stallMilliseconds)
     }
 
+    /// The kernel breaks the connection after so many seconds in which the other end answers nothing, whether there is something to send or
+    /// not; nil: it waits as long as it is its habit, a quarter of an hour. For a socket that another process made.
+    public static func limitSilence(_ fd: Int32, seconds: Int32?) {
+        setOption(fd, SOL_SOCKET, SO_KEEPALIVE, seconds == nil ? 0 : 1)
+        setOption(fd, Int32(IPPROTO_TCP), 18 /* TCP_USER_TIMEOUT */, (seconds ?? 0) * 1000)
+        guard let seconds else { return }
+        // Three probes in that time; the user timeout decides when it is over (tcp(7)).
+        for option: Int32 in [4 /* TCP_KEEPIDLE */, 5 /* TCP_KEEPINTVL */] { setOption(fd, Int32(IPPROTO_TCP), option, max(1, seconds / 3)) }
+        setOption(fd, Int32(IPPROTO_TCP), 6 /* TCP_KEEPCNT */, 3)
+    }
+
+    /// The numeric addresses that `host` means; none when it cannot be resolved.
+    public static func addresses(of host: String) -> Set<String> {
+        var found: Set<String> = []
+        // Every candidate is refused, so that all of them are seen.
+        _ = try? resolve(Endpoint(address: host, port: 0), passive: false) { (candidate: UnsafePointer<addrinfo>) throws(ChannelError) -> Void in
+            var text = [CChar](repeating: 0, count: 64)
+            if getnameinfo(candidate.pointee.ai_addr, candidate.pointee.ai_addrlen, &text, socklen_t(text.count), nil, 0, NI_NUMERICHOST) == 0 {
+                found.insert(String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self))
+            }
+            throw .system(SystemError("getnameinfo", host, code: 0))
+        }
+        return found
+    }
+
     /// The address of the other end, for messages.
     public static func peerName(_ fd: Int32) -> String {
         var storage = sockaddr_storage()

@@ -6,7 +6,7 @@ import Orchestration
 import Platform
 
 /// The control socket: one request a connection, progress at least every five seconds, then one answer. What was begun is
-/// finished even when the client goes away.
+/// finished even when the client goes away; a live migration ends when it says `cancel`.
 final class ControlServer: Sendable {
     private let registry: Registry
     private let configuration: ServiceConfiguration
@@ -46,7 +46,12 @@ final class ControlServer: Sendable {
             let response: ControlResponse
             do {
                 let request = try ControlCodec.decode(ControlRequest.self, from: line)
-                response = try answer(request) { [self] progress in send(ControlResponse(progress: progress), channel) }
+                let progress: @Sendable (ControlResponse.Progress) -> Void = { [self] progress in send(ControlResponse(progress: progress), channel) }
+                if request.verb == .swap, let host = request.to {
+                    response = try migrate(request, to: host, channel, progress)
+                } else {
+                    response = try answer(request, progress)
+                }
             } catch let failure as ControlFailure {
                 response = ControlResponse(failure: failure)
             } catch is DecodingError {
@@ -56,6 +61,8 @@ final class ControlServer: Sendable {
                 response = ControlResponse(failure: ControlFailure("\(error)"))
             }
             send(response, channel)
+            // Whoever waits for a second line of it wakes up; what was sent is read all the same.
+            channel.shutDown()
         } catch {
             Log.debug("A control connection ended: \(error)")
         }
@@ -91,11 +98,37 @@ final class ControlServer: Sendable {
             return ControlResponse(handover: try withProgress("Swapping \(domain)", progress) { [registry] in
                 try registry.swap(domain, deadline: MonotonicTime.now.adding(milliseconds: 90_000))
             })
+        case .cancel:
+            throw ControlFailure("There is nothing to cancel on this connection", advice: "It is asked for on the connection that began it")
         case .failover:
             let domain = try named(request)
             return ControlResponse(handover: try withProgress("Failing \(domain) over", progress) { [registry] in
                 try registry.failover(domain, force: request.force ?? false) { progress(ControlResponse.Progress($0)) }
             })
+        }
+    }
+
+    /// A live migration, which the client may cancel by a second line. One that goes away without a word leaves it going.
+    private func migrate(_ request: ControlRequest, to host: String, _ channel: LineChannel,
+                         _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void) throws -> ControlResponse {
+        let domain = try named(request)
+        let last = Guarded(ControlResponse.Progress("Moving \(domain) to \(host)"))
+        let answer = try withProgress({ last.read { $0 } }, progress) { [registry] in
+            try registry.migrate(domain, to: host, request.migration ?? MigrationOptions(), pool: request.pool, discardStale: request.discardStale ?? false, onBegin: { cancel in
+                startThread("control-cancel") {
+                    // Ends with the connection.
+                    guard let line = try? channel.readLine(deadline: nil), let second = try? ControlCodec.decode(ControlRequest.self, from: line), second.verb == .cancel else { return }
+                    Log.info("\(domain): the migration is to be cancelled")
+                    cancel()
+                }
+            }, progress: { step in
+                last.change { $0 = step }
+                progress(step)
+            })
+        }
+        return switch answer {
+        case .moved(let report): ControlResponse(migration: report)
+        case .predicted(let forecast): ControlResponse(forecast: forecast)
         }
     }
 
@@ -134,14 +167,23 @@ final class ControlServer: Sendable {
         }
     }
 
-    /// Runs `work` and says so every few seconds.
     private func withProgress<R: Sendable>(_ what: String, _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void,
                                            _ work: @escaping @Sendable () throws -> R) throws -> R {
+        try withProgress({ ControlResponse.Progress(what) }, progress, work)
+    }
+
+    /// Runs `work` and says what it does every few seconds.
+    private func withProgress<R: Sendable>(_ what: () -> ControlResponse.Progress, _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void,
+                                           _ work: @escaping @Sendable () throws -> R) throws -> R {
         let result = Guarded<Result<R, any Error>?>(nil)
-        startThread("work") { result.change { $0 = Result { try work() } } }
+        startThread("work") {
+            // Not within `change`: its lock is what the loop below waits for.
+            let done = Result { try work() }
+            result.change { $0 = done }
+        }
         while true {
             if let done = result.wait(until: MonotonicTime.now.adding(milliseconds: 4000), { $0 }) { return try done.get() }
-            progress(ControlResponse.Progress(what))
+            progress(what())
         }
     }
 }

@@ -183,7 +183,7 @@ final class ApiDescriptionTests: XCTestCase {
             .operationInvalid: "VIR_ERR_OPERATION_INVALID", .configurationUnsupported: "VIR_ERR_CONFIG_UNSUPPORTED",
             .operationTimeout: "VIR_ERR_OPERATION_TIMEOUT", .hookScriptFailed: "VIR_ERR_HOOK_SCRIPT_FAILED",
             .argumentUnsupported: "VIR_ERR_ARGUMENT_UNSUPPORTED", .operationAborted: "VIR_ERR_OPERATION_ABORTED",
-            .noDomainMetadata: "VIR_ERR_NO_DOMAIN_METADATA", .overflow: "VIR_ERR_OVERFLOW",
+            .noDomainMetadata: "VIR_ERR_NO_DOMAIN_METADATA", .migrateUnsafe: "VIR_ERR_MIGRATE_UNSAFE", .overflow: "VIR_ERR_OVERFLOW",
             .blockCopyActive: "VIR_ERR_BLOCK_COPY_ACTIVE", .operationUnsupported: "VIR_ERR_OPERATION_UNSUPPORTED",
             .agentUnresponsive: "VIR_ERR_AGENT_UNRESPONSIVE", .resourceBusy: "VIR_ERR_RESOURCE_BUSY",
             .accessDenied: "VIR_ERR_ACCESS_DENIED", .storageVolumeExists: "VIR_ERR_STORAGE_VOL_EXIST",
@@ -203,6 +203,10 @@ final class ApiDescriptionTests: XCTestCase {
             (BlockJobAbortFlags.pivot.rawValue, "VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT"),
             (StatisticsFlags.enforce.rawValue, "VIR_CONNECT_GET_ALL_DOMAINS_STATS_ENFORCE_STATS"),
             (DestroyFlags.graceful.rawValue, "VIR_DOMAIN_DESTROY_GRACEFUL"),
+            (MigrateFlags.peerToPeer.rawValue, "VIR_MIGRATE_PEER2PEER"), (MigrateFlags.persistDestination.rawValue, "VIR_MIGRATE_PERSIST_DEST"),
+            (MigrateFlags.undefineSource.rawValue, "VIR_MIGRATE_UNDEFINE_SOURCE"), (MigrateFlags.nonSharedDisk.rawValue, "VIR_MIGRATE_NON_SHARED_DISK"),
+            (MigrateFlags.postCopy.rawValue, "VIR_MIGRATE_POSTCOPY"), (MigrateFlags.parallel.rawValue, "VIR_MIGRATE_PARALLEL"),
+            (DirtyRateFlags.dirtyBitmap.rawValue, "VIR_DOMAIN_DIRTYRATE_MODE_DIRTY_BITMAP"),
         ]
         for (value, name) in flags { XCTAssertEqual(api.constants[name], Int64(value), name) }
     }

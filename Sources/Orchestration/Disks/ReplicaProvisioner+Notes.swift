@@ -93,7 +93,7 @@ extension ReplicaProvisioner {
         return remarks
     }
 
-    private func delete(_ disk: ReplicaRecord.Disk, _ connection: Connection) throws {
+    func delete(_ disk: ReplicaRecord.Disk, _ connection: Connection) throws {
         if let name = disk.pool, let pool = try? connection.storagePool(name: name), try !pool.isActive() { try pool.start() }
         if let volume = try existing(.noStorageVolume, { try connection.storageVolume(path: disk.path) }) { return try volume.delete() }
         guard unlink(disk.path) == 0 || errno == ENOENT else { throw SystemError("unlink", disk.path) }
