@@ -26,6 +26,7 @@ public struct LocalDomain: Sendable {
     func processID() throws -> pid_t {
         let path = "/run/libvirt/qemu/\(name).pid"
         guard let text = try? String(contentsOfFile: path, encoding: .utf8), let pid = pid_t(text.trimmingCharacters(in: .whitespacesAndNewlines)),
+              // Behind the memory of all its NUMA cells.
               let command = try? kernelText("/proc/\(pid)/cmdline"), command.contains(uuid) else {
             throw ControlFailure("Cannot find QEMU's process of domain \(name) through \(path)", advice: "shadow-virt has to run on the host of the guest, as root")
         }

@@ -140,6 +140,7 @@ public final class Registry: @unchecked Sendable {
                 guard try shadow.verifiedPhase() == .running else {
                     throw ControlFailure("\(environment.hostName) holds the shadow of \(domain.name); the guest runs on \(shadow.primary)")
                 }
+                shadow.awaitSettled()
                 entries.change { $0.shadows[domain.uuid] = nil }
             }
             let findings = try Doctor(environment: environment).check(domain: domain, peer: peer, request)

@@ -38,6 +38,8 @@ public final class ShadowProtection: @unchecked Sendable {
     private(set) var hasSharedDisks = false
     /// The persistent definition, as its primary told it last.
     private let carried = Guarded<CarriedDefinition?>(nil)
+    /// The guest runs; its definition and its record are being written.
+    private let isSettling = Guarded(false)
     /// The firmware's variables that were put here for it, where none were before.
     private var newNVRAM: String?
     /// What it is booted from when its memory is not to be used; nil: it is not to be booted.
@@ -359,6 +361,7 @@ public final class ShadowProtection: @unchecked Sendable {
             let milliseconds = MonotonicTime.now.milliseconds(since: begin)
             markRunning()
             let loaded = loadedEpoch
+            isSettling.change { $0 = true }
             DispatchQueue.global().async { [self] in settle(persistentXML, autostart: autostart) }
             return PeerResponse(phase: .running, epoch: loaded, milliseconds: milliseconds)
         }
@@ -387,6 +390,7 @@ public final class ShadowProtection: @unchecked Sendable {
                 throw ControlFailure("The guest did not boot on \(environment.hostName): \(error)")
             }
             markRunning()
+            isSettling.change { $0 = true }
             DispatchQueue.global().async { [self] in settle(persistentXML, autostart: autostart) }
             return PeerResponse(phase: .running, milliseconds: MonotonicTime.now.milliseconds(since: begin))
         }
@@ -394,6 +398,7 @@ public final class ShadowProtection: @unchecked Sendable {
 
     /// What can wait until the guest runs. Without a definition the one that came earlier counts: its primary's host may be dead.
     private func settle(_ persistentXML: String?, autostart: Bool) {
+        defer { isSettling.change { $0 = false } }
         let old = worker.change { current in
             defer { current = nil }
             return current
@@ -413,6 +418,12 @@ public final class ShadowProtection: @unchecked Sendable {
             }
         }
         do { try environment.records.write(record(.running)) } catch { Log.error("\(name): \(error)") }
+    }
+
+    /// Waits until the guest that runs here is an ordinary domain: with its definition, and with no record to be written any more that
+    /// would take the place of a later one.
+    func awaitSettled() {
+        _ = isSettling.wait(until: MonotonicTime.now.adding(milliseconds: 10_000)) { $0 ? nil : true }
     }
 
     // MARK: Ending

@@ -71,7 +71,8 @@ final class RefusalTests: HostsTestCase {
         let created = try hosts.virsh(guest.home, "create", xml)
         try require(created.succeeded, created.summary)
         defer { _ = try? hosts.virsh(guest.home, "destroy", "tcg") }
-        assertRefused(try protect(guest, domain: "tcg"), "runs under TCG", "<domain type='kvm'>")
+        assertRefused(try protect(guest, ["--without-disks", "--engine", "continuous"], domain: "tcg"), "runs under TCG", "<domain type='kvm'>", "--engine periodic")
+        assertRefused(try protect(guest, ["--without-disks", "--interval", "20ms"], domain: "tcg"), "nothing for the engine periodic", "1s to 1h")
         XCTAssertEqual(try hosts.domainState(guest.home, "tcg"), "running")
     }
 

@@ -175,7 +175,7 @@ final class CarriedTests: DefinitionTestCase {
         defer { pages.putBack() }
         guard pages.isThere else { throw XCTSkip("This machine's kernel gives no 96 huge pages of 2 MiB") }
         for host in Host.allCases {
-            let mounted = try hosts.run(host, ["sh", "-c", "mkdir -p /dev/hugepages && mount -t hugetlbfs hugetlbfs /dev/hugepages"])
+            let mounted = try hosts.run(host, ["sh", "-c", "mkdir -p /var/lib/libvirt/hugepages && mount -t hugetlbfs hugetlbfs /var/lib/libvirt/hugepages"])
             guard mounted.succeeded else { throw XCTSkip("No hugetlbfs on this machine: \(mounted.summary)") }
             // It looks for the mount when it starts.
             try hosts.hosts("libvirtd-stop", host.rawValue)
