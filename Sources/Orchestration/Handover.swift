@@ -83,7 +83,7 @@ extension PrimaryProtection {
                 throw ControlFailure("\(peer.name) loaded epoch \(loaded.epoch ?? 0), the guest was stopped at \(epoch)")
             }
             let wasResumed: Bool? = select(until: .now) { event in
-                if case .resumed(let moment) = event, worker.statistics.isInsideCapture(moment) { true } else { nil }
+                if case .resumed(let moment) = event, worker.statistics.isInsideCapture(moment) || moment >= passes.heldSince ?? .max { true } else { nil }
             }
             guard wasResumed == nil else { throw ControlFailure("Somebody resumed the guest during the swap") }
             let outcome = try commitAndRun()

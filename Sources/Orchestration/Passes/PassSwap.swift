@@ -32,6 +32,7 @@ extension PrimaryProtection {
             let process = try HeldProcess(domain, expected: "postmigrate", disks: nil)
             do {
                 let committed = try seal(run, worker)
+                passes.heldSince = run.stoppedAt
                 passes.run = nil
                 return handOver(reply, worker, epoch: committed.epoch, stoppedAt: committed.stoppedAt)
             } catch {

@@ -23,6 +23,8 @@ extension PrimaryProtection {
         /// A swap that waits for the pass under way.
         var swap: Reply<HandoverReport>?
         var mayBegin = false
+        /// Since then the guest stands still for a swap; nanoseconds on the realtime clock.
+        var heldSince: UInt64?
     }
 
     /// QEMU and the worker say that a pass is over at almost the same time; events may lag behind on a busy host.

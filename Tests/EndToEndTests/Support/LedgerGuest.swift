@@ -12,6 +12,8 @@ final class LedgerGuest {
     private(set) var home: Host
     /// Its disks are part of the epochs, so what it finds on them counts.
     var hasDisks = false
+    /// Its epochs are those of the engine `periodic`.
+    var hasPasses = false
     private struct Stay {
         var host: Host
         /// Part of the host's log, in bytes.
@@ -103,8 +105,8 @@ final class LedgerGuest {
     // MARK: Protection
 
     /// Protects it to the other host and waits until it is.
-    func protect(interval: String = "20ms", _ more: String...) throws {
-        let result = try tryToProtect(["--interval", interval] + more)
+    func protect(interval: String? = nil, _ more: String...) throws {
+        let result = try tryToProtect(["--interval", interval ?? (hasPasses ? "1s" : "20ms")] + (hasPasses ? ["--engine", "periodic", "--discard-stale"] : []) + more)
         try require(result.succeeded, "protect on \(home.name): \(result.summary); service: \(hosts.service(home).logText.suffix(1500))")
     }
 
