@@ -618,6 +618,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         case .suspended:
             try confirmSuspension()
         case .passRead, .passCommitted, .passFailed:
+            if event.kind == .passCommitted { (wasProtected, wasEverProtected) = (true, true) }
             try handlePass(event)
         default:
             break

@@ -112,6 +112,25 @@ final class PassTests: DisksTestCase {
         try guest.checkBooks()
     }
 
+    /// Without libvirt no pass can be ordered, and one under way can't be proved; afterwards they go on.
+    func testLibvirtdKilledInAPass() throws {
+        let guest = try passGuest()
+        let mark = guest.serial.mark
+        for _ in 0..<2 {
+            try waitForPass(guest)
+            try hosts.hosts("libvirtd-kill", guest.home.rawValue)
+            try guest.waitForTicks(500, limit: 10)
+            try hosts.hosts("libvirtd-start", guest.home.rawValue)
+            let before = try epoch(guest)
+            try waitUntil("passes go on", limit: 40) { try epoch(guest) > before }
+        }
+        report("periodic, libvirtd killed in a pass: silence at most \(String(format: "%.0f", guest.serial.largestGap(since: mark) * 1000)) ms")
+        try guest.killQEMU()
+        try guest.followToOther(mayRepeat: Self.ticksRepeated)
+        try guest.waitForTicks(250)
+        try guest.checkBooks()
+    }
+
     // MARK: The user
 
     func testSuspendAndResume() throws {
