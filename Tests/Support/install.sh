@@ -14,9 +14,11 @@ build_packages=(libvirt-dev libxxhash-dev libgnutls28-dev libc6-dev)
 host_packages=(
   libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux binutils
 )
-# For tests that kill a process at each of its system calls, foreign clients for those of the NBD server, beside the ones in
-# qemu-utils and qemu-system-x86, and what a Linux guest and its disk are made and looked at with.
-test_packages=(strace libnbd-bin gcc xz-utils e2fsprogs)
+# What a Linux guest and its disk are made and looked at with, and what asks for it over the network.
+linux_packages=(gcc xz-utils e2fsprogs iputils-ping)
+# For tests that kill a process at each of its system calls, and foreign clients for those of the NBD server, beside the ones in
+# qemu-utils and qemu-system-x86.
+test_packages=(strace libnbd-bin "${linux_packages[@]}")
 
 # What --from-swift-org installs, and where. The key is the one that signs all releases of Swift 6.
 swift_release=6.3.1
