@@ -4,7 +4,7 @@
 #   Tests/run.sh [--unit | --end-to-end] [--filter REGEX] [--time-limit SECONDS] [--install-swift]
 #
 #   --unit          unit tests only: no root, no KVM
-#   --end-to-end    only what runs guests on two libvirt hosts: root and /dev/kvm
+#   --end-to-end    only what runs guests on two libvirt hosts: root, and most of them /dev/kvm
 #   --filter REGEX  only tests whose name (Module.Class/test) matches
 #   --time-limit N  give up after N seconds of testing (default 3300)
 #   --install-swift when neither PATH nor apt has Swift 6: fetches it from swift.org

@@ -1,6 +1,7 @@
 #!/bin/bash
 # shadow-virt in three minutes: a running guest with a disk gets a shadow on another host, loses its own host's QEMU, goes on
-# over there, gets a shadow again and moves back. Both hosts are made on this machine and are gone afterwards.
+# over there, gets a shadow again and moves back. Then a Linux guest does the same, with a ping running all the time. Both hosts are
+# made on this machine and are gone afterwards.
 #
 #   sudo examples/quickstart.sh [--json FILE] [--keep] [--install-swift] [--work DIR]
 #
@@ -10,7 +11,8 @@
 #   --work DIR        folder for everything that is made (default: one of its own below /tmp, gone afterwards unless
 #                     something failed); it must be empty or not exist
 #
-# Needs root, /dev/kvm and Debian 12 or 13 (or Ubuntu 24.04). Installs from apt what is missing, and says so.
+# Needs root and Debian 12 or 13 (or Ubuntu 24.04). Installs from apt what is missing, and says so. The first guest needs /dev/kvm; a
+# machine without it sees the Linux guest alone, emulated.
 # The last line is `quickstart: ok` or `quickstart: FAILED: why`; exit status 0 and 1, 64 for wrong options.
 
 set -Eeuo pipefail
@@ -23,13 +25,21 @@ readonly interval_ms=20 run_seconds=10
 # The ledger guest's, Tests/Guests/ledger.S: its disk is a ring of so many records, each looked at before it is replaced.
 readonly tick_ms=4 disk_records=1024
 readonly images=/var/lib/libvirt/images # on each host
+# The Linux guest's; its own clock ticks ten times a second (Tests/Guests/records.c). Emulated, it is captured every few seconds.
+readonly linux=$repository/.build/linux-guest linux_address=10.77.0.50 linux_tick_ms=100 linux_interval_ms=2000
+readonly linux_probe_seconds=15
 
 # shellcheck source=../Tests/Support/install.sh
 source "$repository/Tests/Support/install.sh"
 
 json='' keep='' work='' swift_option=()
 why='' finding='' finished='' job='' work_made='' hosts_up=''
-services=() followers=() probes=()
+services=() followers=() probes=() linux_probe=''
+no_kvm='' no_linux='' # why a part is left out
+# The figures; null: of a part that was left out.
+epochs_per_second=null pause_ms_median=null pause_ms_p99=null dirtied=0 sent=0 disk_sent=null engine=null
+failover_epochs_lost=null failover_outage_ms=null swap_epochs_lost=null swap_outage_ms=null activation_ms=null consistent=null disk_consistent=null
+linux_engine=null linux_pause_ms=null linux_failover_outage_ms=null linux_swap_outage_ms=null pings_lost_in_swap=null pings_lost_in_failover=null
 
 usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
@@ -60,6 +70,7 @@ on_exit() {
   trap '' INT TERM HUP
   set +e
   [[ -z $job ]] || end_job
+  [[ -z $linux_probe ]] || kill "$linux_probe" 2>/dev/null
   if [[ -n $finished ]]; then
     status=0
   else
@@ -125,8 +136,9 @@ explain() { # the end of what the services said
 }
 
 print_playground() {
-  local pid
+  local pid guest=ledger tells='counts its ticks'
   for pid in "${followers[@]}"; do kill "$pid" 2>/dev/null; done
+  if [[ -n $no_kvm ]]; then guest=linux tells='tells what it does'; else on A virsh -q resume ledger >/dev/null 2>&1; fi
   cat <<END
 
 The two hosts are still up. To play with them, as root:
@@ -134,12 +146,12 @@ The two hosts are still up. To play with them, as root:
   on() { Tests/Support/hosts.sh exec \$work "\$@"; }
   shadow=\$PWD/.build/release/shadow-virt
   on A virsh list --all                                          # A and B are the hosts
-  on A \$shadow protect ledger --to hostB                         # likewise on B, to hostA
-  on A \$shadow status ledger
-  on A \$shadow swap ledger
-  kill -9 \$(cat \$work/A/run/libvirt/qemu/ledger.pid)             # what happens when QEMU dies
+  on A \$shadow protect $guest --to hostB                         # likewise on B, to hostA
+  on A \$shadow status $guest
+  on A \$shadow swap $guest
+  kill -9 \$(cat \$work/A/run/libvirt/qemu/$guest.pid)             # what happens when QEMU dies
   Tests/Support/hosts.sh cut \$work                               # pulls the cable; join plugs it in again
-  tail -f \$work/{A,B}/var/log/libvirt/ledger.serial              # the guest counts its ticks
+  tail -f \$work/{A,B}/var/log/libvirt/$guest.serial              # the guest $tells
   tail -f \$work/service{A,B}.log                                 # what the services say
 To remove them:
   Tests/Support/hosts.sh down \$work && rm -rf \$work
@@ -190,9 +202,9 @@ value() { # FILE KEY; of JSON with a key a line, the first of that name; 0 when 
 
 calculate() { awk "BEGIN { printf \"$1\", $2 }"; } # FORMAT EXPRESSION
 
-serial() { echo "$work/$1/var/log/libvirt/ledger.serial"; } # HOST
+serial() { echo "$work/$1/var/log/libvirt/${2:-ledger}.serial"; } # HOST [DOMAIN]
 
-image() { echo "$work/$1$images/ledger.img"; } # HOST
+image() { echo "$work/$1$images/${2:-ledger}.img"; } # HOST [DOMAIN]
 
 size() { stat -c %s "$1" 2>/dev/null || echo 0; }
 
@@ -214,10 +226,17 @@ follow() { "$guests/ledger-tool" follow "$@" & followers+=($!); disown; } # FILE
 # --- the machine ---------------------------------------------------------------------------------------------------
 
 ((EUID == 0)) || fail "needs root, for namespaces, libvirtd and /dev/kvm: run it with sudo"
+kvm_obstacle() { # prints why there is no KVM
+  if [[ $(stat -Lc %t:%T /dev/kvm 2>/dev/null) != a:e8 ]]; then
+    echo "no /dev/kvm: KVM is not available here (switch virtualization on in the firmware, or nested virtualization for this virtual machine," \
+      "and load kvm_intel or kvm_amd)"
+  elif ! { : <>/dev/kvm; } 2>/dev/null; then
+    echo "/dev/kvm cannot be opened: this container or machine has no right to use it"
+  fi
+}
 [[ $(uname -m) == x86_64 ]] || fail "the example's guest runs on x86_64 only; this machine is $(uname -m)"
-[[ $(stat -Lc %t:%T /dev/kvm 2>/dev/null) == a:e8 ]] || fail "no /dev/kvm: KVM is not available here (switch virtualization on in the firmware, or nested \
-virtualization for this virtual machine, and load kvm_intel or kvm_amd)"
-{ : <>/dev/kvm; } 2>/dev/null || fail "/dev/kvm cannot be opened: this container or machine has no right to use it"
+no_kvm=$(kvm_obstacle)
+readonly no_kvm
 
 if [[ -n $work ]]; then
   if [[ -e $work && (! -d $work || -n $(ls -A "$work")) ]]; then fail "--work: $work is not an empty folder"; fi
@@ -231,14 +250,46 @@ readonly work
 chmod 755 "$work"
 
 echo "shadow-virt quickstart; everything it makes is in $work"
+[[ -z $no_kvm ]] || echo "No ledger guest: $no_kvm. The Linux guest does all of it, emulated, with the engine periodic"
 need_packages "${build_packages[@]}" "${host_packages[@]}" || echo "$install_problem" >&2
 for tool in virsh libvirtd qemu-system-x86_64 ip nsenter as ld; do
   PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null || fail "$tool is missing and could not be installed"
 done
+need_packages "${linux_packages[@]}" || no_linux=$install_problem
 # Caches, lock files and whatever else Swift leaves in the home and in /tmp go into the work folder.
 readonly caches=$work/caches
 mkdir -p "$caches"
 TMPDIR=$caches need_swift "${swift_option[@]}" || fail "$install_problem"
+
+# --- what is built -------------------------------------------------------------------------------------------------
+
+build_linux() { logged "$work/linux.log" "$repository/Tests/Guests/linux.sh" "$linux"; }
+
+# Whether the machine's KVM runs Linux: some nested ones only run code without paging. It is asked while shadow-virt is built.
+begin_probe() {
+  timeout --kill-after=2 $linux_probe_seconds qemu-system-x86_64 -accel kvm -m 256 -display none -no-reboot -kernel "$linux/vmlinuz" -initrd "$linux/initrd" \
+    -append "console=ttyS0 loglevel=1 panic=1 PROBE=1" -serial "file:$work/linux-probe" </dev/null >/dev/null 2>&1 &
+  linux_probe=$!
+}
+
+kvm_runs_linux() {
+  [[ -n $linux_probe ]] || return 1
+  wait "$linux_probe" || true
+  linux_probe=''
+  grep -q BOOT "$work/linux-probe" 2>/dev/null
+}
+
+if [[ -z $no_linux ]]; then
+  # A second time with fresh lists of packages.
+  if build_linux || { update_apt && build_linux; }; then
+    [[ -n $no_kvm ]] || begin_probe
+  else
+    no_linux=$(tail -n 1 "$work/linux.log")
+  fi
+fi
+readonly no_linux
+[[ -z $no_linux ]] || echo "No Linux guest: $no_linux"
+[[ -z $no_kvm || -z $no_linux ]] || fail "nothing to show: $no_kvm; and no Linux guest, which could do without: $no_linux"
 
 event "building shadow-virt in release mode, with $(TMPDIR=$caches swift --version 2>/dev/null | sed -n 's/.*\(Swift version [0-9.]*\).*/\1/p')"
 build() {
@@ -249,12 +300,17 @@ if ! build -c release --product shadow-virt; then
   grep -E 'error:' "$work/build.log" >&2 || tail -n 20 "$work/build.log" >&2
   fail "the build failed ($work/build.log)"
 fi
-logged "$work/build.log" env HOME="$caches" TMPDIR="$caches" "$repository/Tests/Guests/build.sh" "$guests" ||
-  fail "the guest could not be built: $(tail -n 3 "$work/build.log")"
+if [[ -z $no_kvm ]]; then
+  logged "$work/build.log" env HOME="$caches" TMPDIR="$caches" "$repository/Tests/Guests/build.sh" "$guests" ||
+    fail "the guest could not be built: $(tail -n 3 "$work/build.log")"
+fi
 rm -rf "$caches"
 # Built by root in somebody's clone: leave it to them.
 [[ $(stat -c %u "$repository") == 0 ]] || chown -R --reference="$repository" "$repository/.build"
 event "built $("$program" --version)"
+linux_type=qemu
+! kvm_runs_linux || linux_type=kvm
+readonly linux_type
 
 # --- two hosts -----------------------------------------------------------------------------------------------------
 
@@ -264,7 +320,7 @@ problem=$(setsid --wait "$hosts" up "$work" quickstart 2>&1) ||
   fail "the hosts could not be started: $(head -n 3 <<<"$problem" | tr '\n' ' ')"
 event "two hosts with a libvirtd each: hostA 10.77.0.1, hostB 10.77.0.2"
 # What a libvirtd asks QEMU once, for minutes to come; both at the same time.
-for host in A B; do on "$host" virsh -q domcapabilities --virttype kvm >/dev/null 2>&1 & probes+=($!); done
+for host in A B; do on "$host" virsh -q domcapabilities --virttype "$([[ -n $no_kvm ]] && echo qemu || echo kvm)" >/dev/null 2>&1 & probes+=($!); done
 
 secret=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 configure() { # HOST ADDRESS PEER PEER-ADDRESS
@@ -295,7 +351,7 @@ wait_for 20 "an answer of the service on hostA" answers A "${services[0]}"
 wait_for 20 "an answer of the service on hostB" answers B "${services[1]}"
 event "shadow-virt serves on both"
 
-# --- a guest -------------------------------------------------------------------------------------------------------
+# --- for each guest ------------------------------------------------------------------------------------------------
 
 wait "${probes[@]}" || true
 versions=$(on A virsh -q version --daemon)
@@ -307,41 +363,31 @@ for host in A B; do
   problem=$(on "$host" virsh -q pool-define-as default dir --target "$images" 2>&1 && on "$host" virsh -q pool-start default 2>&1) ||
     fail "libvirt on host$host refused the storage pool: $(tr '\n' ' ' <<<"$problem")"
 done
-cp "$guests/ledger-disk.img" "$(image A)"
-"$repository/Tests/Guests/domain.sh" ledger >"$work/ledger.xml"
-follow "$(serial A)" "$work/A1.times" "$(serial B)" "$work/B.times"
-problem=$(on A virsh -q define "$work/ledger.xml" 2>&1 && on A virsh -q start ledger 2>&1) ||
-  fail "libvirt on hostA refused the guest: $(tr '\n' ' ' <<<"$problem")"
-wait_for 60 "the guest's first tick" ticks_since "$(serial A)" 0
-event "the guest runs on hostA (QEMU $qemu_version, libvirt $libvirt_version)"
+protect() { # DOMAIN HOST PEER MILLISECONDS
+  shadow_virt "$2" protect "$1" --to "host$3" --interval "$4ms" --quiet
+}
+status() { # DOMAIN HOST FILE; without the list of its disks, which have states of their own
+  shadow_virt "$2" status "$1" --format json --quiet
+  sed '/^ *"disks" *: *\[$/,/^ *\],\{0,1\}$/d' "$work/answer" >"$3"
+}
+run_for() { # SECONDS; a shell that only sleeps would answer Ctrl-C at its end
+  local turn
+  for ((turn = 0; turn < $1 * 10; turn++)); do sleep 0.1; done
+}
+check_runs() { # DOMAIN HOST
+  [[ $(on "$2" virsh -q domstate "$1") == running* ]] || fail "libvirt on host$2 says that $1 is $(on "$2" virsh -q domstate "$1")"
+}
+kill_qemu() { # DOMAIN; on hostA
+  local pid
+  pid=$(<"$work/A/run/libvirt/qemu/$1.pid")
+  grep -q "guest=$1" "/proc/$pid/cmdline" || fail "process $pid is not the QEMU of $1"
+  kill -KILL "$pid"
+  event "kill -9 $pid: QEMU on hostA is dead"
+}
 
-protect() { # HOST PEER
-  shadow_virt "$1" protect ledger --to "host$2" --interval "${interval_ms}ms" --quiet
-}
-status() { # HOST FILE; without the list of its disks, which have states of their own
-  shadow_virt "$1" status ledger --format json --quiet
-  sed '/^ *"disks" *: *\[$/,/^ *\],\{0,1\}$/d' "$work/answer" >"$2"
-}
-protect A B
-event "protected: hostB holds a shadow and a replica of the disk, an epoch every $interval_ms ms"
-status A "$work/before.json"
-before=${EPOCHREALTIME/./}
-for ((turn = 0; turn < run_seconds * 10; turn++)); do sleep 0.1; done
-status A "$work/after.json"
-seconds=$(calculate %.6f "($((${EPOCHREALTIME/./} - before))) / 1e6")
-[[ $(value "$work/after.json" state) == protected ]] ||
-  fail "after $run_seconds s the guest is $(value "$work/after.json" state): $(value "$work/after.json" reason)"
+# --- the ledger guest ----------------------------------------------------------------------------------------------
+
 since_before() { echo $(($(value "$work/after.json" "$1") - $(value "$work/before.json" "$1"))); } # KEY
-engine=$(value "$work/after.json" engine)
-epochs_per_second=$(calculate %.1f "$(since_before epoch) / $seconds")
-pause_ms_median=$(value "$work/after.json" pause_ms_median)
-pause_ms_p99=$(value "$work/after.json" pause_ms_p99)
-dirtied=$(since_before bytes_dirtied) sent=$(since_before bytes_sent)
-disk_sent=$(value "$work/after.json" disk_bytes_sent)
-event "ran $run_seconds s: $(since_before epoch) epochs with $(since_before disk_writes) disk writes"
-
-# --- failover ------------------------------------------------------------------------------------------------------
-
 ledger() { # FILE WORD...; ledger-tool's finding, 0 when fine
   local file=$1
   shift
@@ -371,56 +417,208 @@ disk_turned() { # FILE BYTES; since then the guest has replaced, and before that
   tail -c "+$(($2 + 1))" "$1" | awk -v records=$disk_records '$1 == "D" { last = $2; if (!n++) first = $2 } END { exit !(last - first >= records) }'
 }
 
-pid=$(<"$work/A/run/libvirt/qemu/ledger.pid")
-grep -q 'guest=ledger' "/proc/$pid/cmdline" || fail "process $pid is not the guest's QEMU"
-kill -KILL "$pid"
-event "kill -9 $pid: QEMU on hostA is dead"
-wait_for 20 "the guest's going on at hostB" ticks_since "$(serial B)" 0
-event "the guest goes on at hostB"
-sleep 2
-left_A=$(size "$(serial A)")
-status B "$work/failed-over.json"
-[[ $(on B virsh -q domstate ledger) == running* ]] || fail "libvirt on hostB says the guest is $(on B virsh -q domstate ledger)"
+boot_ledger() {
+  cp "$guests/ledger-disk.img" "$(image A)"
+  "$repository/Tests/Guests/domain.sh" ledger >"$work/ledger.xml"
+  follow "$(serial A)" "$work/A1.times" "$(serial B)" "$work/B.times"
+  problem=$(on A virsh -q define "$work/ledger.xml" 2>&1 && on A virsh -q start ledger 2>&1) ||
+    fail "libvirt on hostA refused the guest: $(tr '\n' ' ' <<<"$problem")"
+  wait_for 60 "the guest's first tick" ticks_since "$(serial A)" 0
+  event "the guest runs on hostA (QEMU $qemu_version, libvirt $libvirt_version)"
+}
 
-wait_for 60 "the guest's turn through its disk on hostB" disk_turned "$(serial B)" 0
-consistent=true disk_consistent=true
-check_books "$work/failover-check.json" check "$(serial A)@0-$left_A" "$(serial B)"
-check_disk B
-ledger "$work/failover-outage.json" outage "$work/A1.times" "$work/B.times" || fail "the guest ran on both hosts at once"
-rolled_back=$(value "$work/failover-check.json" repeated_ticks)
-failover_outage_ms=$(value "$work/failover-outage.json" outage_ms)
-# An epoch's worth of ticks is what the guest does from one capture to the next. Less than that was in no epoch yet; every
-# full one is an epoch that was captured and did not arrive.
-failover_epochs_lost=$(calculate %d "int($rolled_back / (1000 / $tick_ms / $epochs_per_second))")
-event "it went back $rolled_back ticks ($((rolled_back * tick_ms)) ms) and stood still for $failover_outage_ms ms"
-[[ -n $finding ]] || event "its memory is whole, and its disk is of the same moment"
-((failover_epochs_lost <= 1)) || found "$failover_epochs_lost epochs were lost in the failover, not 0 or 1"
+protect_ledger() {
+  protect ledger A B $interval_ms
+  event "protected: hostB holds a shadow and a replica of the disk, an epoch every $interval_ms ms"
+  status ledger A "$work/before.json"
+  before=${EPOCHREALTIME/./}
+  run_for $run_seconds
+  status ledger A "$work/after.json"
+  seconds=$(calculate %.6f "($((${EPOCHREALTIME/./} - before))) / 1e6")
+  [[ $(value "$work/after.json" state) == protected ]] ||
+    fail "after $run_seconds s the guest is $(value "$work/after.json" state): $(value "$work/after.json" reason)"
+  engine=$(value "$work/after.json" engine)
+  epochs_per_second=$(calculate %.1f "$(since_before epoch) / $seconds")
+  pause_ms_median=$(value "$work/after.json" pause_ms_median)
+  pause_ms_p99=$(value "$work/after.json" pause_ms_p99)
+  dirtied=$(since_before bytes_dirtied) sent=$(since_before bytes_sent)
+  disk_sent=$(value "$work/after.json" disk_bytes_sent)
+  event "ran $run_seconds s: $(since_before epoch) epochs with $(since_before disk_writes) disk writes"
+}
 
-# --- and back ------------------------------------------------------------------------------------------------------
+fail_ledger_over() {
+  kill_qemu ledger
+  wait_for 20 "the guest's going on at hostB" ticks_since "$(serial B)" 0
+  event "the guest goes on at hostB"
+  sleep 2
+  left_A=$(size "$(serial A)")
+  status ledger B "$work/failed-over.json"
+  check_runs ledger B
 
-protect B A
-event "protected again, the other way round: hostA holds the shadow, and its old disk is the replica"
-follow "$(serial A)" "$work/A2.times"
-sleep 3
-status B "$work/before-swap.json"
-disk_sent=$((disk_sent + $(value "$work/before-swap.json" disk_bytes_sent)))
-shadow_virt B swap ledger --format json --quiet
-cp "$work/answer" "$work/swap.json"
-event "swapped"
-wait_for 20 "the guest's going on at hostA" ticks_since "$(serial A)" "$left_A"
-event "the guest goes on at hostA"
-sleep 2
-wait_for 60 "the guest's turn through its disk on hostA" disk_turned "$(serial A)" "$left_A"
-check_books "$work/swap-check.json" check --swap "$(serial B)" "$(serial A)@$left_A"
-check_disk A
-ledger "$work/swap-outage.json" outage "$work/B.times" "$work/A2.times" || fail "the guest ran on both hosts at once"
-swap_outage_ms=$(value "$work/swap-outage.json" outage_ms)
-activation_ms=$(calculate %.3f "$(value "$work/swap.json" activation_ms)")
-swap_epochs_lost=$(value "$work/swap.json" epochs_lost)
-((swap_epochs_lost == 0)) || found "the swap lost $swap_epochs_lost epochs"
-[[ -n $finding ]] || event "not a tick and not a disk write lost or repeated"
-event "it stood still for $swap_outage_ms ms"
-[[ $(on A virsh -q domstate ledger) == running* ]] || fail "libvirt on hostA says the guest is $(on A virsh -q domstate ledger)"
+  wait_for 60 "the guest's turn through its disk on hostB" disk_turned "$(serial B)" 0
+  consistent=true disk_consistent=true
+  check_books "$work/failover-check.json" check "$(serial A)@0-$left_A" "$(serial B)"
+  check_disk B
+  ledger "$work/failover-outage.json" outage "$work/A1.times" "$work/B.times" || fail "the guest ran on both hosts at once"
+  rolled_back=$(value "$work/failover-check.json" repeated_ticks)
+  failover_outage_ms=$(value "$work/failover-outage.json" outage_ms)
+  # An epoch's worth of ticks is what the guest does from one capture to the next. Less than that was in no epoch yet; every
+  # full one is an epoch that was captured and did not arrive.
+  failover_epochs_lost=$(calculate %d "int($rolled_back / (1000 / $tick_ms / $epochs_per_second))")
+  event "it went back $rolled_back ticks ($((rolled_back * tick_ms)) ms) and stood still for $failover_outage_ms ms"
+  [[ -n $finding ]] || event "its memory is whole, and its disk is of the same moment"
+  ((failover_epochs_lost <= 1)) || found "$failover_epochs_lost epochs were lost in the failover, not 0 or 1"
+}
+
+swap_ledger_back() {
+  protect ledger B A $interval_ms
+  event "protected again, the other way round: hostA holds the shadow, and its old disk is the replica"
+  follow "$(serial A)" "$work/A2.times"
+  sleep 3
+  status ledger B "$work/before-swap.json"
+  disk_sent=$((disk_sent + $(value "$work/before-swap.json" disk_bytes_sent)))
+  shadow_virt B swap ledger --format json --quiet
+  cp "$work/answer" "$work/swap.json"
+  event "swapped"
+  wait_for 20 "the guest's going on at hostA" ticks_since "$(serial A)" "$left_A"
+  event "the guest goes on at hostA"
+  sleep 2
+  wait_for 60 "the guest's turn through its disk on hostA" disk_turned "$(serial A)" "$left_A"
+  check_books "$work/swap-check.json" check --swap "$(serial B)" "$(serial A)@$left_A"
+  check_disk A
+  ledger "$work/swap-outage.json" outage "$work/B.times" "$work/A2.times" || fail "the guest ran on both hosts at once"
+  swap_outage_ms=$(value "$work/swap-outage.json" outage_ms)
+  activation_ms=$(calculate %.3f "$(value "$work/swap.json" activation_ms)")
+  swap_epochs_lost=$(value "$work/swap.json" epochs_lost)
+  ((swap_epochs_lost == 0)) || found "the swap lost $swap_epochs_lost epochs"
+  [[ -n $finding ]] || event "not a tick and not a disk write lost or repeated"
+  event "it stood still for $swap_outage_ms ms"
+  check_runs ledger A
+}
+
+# --- the Linux guest -----------------------------------------------------------------------------------------------
+
+linux_said() { tail -c "+$(($2 + 1))" "$(serial "$1" linux)" 2>/dev/null | grep -q "^$3 [0-9]"; } # HOST BYTES KIND; in whole lines, since then
+
+linux_boots() { # it mounts its disk, looks at what is there, and begins to write
+  local problem disk
+  disk=$(image A linux)
+  truncate -s 64M "$disk"
+  PATH=$PATH:/usr/sbin:/sbin mkfs.ext4 -q -F -E lazy_itable_init=1 "$disk" || fail "mkfs.ext4 could not make the Linux guest's disk"
+  "$repository/Tests/Guests/linux-domain.sh" linux FOLDER="$linux" TYPE="$linux_type" RECORDS=1 BRIDGE=br0 ADDRESS=$linux_address/24 >"$work/linux.xml"
+  problem=$(on A virsh -q define "$work/linux.xml" 2>&1 && on A virsh -q start linux 2>&1) ||
+    fail "libvirt on hostA refused the Linux guest: $(tr '\n' ' ' <<<"$problem")"
+  wait_for 120 "the Linux guest's first record on its disk" linux_said A 0 W
+  setsid "$hosts" exec "$work" A ping -D -n -i 0.01 $linux_address </dev/null >"$work/ping" 2>"$work/ping.log" &
+  followers+=($!)
+  disown
+  wait_for 20 "the Linux guest's answer to a ping" answered_since "${EPOCHREALTIME}"
+  event "a Linux guest runs on hostA, $([[ $linux_type == kvm ]] && echo "under KVM" || echo "emulated (TCG)${no_kvm:+: no KVM}"), writes to ext4 \
+and answers a ping every 10 ms"
+}
+
+answers_of() { awk -v begin="$1" '/^\[.*icmp_seq=/ && !/DUP/ { at = substr($1, 2) + 0; if (at >= begin) print }' "$work/ping"; } # SECONDS
+
+answered_since() { [[ -n $(answers_of "$1") ]]; } # SECONDS
+
+# Since then: the longest time without an answer in milliseconds, and how many requests were never answered.
+silence_since() { # SECONDS
+  answers_of "$1" | awk '
+    {
+      at = substr($1, 2) + 0; match($0, /icmp_seq=[0-9]+/); number = substr($0, RSTART + 9, RLENGTH - 9) + 0
+      if (last && at - last > longest) longest = at - last
+      last = at; count++
+      if (!least || number < least) least = number
+      if (number > most) most = number
+    }
+    END { printf "%.1f %d\n", longest * 1000, count ? most - least + 1 - count : 0 }'
+}
+
+# It has read all of its disk again, compared it with what its memory says, and has nothing to complain of.
+check_linux() { # HOST BYTES
+  local said
+  wait_for 90 "the Linux guest's look at all of its disk on host$1" linux_said "$1" "$2" C
+  said=$(grep -hE '^CORRUPT|Kernel panic' "$(serial A linux)" "$(serial B linux)" 2>/dev/null | head -n 1) || true
+  [[ -z $said ]] || found "the Linux guest says: $said"
+}
+
+# The first line may be the rest of one that began on the other host, the last one the beginning of one that ends there.
+ticks() { tail -c "+$(($2 + 1))" "$1" | sed -n '1d; $d; s/^T \([0-9]*\)\r\{0,1\}$/\1/p'; } # FILE BYTES
+
+# What both hosts wrote down of a guest that was swapped is one text, cut anywhere; prints the first tick or record that is not the next one.
+gap_in() { # FILE FILE BYTES
+  { cat "$1"; tail -c "+$(($3 + 1))" "$2"; } | awk '
+    { sub(/\r$/, "") }
+    NR > 1 && /^[TW] [0-9]+$/ {
+      if (($1 in last) && $2 != last[$1] + 1) { print $0, "after", $1, last[$1]; exit }
+      last[$1] = $2
+    }'
+}
+
+linux_fails_over() {
+  local killed first last
+  protect linux A B "$linux_interval"
+  event "protected: hostB follows, an epoch every $linux_interval ms"
+  run_for 8
+  status linux A "$work/linux.json"
+  [[ $(value "$work/linux.json" state) == protected ]] ||
+    fail "the Linux guest is $(value "$work/linux.json" state): $(value "$work/linux.json" reason)"
+  linux_engine=$(value "$work/linux.json" engine)
+  linux_pause_ms=$(value "$work/linux.json" pause_ms_median)
+  event "ran 8 s with the engine $linux_engine: $(sed -n 's/^ *"engine_reason" *: *"\(.*\)",\{0,1\}$/\1/p' "$work/linux.json")"
+  killed=$EPOCHREALTIME
+  kill_qemu linux
+  wait_for 30 "the Linux guest's going on at hostB" linux_said B 0 T
+  event "the Linux guest goes on at hostB"
+  wait_for 20 "the Linux guest's answer to a ping" answered_since "$(calculate %.3f "$killed + 2")"
+  # The last answer before may be a moment old.
+  read -r linux_failover_outage_ms pings_lost_in_failover < <(silence_since "$(calculate %.3f "$killed - 0.5")")
+  check_runs linux B
+  check_linux B 0
+  left_A=$(size "$(serial A linux)")
+  last=$(ticks "$(serial A linux)" 0 | tail -n 1) first=$(ticks "$(serial B linux)" 0 | head -n 1)
+  event "it went back $(((last + 1 - first) * linux_tick_ms)) ms, and its address was silent for $linux_failover_outage_ms ms"
+  [[ -n $finding ]] || event "its files are whole and as its memory has them"
+}
+
+linux_swaps_back() {
+  local begin gap
+  protect linux B A "$linux_interval"
+  event "protected again, the other way round"
+  run_for 3
+  begin=$EPOCHREALTIME
+  shadow_virt B swap linux --format json --quiet
+  event "swapped"
+  wait_for 30 "the Linux guest's going on at hostA" linux_said A "$left_A" T
+  wait_for 20 "the Linux guest's answer to a ping" answered_since "$(calculate %.3f "$EPOCHREALTIME + 0.5")"
+  read -r linux_swap_outage_ms pings_lost_in_swap < <(silence_since "$begin")
+  check_runs linux A
+  check_linux A "$left_A"
+  gap=$(gap_in "$(serial B linux)" "$(serial A linux)" "$left_A")
+  [[ -z $gap ]] || found "the swap lost or repeated something: $gap"
+  [[ -n $finding ]] || event "not a tick and not a record lost or repeated"
+  event "its address was silent for $linux_swap_outage_ms ms, $pings_lost_in_swap pings had no answer"
+}
+
+linux_guest() {
+  local linux_interval=$linux_interval_ms
+  [[ $linux_type == qemu ]] || linux_interval=$interval_ms
+  linux_boots
+  linux_fails_over
+  linux_swaps_back
+}
+
+# --- all of it -----------------------------------------------------------------------------------------------------
+
+if [[ -z $no_kvm ]]; then
+  boot_ledger
+  protect_ledger
+  fail_ledger_over
+  swap_ledger_back
+  # The Linux guest has the machine to itself.
+  problem=$(on A virsh -q suspend ledger 2>&1) || fail "libvirt on hostA did not suspend the guest: $problem"
+fi
+[[ -n $no_linux ]] || linux_guest
 
 # --- what came out -------------------------------------------------------------------------------------------------
 
@@ -428,18 +626,31 @@ mib() { calculate '%.1f MiB' "$1 / 1048576"; }
 verdict() { [[ $1 == true ]] && echo "consistent throughout" || echo "NOT CONSISTENT"; }
 row() { printf '  %-34s %s\n' "$1" "$2"; }
 echo
-row "epochs a second, asked for every" "$epochs_per_second, $interval_ms ms"
-row "pause of the guest, median / p99" "$pause_ms_median / $pause_ms_p99 ms"
-row "bytes dirtied / sent" "$(mib "$dirtied") / $(mib "$sent")"
-row "disk bytes sent" "$(mib "$disk_sent")"
-row "failover: epochs lost" "$failover_epochs_lost"
-row "failover: outage" "$failover_outage_ms ms"
-row "swap: epochs lost" "$swap_epochs_lost"
-row "swap: outage" "$swap_outage_ms ms, of which activation $activation_ms ms"
-row "guest's memory" "$(verdict "$consistent")"
-row "guest's disk" "$(verdict "$disk_consistent")"
+if [[ -z $no_kvm ]]; then
+  row "epochs a second, asked for every" "$epochs_per_second, $interval_ms ms"
+  row "pause of the guest, median / p99" "$pause_ms_median / $pause_ms_p99 ms"
+  row "bytes dirtied / sent" "$(mib "$dirtied") / $(mib "$sent")"
+  row "disk bytes sent" "$(mib "$disk_sent")"
+  row "failover: epochs lost" "$failover_epochs_lost"
+  row "failover: outage" "$failover_outage_ms ms"
+  row "swap: epochs lost" "$swap_epochs_lost"
+  row "swap: outage" "$swap_outage_ms ms, of which activation $activation_ms ms"
+  row "guest's memory" "$(verdict "$consistent")"
+  row "guest's disk" "$(verdict "$disk_consistent")"
+else
+  row "ledger guest" "left out: see above"
+fi
+if [[ -z $no_linux ]]; then
+  row "Linux guest: engine" "$linux_engine$([[ $linux_type == kvm ]] || echo ", emulated (TCG)")"
+  row "Linux guest: pause, median" "$linux_pause_ms ms"
+  row "Linux guest: failover outage" "$linux_failover_outage_ms ms as ping saw it, $pings_lost_in_failover pings lost"
+  row "Linux guest: swap outage" "$linux_swap_outage_ms ms as ping saw it, $pings_lost_in_swap pings lost"
+else
+  row "Linux guest" "left out: see above"
+fi
 echo
 
+quoted() { [[ $1 == null ]] && echo null || echo "\"$1\""; } # a JSON string, or null
 if [[ -n $json ]]; then
   cat >"$json.new" <<END
 {
@@ -454,12 +665,19 @@ if [[ -n $json ]]; then
   "guest_consistent": $consistent,
   "disk_bytes_sent": $disk_sent,
   "disk_consistent": $disk_consistent,
-  "engine": "$engine",
+  "engine": $(quoted "$engine"),
   "qemu_version": "$qemu_version",
-  "libvirt_version": "$libvirt_version"
+  "libvirt_version": "$libvirt_version",
+  "linux_guest_engine": $(quoted "$linux_engine"),
+  "linux_guest_pause_ms": $linux_pause_ms,
+  "linux_guest_failover_outage_ms": $linux_failover_outage_ms,
+  "linux_guest_swap_outage_ms": $linux_swap_outage_ms,
+  "pings_lost_in_swap": $pings_lost_in_swap
 }
 END
   mv "$json.new" "$json"
 fi
 [[ -z $finding ]] || fail "$finding"
+# Bash leaves a function when a sum makes no sense, and goes on.
+if [[ -z $no_kvm && $swap_epochs_lost == null || -z $no_linux && $pings_lost_in_swap == null ]]; then fail "a part was not carried out to its end"; fi
 finished=yes

@@ -5,7 +5,7 @@
 #
 # FOLDER is where linux.sh has put the kernel. Keys: DISK (ext4, no partitions; default /var/lib/libvirt/images/NAME.img; empty: no disk), RECORDS (1: it
 # writes to it; 0, the default: it leaves it alone), SERIAL (default /var/log/libvirt/NAME.serial), BRIDGE (of the network
-# card; default: none), ADDRESS (the card's, as 10.77.0.50/24), UUID and MAC (default: made from NAME, so that they are the same on both
+# card; default: none), ADDRESS (the card's, as 10.77.0.50/24; port 7000 sends numbers), UUID and MAC (default: made from NAME, so that they are the same on both
 # hosts), MEMORY_MIB (256), VCPUS (1), MACHINE (pc), TYPE (kvm; qemu for TCG), WORDS (more for the kernel's command line).
 
 set -euo pipefail

@@ -8,8 +8,8 @@
 #   BYE                  it was switched off, the disk is unmounted
 #
 # Words of the kernel's command line that reach it as variables: RECORDS=DEVICE (an ext4 disk to write to), ADDRESS=IP/BITS (for the
-# network card), DIRTY_MIB and DIRTY_RATE (memory to write to all the time, MiB of pages a second; DIRTY_NOISE: see records.c), PROBE=1 (be switched off as soon as
-# it runs).
+# network card; it answers ping and sends numbers to who connects to port 7000, see records.c), DIRTY_MIB and DIRTY_RATE (memory to write
+# to all the time, MiB of pages a second; DIRTY_NOISE: see records.c), PROBE=1 (be switched off as soon as it runs).
 
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -26,6 +26,7 @@ ip link set lo up
 if [ -n "$ADDRESS" ]; then
   ip addr add "$ADDRESS" dev eth0
   ip link set eth0 up
+  records stream 7000 &
 fi
 
 [ -z "$DIRTY_MIB" ] || records dirty "$DIRTY_MIB" "$DIRTY_RATE" &

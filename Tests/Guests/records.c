@@ -1,4 +1,5 @@
-// What the Linux guest does with its disk, and how it is checked: numbered records, each one told on the serial port once it is safe.
+// What the Linux guest does. With its disk, and how that is checked: numbered records, each one told on the serial port once it is safe. With its network:
+// lines with numbers, for a client that notices when one is missing.
 //
 //   records tick             prints `T <n>` ten times a second until the power button is pressed
 //   records write FOLDER     checks what is there, then writes until it is killed; prints
@@ -8,6 +9,7 @@
 //   records check FOLDER     prints V and ends
 //   records dirty MIB RATE   writes a number to each page of so much memory in turn, RATE MiB of pages a second; with DIRTY_NOISE in its
 //                            environment the pages are full of noise, otherwise of zeros
+//   records stream PORT      sends the lines `1`, `2`, ... to whoever connects, one every 20 ms, to each from the beginning
 //
 // Whatever is not as it must be is a line `CORRUPT <what>`, and exit status 2.
 //
@@ -20,12 +22,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/input.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -265,6 +271,35 @@ __attribute__((noreturn)) static void dirty(long mebibytes, long rate) {
     }
 }
 
+// MARK: Network
+
+__attribute__((noreturn)) static void count_for(int client) {
+    struct timespec next;
+    clock_gettime(CLOCK_MONOTONIC, &next);
+    // Ends with its connection: a write to a closed one is a signal.
+    for (long number = 1; dprintf(client, "%ld\n", number) > 0; number++) {
+        if ((next.tv_nsec += 20000000) >= 1000000000) next.tv_sec++, next.tv_nsec -= 1000000000;
+        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
+    }
+    _exit(0);
+}
+
+__attribute__((noreturn)) static void stream(int port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+    int listener = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    // Each line at once, not together with those after it.
+    setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    need(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 8) == 0, "listen");
+    signal(SIGCHLD, SIG_IGN);
+    for (;;) {
+        int client = accept(listener, NULL, NULL);
+        if (client < 0) continue;
+        if (fork() == 0) count_for(client);
+        close(client);
+    }
+}
+
 int main(int count, char **words) {
     if (count == 2 && strcmp(words[1], "tick") == 0) {
         tick();
@@ -272,9 +307,10 @@ int main(int count, char **words) {
     }
     if (count == 4 && strcmp(words[1], "dirty") == 0) dirty(atol(words[2]), atol(words[3]));
     if (count != 3) {
-        fprintf(stderr, "records tick | write FOLDER | check FOLDER | dirty MIB RATE\n");
+        fprintf(stderr, "records tick | write FOLDER | check FOLDER | dirty MIB RATE | stream PORT\n");
         return 64;
     }
+    if (strcmp(words[1], "stream") == 0) stream(atoi(words[2]));
     need(chdir(words[2]) == 0, words[2]);
     if (strcmp(words[1], "write") == 0) write_records();
     long first, last;

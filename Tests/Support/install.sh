@@ -14,10 +14,11 @@ build_packages=(libvirt-dev libxxhash-dev liblz4-dev libgnutls28-dev libc6-dev)
 host_packages=(
   libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils iproute2 util-linux binutils
 )
-# For tests that kill a process at each of its system calls, foreign clients for those of the NBD server, beside the ones in
-# qemu-utils and qemu-system-x86, what a Linux guest and its disk are made and looked at with, a TPM, and certificates for encrypted
-# migrations.
-test_packages=(strace libnbd-bin gcc xz-utils e2fsprogs iputils-ping swtpm swtpm-tools gnutls-bin)
+# What a Linux guest and its disk are made and looked at with, and what asks for it over the network.
+linux_packages=(gcc xz-utils e2fsprogs iputils-ping)
+# For tests that kill a process at each of its system calls, foreign clients for those of the NBD server, beside the ones in qemu-utils
+# and qemu-system-x86, a TPM, and certificates for encrypted migrations.
+test_packages=(strace libnbd-bin "${linux_packages[@]}" swtpm swtpm-tools gnutls-bin)
 
 # What --from-swift-org installs, and where. The key is the one that signs all releases of Swift 6.
 swift_release=6.3.1

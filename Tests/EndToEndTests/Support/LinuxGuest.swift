@@ -63,10 +63,14 @@ final class LinuxGuest {
 
     // MARK: Life
 
+    /// Its address on the bridge between the hosts, if it has a network card.
+    static let address = "10.77.0.50"
+
     /// Boots it, writing to `disk`, until it has looked through what is there.
-    func boot(on host: Host, type: String, disk: String, limit: Double) throws {
+    func boot(on host: Host, type: String, disk: String, withNetwork: Bool = false, limit: Double) throws {
         let xml = hosts.folder + "/\(name).xml"
-        let made = try runCommand([TwoHosts.tests + "/Guests/linux-domain.sh", name, "FOLDER=\(parts)", "TYPE=\(type)", "DISK=\(disk)", "RECORDS=1"], limit: 10)
+        let network = withNetwork ? ["BRIDGE=br0", "ADDRESS=\(Self.address)/24"] : []
+        let made = try runCommand([TwoHosts.tests + "/Guests/linux-domain.sh", name, "FOLDER=\(parts)", "TYPE=\(type)", "DISK=\(disk)", "RECORDS=1"] + network, limit: 10)
         try require(made.succeeded, made.summary)
         try made.out.write(toFile: xml, atomically: true, encoding: .utf8)
         home = host
@@ -121,10 +125,11 @@ final class LinuxGuest {
         (try? FileManager.default.attributesOfItem(atPath: hosts.serialLog(host, name))[.size] as? Int) ?? 0
     }
 
+    private func text(_ host: Host) -> Data { FileManager.default.contents(atPath: hosts.serialLog(host, name))?.dropFirst(begins[host] ?? 0) ?? Data() }
+
     /// Whole lines. Where a host took the guest over in the middle of a line, its first one is the rest of that.
     func lines(_ host: Host) -> [String] {
-        let text = FileManager.default.contents(atPath: hosts.serialLog(host, name))?.dropFirst(begins[host] ?? 0) ?? Data()
-        return text.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false).dropLast()
+        text(host).split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false).dropLast()
             .map { String(decoding: $0, as: UTF8.self).trimmed }
     }
 
@@ -134,6 +139,12 @@ final class LinuxGuest {
         let wrong = lines.filter { $0.hasPrefix("CORRUPT") || $0.contains("Kernel panic") }
         try require(wrong.isEmpty, "\(name) on \(host.name): \(wrong.prefix(5))")
         return lines.filter { $0.hasPrefix(kind + " ") }.map { $0.split(separator: " ").dropFirst().compactMap { Int($0) } }
+    }
+
+    /// The numbers after a hand-over without loss: what one host wrote down and then the other is one text, cut anywhere.
+    func numbersAcross(_ first: Host, _ second: Host, _ kind: String) throws -> [Int] {
+        (text(first) + text(second)).split(separator: UInt8(ascii: "\n")).dropFirst().dropLast()
+            .map { String(decoding: $0, as: UTF8.self).trimmed.split(separator: " ") }.filter { $0.first == kind[...] }.compactMap { $0.dropFirst().first.flatMap { Int($0) } }
     }
 
     /// Records that it told it had written, in order.

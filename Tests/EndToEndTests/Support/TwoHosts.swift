@@ -17,14 +17,14 @@ final class TwoHosts: @unchecked Sendable {
 
     /// Why the machine cannot do it; nil when it can.
     static let obstacle: String? = {
-        if let obstacle = obstacleWithoutServices { return obstacle }
-        if access("/dev/kvm", R_OK | W_OK) != 0 { return "no /dev/kvm: epochs cannot be captured under TCG" }
+        if let obstacle = obstacleWithoutKVM { return obstacle }
+        if access("/dev/kvm", R_OK | W_OK) != 0 { return "no /dev/kvm: the ledger guest and the engine continuous need it" }
         for (tool, package) in [("as", "binutils"), ("swiftc", "swift")] where !isInstalled(tool) { return "no \(tool) (Debian: apt install \(package))" }
         return nil
     }()
 
-    /// The same for hosts whose guests nobody protects.
-    static let obstacleWithoutServices: String? = {
+    /// The same for hosts whose guests run under TCG, or are not protected.
+    static let obstacleWithoutKVM: String? = {
         if geteuid() != 0 { return "not root: namespaces and libvirtd need it" }
         for (tool, package) in [("libvirtd", "libvirt-daemon"), ("qemu-system-x86_64", "qemu-system-x86"), ("virsh", "libvirt-clients"), ("ip", "iproute2")]
         where !isInstalled(tool) { return "no \(tool) (Debian: apt install \(package))" }
@@ -50,9 +50,10 @@ final class TwoHosts: @unchecked Sendable {
 
     // MARK: Life
 
-    /// `configuration`: lines for both hosts' shadow-virt.conf. `withServices`: false for libvirt alone, without a ledger guest's image.
-    init(configuration: [String] = [], withServices: Bool = true) throws {
-        if let obstacle = withServices ? Self.obstacle : Self.obstacleWithoutServices { throw XCTSkip("End-to-end tests skipped: \(obstacle)") }
+    /// `configuration`: lines for both hosts' shadow-virt.conf. `withServices`: false for libvirt alone.
+    /// `withLedger`: false for a machine that need not have KVM; without a ledger guest's image.
+    init(configuration: [String] = [], withServices: Bool = true, withLedger: Bool = true) throws {
+        if let obstacle = withServices && withLedger ? Self.obstacle : Self.obstacleWithoutKVM { throw XCTSkip("End-to-end tests skipped: \(obstacle)") }
         try require(!withServices || access(Self.binary, X_OK) == 0, "No shadow-virt at \(Self.binary); set SHADOW_VIRT_BINARY")
         folder = NSTemporaryDirectory() + "/shadow-virt-e2e-\(getpid())-\(UUID().uuidString.prefix(8))"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
@@ -65,10 +66,10 @@ final class TwoHosts: @unchecked Sendable {
         do {
             try hosts("up", limit: 60)
             guard withServices else { return }
-            let guests = try Self.guests.get()
+            let guests = withLedger ? try Self.guests.get() : nil
             for host in Host.allCases {
                 try configure(host, configuration)
-                try FileManager.default.copyItem(atPath: guests + "/ledger.img", toPath: root(host) + "/var/lib/libvirt/images/ledger.img")
+                if let guests { try FileManager.default.copyItem(atPath: guests + "/ledger.img", toPath: root(host) + "/var/lib/libvirt/images/ledger.img") }
                 services[host] = Service(command: [Self.script, "exec", folder, host.rawValue, Self.binary, "serve"], log: root(host) + "/service.log")
                 try service(host).start()
             }
@@ -238,6 +239,7 @@ struct Status: Decodable {
     var role: String
     var peer: String
     var engine: String
+    var engineReason: String?
     var state: String
     var reason: String
     var epoch: Int
@@ -257,6 +259,7 @@ struct Status: Decodable {
 
     enum CodingKeys: String, CodingKey {
         case domain, role, peer, engine, state, reason, epoch, disks
+        case engineReason = "engine_reason"
         case diskBytesSent = "disk_bytes_sent"
         case diskWrites = "disk_writes"
         case committed = "committed_epoch"
