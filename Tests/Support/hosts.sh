@@ -192,7 +192,8 @@ libvirtd_start() { # HOST
   rm -f "$root/libvirtd.started"
   # Under a reaper: libvirt waits for a QEMU that it ended until somebody has reaped it, and not every container's process 1
   # is quick at that.
-  enter "$1" setsid perl -e "$reaper" "$root/libvirtd.started" "$binary" --listen --pid-file /run/libvirt/libvirtd.pid \
+  # What it starts as other users (swtpm_setup) must not look for a folder that is ours alone.
+  enter "$1" env -u TMPDIR setsid perl -e "$reaper" "$root/libvirtd.started" "$binary" --listen --pid-file /run/libvirt/libvirtd.pid \
     </dev/null >>"$root/libvirtd.out" 2>&1 9>&- &
   disown
   for _ in {1..100}; do [[ ! -s $root/libvirtd.started ]] || break; sleep 0.02; done
