@@ -79,6 +79,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     private let rate = RateMeter()
     /// Of the engine `periodic`.
     var passes = Passes()
+    /// What a swap is at, for whoever waits for it.
+    let swapStep = Guarded<String?>(nil)
     private let carrier = DefinitionCarrier()
 
     /// A stop of the guest that was not ours.
@@ -535,6 +537,7 @@ public final class PrimaryProtection: @unchecked Sendable {
                 guard try domain.handle().isActive() else { return try guestEnded() }
             case .swap(let reply) where isPeriodic && passes.run != nil && passes.swap == nil:
                 passes.swap = reply
+                swapStep.change { $0 = "a pass is under way" }
             case .swap(let reply):
                 if let outcome = swap(reply) { return outcome }
             case .unprotect(let reply):

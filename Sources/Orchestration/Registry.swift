@@ -177,6 +177,11 @@ public final class Registry: @unchecked Sendable {
         return try reply.wait(until: deadline)
     }
 
+    /// What a swap under way is at, in words; nil when there is nothing to say.
+    public func swapStep(of word: String) -> String? {
+        entries.read { $0.primaries.values.first { $0.domain.name == word || $0.domain.uuid == word.lowercased() } }?.swapStep.read { $0 }
+    }
+
     /// Starts the guest from its shadow on this host, by the administrator's order.
     public func failover(_ word: String, force: Bool, progress: (String) -> Void) throws -> HandoverReport {
         guard let shadow = entries.read({ $0.shadows.values.first { $0.name == word || $0.uuid == word.lowercased() } }) else {

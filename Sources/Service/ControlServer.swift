@@ -95,8 +95,11 @@ final class ControlServer: Sendable {
             return ControlResponse(done: (["Domain \(domain) is not protected any more; it runs on"] + remarks).joined(separator: ". "))
         case .swap:
             let domain = try named(request)
-            return ControlResponse(handover: try withProgress("Swapping \(domain)", progress) { [registry] in
-                try registry.swap(domain, deadline: MonotonicTime.now.adding(milliseconds: 90_000))
+            return ControlResponse(handover: try withProgress({ [registry] in
+                ControlResponse.Progress("Swapping \(domain)" + (registry.swapStep(of: domain).map { ": \($0)" } ?? ""))
+            }, progress) { [registry] in
+                // Longer than the engine periodic tries.
+                try registry.swap(domain, deadline: MonotonicTime.now.adding(milliseconds: 300_000))
             })
         case .cancel:
             throw ControlFailure("There is nothing to cancel on this connection", advice: "It is asked for on the connection that began it")

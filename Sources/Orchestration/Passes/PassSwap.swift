@@ -19,6 +19,7 @@ extension PrimaryProtection {
 
     func swapByPass(_ reply: Reply<HandoverReport>, _ worker: WorkerProcess) -> Outcome? {
         var mirrorsEnded = false
+        defer { swapStep.change { $0 = nil } }
         do {
             try beginPass(.migration)
             guard passes.run != nil else { throw ControlFailure("The guest is suspended", advice: "Resume it first") }
@@ -73,6 +74,9 @@ extension PrimaryProtection {
                 throw ControlFailure((try? domain.monitor(QueryMigrate()).errorDescription) ?? "QEMU ended the migration")
             }
             guard deadline > .now else { throw ControlFailure(late) }
+            if run.stoppedAt == nil, let ram = try? domain.monitor(QueryMigrate()).ram {
+                swapStep.change { $0 = "\(ram.remaining >> 20) of \(ram.total >> 20) MiB to be looked at" }
+            }
             let failure: String?? = select(until: min(deadline, MonotonicTime.now.adding(milliseconds: 1000))) { event in
                 switch event {
                 case .migration(let status): passes.run?.migration(status)
