@@ -18,11 +18,16 @@ final class DiskFullTests: DisksTestCase {
         try makeRoom(.b, folder)
         try guest.protect("--pool", "small")
 
-        // The replica is given up with the service's death, and there is no room to make it whole again.
+        // The replica is given up with the service's death, and there is no room to make it whole again. Not under the worker's hands: a
+        // replica is nobody else's while it is locked, and what the worker knows of it, it saves at its end.
+        let mark = guest.serial.mark
+        let service = hosts.service(.b), workers = service.workers
+        service.unplug()
+        service.kill()
+        try waitUntil("the service and its workers are gone", limit: 10) { service.pid == nil && !workers.contains(where: Processes.isAlive) }
         try require(try hosts.run(.b, ["fallocate", "--punch-hole", "--offset", "0", "--length", "4M", "\(folder)/ledger.img"]).succeeded, "punch hole")
         try fill(.b, folder)
-        let mark = guest.serial.mark
-        hosts.service(.b).kill()
+        try service.start()
         try assertDegraded(guest, "No space left")
         try makeRoom(.b, folder)
         try guest.waitUntilWholeAgain(limit: 40)
