@@ -10,7 +10,7 @@ final class DiskProtectionTests: DisksTestCase {
     func testMirrorEndedBySomebody() throws {
         var recoveries: [Double] = []
         var filters = 0
-        for _ in 1...6 {
+        for _ in 1...3 {
             let guest = try protectedGuest()
             try guest.waitUntilWholeAgain()
             pauseAtRandom(0.05...0.3)
@@ -41,7 +41,7 @@ final class DiskProtectionTests: DisksTestCase {
     /// which is what `syncing` means, and is said.
     func testMirrorEndedAndQEMUKilled() throws {
         var lost = 0
-        for round in 1...5 {
+        for round in 1...3 {
             let guest = try protectedGuest()
             try guest.waitUntilWholeAgain()
             pauseAtRandom(0.05...0.3)
@@ -153,7 +153,7 @@ final class DiskProtectionTests: DisksTestCase {
         try assertInOrder(guest, ticks: 3000)
     }
 
-    private func struck(_ what: String, rounds: Int = 6, largestGap limit: Double, _ strike: (LedgerGuest) throws -> Void) throws {
+    private func struck(_ what: String, rounds: Int = 4, largestGap limit: Double, _ strike: (LedgerGuest) throws -> Void) throws {
         let guest = try protectedGuest()
         var gaps: [Double] = [], recoveries: [Double] = []
         for round in 1...rounds {

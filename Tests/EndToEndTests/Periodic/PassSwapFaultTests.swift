@@ -18,8 +18,6 @@ final class PassSwapFaultTests: SwapFaultTests {
 
     override func testCableCut() throws { try super.testCableCut() }
     override func testServiceOfThePrimaryKilled() throws { try super.testServiceOfThePrimaryKilled() }
-    override func testServiceOfTheShadowKilled() throws { try super.testServiceOfTheShadowKilled() }
-    override func testSourceWorkerKilled() throws { try super.testSourceWorkerKilled() }
     override func testShadowWorkerKilled() throws { try super.testShadowWorkerKilled() }
 
     /// A peer that hangs does not keep the guest waiting for long.

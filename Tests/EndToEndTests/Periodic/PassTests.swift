@@ -34,7 +34,7 @@ final class PassTests: DisksTestCase {
 
     func testFailovers() throws {
         var repeated: [Int] = []
-        for _ in 0..<8 {
+        for _ in 0..<6 {
             let guest = try passGuest()
             pauseAtRandom(0.1...3)
             try guest.killQEMU()
@@ -51,7 +51,7 @@ final class PassTests: DisksTestCase {
 
     func testSwaps() throws {
         var before = 0
-        for round in 0..<6 {
+        for round in 0..<4 {
             let guest = try passGuest()
             before = round == 0 ? guest.outages.count : before
             pauseAtRandom(0.1...2)
@@ -70,7 +70,7 @@ final class PassTests: DisksTestCase {
     /// A stream that breaks would leave the guest's memory write-protected: somebody reads it to its end.
     func testWorkerKilledInAPass() throws {
         let guest = try passGuest()
-        for _ in 0..<4 {
+        for _ in 0..<3 {
             let worker = try worker(guest)
             try waitForPass(guest)
             kill(worker, SIGKILL)
@@ -85,7 +85,7 @@ final class PassTests: DisksTestCase {
         let guest = try passGuest()
         let service = try hosts.service(guest.home)
         let mark = guest.serial.mark
-        for _ in 0..<4 {
+        for _ in 0..<3 {
             let processes = [try XCTUnwrap(service.pid), try worker(guest)]
             try waitForPass(guest)
             for process in processes { kill(process, SIGKILL) }

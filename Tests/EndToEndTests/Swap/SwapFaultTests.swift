@@ -3,7 +3,7 @@ import XCTest
 
 /// Something breaks at a random moment of a swap. Wherever the guest ends up: it runs at one place, and nothing is lost.
 class SwapFaultTests: HostsTestCase {
-    var rounds: Int { 6 }
+    var rounds: Int { 4 }
 
     func testCableCut() throws {
         // hosts.sh takes some 50 ms to pull it.
