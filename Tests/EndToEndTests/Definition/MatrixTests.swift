@@ -4,8 +4,12 @@ import XCTest
 /// Guests of many kinds go over to the other host and come back by libvirt's own migration. What they were is what they are.
 /// $E2E_KINDS names those to try (`pc-numa,q35-sata`), all without.
 final class MatrixTests: DefinitionTestCase {
-    /// Engines by their names in `status`, and how `protect` is asked for one.
-    private static let engines: [(name: String, options: [String])] = [("continuous", [])]
+    /// Engines by their names in `status`, how `protect` is asked for one, and the kinds that are tried with it (nil: all).
+    private static let engines: [(name: String, options: [String], kinds: Set<String>?)] = [
+        ("continuous", ["--interval", "20ms"], nil),
+        // What differs is how the state is captured; what becomes of it is the same.
+        ("periodic", ["--interval", "1s", "--engine", "periodic"], ["pc", "q35-sata", "q35-dimm"]),
+    ]
 
     private static let kinds = [
         GuestKind(name: "pc", disk: "virtio"),
@@ -39,11 +43,11 @@ final class MatrixTests: DefinitionTestCase {
         try FileManager.default.createDirectory(atPath: variables, withIntermediateDirectories: true)
         var table: [[String]] = [["engine", "machine", "disk", "video", "memory", "firmware", "more", "swap", "outage", "migrate"]]
         for engine in Self.engines {
-            for kind in Self.kinds where chosen?.contains(kind.name) ?? true {
+            for kind in Self.kinds where (chosen?.contains(kind.name) ?? true) && (engine.kinds?.contains(kind.name) ?? true) {
                 var row = [engine.name, kind.machine, kind.disk, kind.video, kind.memory, kind.firmware, kind.more]
                 do {
                     if kind.firmware == "flash" { try Data(count: 128 << 10).write(to: URL(fileURLWithPath: hosts.root(.a) + GuestKind.variables(kind.name))) }
-                    row += try thereAndBack(kind, engine)
+                    row += try thereAndBack(kind, engine.name, engine.options)
                 } catch let skip as XCTSkip {
                     row += ["skipped: \(skip.message ?? "")", "", ""]
                 } catch {
@@ -58,17 +62,17 @@ final class MatrixTests: DefinitionTestCase {
     }
 
     /// Protected, swapped to host B, let go, migrated back to A with `virsh migrate`.
-    private func thereAndBack(_ kind: GuestKind, _ engine: (name: String, options: [String])) throws -> [String] {
+    private func thereAndBack(_ kind: GuestKind, _ engine: String, _ options: [String]) throws -> [String] {
         let guest = try boot(kind)
         defer {
             guest.remove()
             try? FileManager.default.removeItem(atPath: hosts.root(.b) + GuestKind.variables(kind.name))
         }
         let live = try Visible(dumpXML(.a, guest)), kept = try dumpXML(.a, guest, "--inactive")
-        let protected = try guest.tryToProtect(["--interval", "20ms"] + engine.options)
+        let protected = try guest.tryToProtect(options)
         try require(protected.succeeded, "protect: \(protected.summary)")
         try guest.waitUntilProtected()
-        try require(try hosts.status(.a, guest.name)?.engine == engine.name, "another engine")
+        try require(try hosts.status(.a, guest.name)?.engine == engine, "another engine")
         let swapped = Clock.seconds
         try guest.swap()
         let seconds = Clock.seconds - swapped
