@@ -1,7 +1,8 @@
 import ControlProtocol
 import Platform
 
-/// Shows a request's progress on stderr: one line that changes on a terminal, else a new line at most every 5 s.
+/// Shows a request's progress on stderr: one line that changes on a terminal, else a new line at most every 5 s; notices stay, and
+/// come at once.
 final class ProgressPrinter {
     static let lineEveryMs = 5000.0
     private let output: Output
@@ -17,7 +18,10 @@ final class ProgressPrinter {
     func show(_ progress: ControlResponse.Progress, now: MonotonicTime = .now) {
         guard !quiet else { return }
         let text = Self.text(progress)
-        if output.errorIsTerminal {
+        if progress.isNotice == true {
+            clear()
+            output.message(text)
+        } else if output.errorIsTerminal {
             // Return, the text, erase what the line before left.
             output.raw("\r\(text.prefix(max(20, output.width - 1)))\u{1B}[K")
             isShowing = true

@@ -344,14 +344,18 @@ public struct ControlResponse: Codable, Sendable {
         public var message: String
         public var bytesDone: UInt64?
         public var bytesTotal: UInt64?
+        /// It is said once and must be read: what is risked, what was decided.
+        public var isNotice: Bool?
 
         enum CodingKeys: String, CodingKey {
             case message
+            case isNotice = "notice"
             case bytesDone = "bytes_done"
             case bytesTotal = "bytes_total"
         }
 
-        public init(_ message: String, bytesDone: UInt64? = nil, bytesTotal: UInt64? = nil) {
+        public init(_ message: String, bytesDone: UInt64? = nil, bytesTotal: UInt64? = nil, isNotice: Bool? = nil) {
+            self.isNotice = isNotice
             self.message = message
             self.bytesDone = bytesDone
             self.bytesTotal = bytesTotal

@@ -106,7 +106,7 @@ final class ControlServer: Sendable {
         case .failover:
             let domain = try named(request)
             return ControlResponse(handover: try withProgress("Failing \(domain) over", progress) { [registry] in
-                try registry.failover(domain, force: request.force ?? false) { progress(ControlResponse.Progress($0)) }
+                try registry.failover(domain, force: request.force ?? false) { progress(ControlResponse.Progress($0, isNotice: true)) }
             })
         }
     }

@@ -195,6 +195,9 @@ final class RendererTests: XCTestCase {
         printer.clear()
         written.append(sink.text)
         XCTAssertEqual(written, ["Copying web1: 1.0MiB of 4.0MiB (25 %)\nCopying web1: 3.0MiB of 4.0MiB (75 %)\n"])
+        // What must be read is not left out because something else was said just before.
+        printer.show(.init("--force: what it did is lost", isNotice: true), now: start.adding(milliseconds: 20001))
+        XCTAssertTrue(sink.text.hasSuffix("--force: what it did is lost\n"), sink.text)
         // A terminal: one line that changes and goes away.
         let terminal = ProgressPrinter(sink.output(terminal: true), quiet: false)
         terminal.show(step)
