@@ -6,7 +6,7 @@
 #   --unit          unit tests only: no root, no KVM
 #   --end-to-end    only what runs guests on two libvirt hosts: root, and most of them /dev/kvm
 #   --filter REGEX  only tests whose name (Module.Class/test) matches
-#   --time-limit N  give up after N seconds of testing (default 3300)
+#   --time-limit N  give up after N seconds of testing (default 4200; on an idle machine of two cores it takes about 2700)
 #   --install-swift when neither PATH nor apt has Swift 6: fetches it from swift.org
 #
 # Installs missing packages from apt when it may (root); asks nothing. What this machine cannot do is skipped, and the
@@ -19,7 +19,7 @@ readonly repository
 # shellcheck source=Support/install.sh
 source "$repository/Tests/Support/install.sh"
 export HOME=${HOME:-/tmp}
-unit=yes end_to_end=yes filter='' time_limit=3300 swift_option=()
+unit=yes end_to_end=yes filter='' time_limit=4200 swift_option=()
 
 usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 wrong() { echo "run.sh: $1 (try --help)" >&2; exit 64; }
