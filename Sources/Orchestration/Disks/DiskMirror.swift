@@ -170,7 +170,7 @@ final class DiskMirror: @unchecked Sendable {
             guard deadline > .now else {
                 throw ControlFailure("The copy of disk \(target) of domain \(handle.name) does not end", advice: "`virsh blockjob \(handle.name) \(target) --abort` ends it by hand")
             }
-            usleep(10_000)
+            usleep(2000) // The guest of a swap may stand still meanwhile.
         }
     }
 
