@@ -32,6 +32,9 @@ extension PrimaryProtection {
     /// A pass may hold up a quarter of the memory for disk writes: the next ones come while it is under way.
     private static let diskShare: UInt64 = 4
 
+    /// `protect` gives up after so many first passes that came to nothing.
+    private static let mostFirstFailures = 3
+
     var passControl: PassControl { PassControl(domain: domain) }
     var isPeriodic: Bool { record.engine == .periodic }
 
@@ -43,22 +46,30 @@ extension PrimaryProtection {
             passes.swap = nil
             return swap(reply)
         }
-        guard !passes.isSuspended, !passes.isStandingBack, !libvirtAway else { return nil }
-        guard worker.statistics[.linkUp] == 1 || worker.statistics[.committedEpoch] == 0 else { return nil }
+        guard mayTakePass(worker) else { return nil }
         if worker.statistics[.diskHeldBytes] > UInt64(environment.configuration.unsentCeilingBytes) / Self.diskShare { passes.schedule.hurry() }
         guard passes.schedule.nextAt <= .now else { return nil }
         do {
             try beginPass(.snapshot)
         } catch {
-            if hasQEMUEnded() { return wasProtectedOnce ? try failover() : .retry("\(error)") }
+            if hasQEMUEnded() { return hasEpoch ? try failover() : .retry("\(error)") }
             passFailed("\(error)")
         }
         return nil
     }
 
-    /// When `advancePasses` has something to do.
+    /// Nobody is to be asked, and the shadow can be reached; before its first epoch the worker is connected by the pass itself.
+    private func mayTakePass(_ worker: WorkerProcess) -> Bool {
+        guard !passes.isSuspended, !passes.isStandingBack, !libvirtAway else { return false }
+        return worker.statistics[.linkUp] == 1 || worker.statistics[.committedEpoch] == 0
+    }
+
+    /// The shadow of this attempt holds an epoch.
+    private var hasEpoch: Bool { (worker?.statistics[.committedEpoch] ?? 0) > 0 }
+
+    /// When `advancePasses` has something to do; nil: not before an event.
     var nextPassAt: MonotonicTime? {
-        guard isPeriodic, passes.mayBegin, passes.run == nil, !passes.isSuspended, !passes.isStandingBack else { return nil }
+        guard isPeriodic, passes.mayBegin, passes.run == nil, let worker, mayTakePass(worker) else { return nil }
         return passes.schedule.nextAt
     }
 
@@ -121,7 +132,7 @@ extension PrimaryProtection {
     /// What a partial pass means depends on whether there is an epoch already.
     private func notePartial() {
         // The first copy of a guest with much memory comes in parts.
-        guard wasProtectedOnce, passes.schedule.partial >= 3 else { return }
+        guard hasEpoch, passes.schedule.partial >= 3 else { return }
         board.set(.degraded, "The guest changes more memory between two passes than \(peer.name) takes meanwhile: \(passes.schedule.partial) passes in a row were not whole. "
             + "Raise unsent_ceiling_mib (\(environment.configuration.unsentCeilingBytes >> 20)) or give the hosts a faster network")
     }
@@ -130,7 +141,8 @@ extension PrimaryProtection {
         passes.schedule.failed(intervalMs: record.intervalMs)
         Log.warning("\(domain.name): a pass came to nothing: \(reason)")
         if passes.schedule.failures > 1 || !wasProtectedOnce {
-            if !wasProtectedOnce { noteFirstFailure(reason) }
+            // Before that it may have been chance.
+            if !wasProtectedOnce, passes.schedule.failures >= Self.mostFirstFailures { noteFirstFailure(reason) }
             if !passes.isSuspended { board.set(wasProtectedOnce ? .degraded : .syncing, "A pass came to nothing: \(reason)") }
         }
     }
