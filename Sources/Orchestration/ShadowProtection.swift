@@ -267,6 +267,8 @@ public final class ShadowProtection: @unchecked Sendable {
             return wasCurrent
         }), phase == .receiving else { return }
         Log.warning("Shadow of \(name): its worker ended (\(status)); starting another")
+        // Whoever waits for the activation has the guest standing still. To all others it is nothing: the next worker begins without it.
+        events.change { $0.append(WorkerEvent(.activationFailed, reason: "its worker ended (\(status))")) }
         DispatchQueue.global().asyncAfter(deadline: .now() + .milliseconds(restarts > 5 ? 2000 : 20)) { [weak self] in
             guard let self else { return }
             lock.withLock {
