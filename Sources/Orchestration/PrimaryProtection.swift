@@ -403,7 +403,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         let folder = "\(environment.configuration.runtimeDirectory)/\(domain.uuid)"
         try DiskMirror.abortLeftOvers(of: domain, folder: folder)
         let plan = try DiskPlan.make(handle, DomainDefinition(xml: handle.xml()), ownFolders: environment.ownFolders)
-        for case .refused(let reason, let advice) in plan.entries.map(\.decision) { throw ControlFailure(reason, advice: advice) }
+        try plan.checkNoneIsRefused()
         // Whoever wants to overwrite them one day has to know that the guest ran on them.
         if !plan.replicas.isEmpty { try replicaNotes.notePrimary(plan) }
         return plan

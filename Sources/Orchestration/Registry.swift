@@ -126,14 +126,9 @@ public final class Registry: @unchecked Sendable {
             let peer = try environment.peer(host)
             let domain = try lookup(word)
             try refuseMigrating(domain.uuid)
-            if let known = primary(domain.uuid) {
-                guard known.board.state == .failedOver else {
-                    throw ControlFailure("Domain \(domain.name) is protected already, to \(known.peer.name) (\(known.board.state.rawValue))",
-                                         advice: "End that with `shadow-virt unprotect \(domain.name)` first")
-                }
-                let reply = Reply<Void>()
-                known.post(.unprotect(reply))
-                try reply.wait(until: MonotonicTime.now.adding(milliseconds: 5000))
+            try checkHandedOver(domain.uuid) { known in
+                ControlFailure("Domain \(domain.name) is protected already, to \(known.peer.name) (\(known.board.state.rawValue))",
+                               advice: "End that with `shadow-virt unprotect \(domain.name)` first")
             }
             if let shadow = shadow(domain.uuid) {
                 // The guest may run here while libvirt has not yet answered the order that started it: that is waited for.
@@ -328,20 +323,34 @@ public final class Registry: @unchecked Sendable {
         }
     }
 
+    /// A protection that ended with the guest on the other side is over, and forgotten; any other one is `refusal`'s to explain.
+    func checkHandedOver(_ uuid: String, forgets: Bool = true, _ refusal: (PrimaryProtection) -> ControlFailure) throws {
+        guard let known = primary(uuid) else { return }
+        guard known.board.state == .failedOver else { throw refusal(known) }
+        guard forgets else { return }
+        let reply = Reply<Void>()
+        known.post(.unprotect(reply))
+        try reply.wait(until: MonotonicTime.now.adding(milliseconds: 5000))
+    }
+
+    /// For another host's request: its guest must not be protected from here.
+    func checkProtectsNot(_ uuid: String, _ name: String) throws {
+        try checkHandedOver(uuid) { known in
+            ControlFailure("\(environment.hostName) protects \(name) itself, as its primary (\(known.board.state.rawValue))")
+        }
+    }
+
+    func checkListsPeer(_ host: String) throws {
+        guard environment.configuration.peer(named: host) != nil else {
+            throw ControlFailure("\(environment.hostName) does not list \(host) among its peers", advice: "Add it to `peers` in \(environment.configuration.file) there")
+        }
+    }
+
     private func prepare(_ request: PeerRequest) throws -> PeerResponse {
         try admission.withLock {
             let fresh = try ShadowProtection(request, environment: environment)
-            guard environment.configuration.peer(named: request.host) != nil else {
-                throw ControlFailure("\(environment.hostName) does not list \(request.host) among its peers", advice: "Add it to `peers` in \(environment.configuration.file) there")
-            }
-            if let old = primary(fresh.uuid) {
-                guard old.board.state == .failedOver else {
-                    throw ControlFailure("\(environment.hostName) protects \(fresh.name) itself, as its primary (\(old.board.state.rawValue))")
-                }
-                let reply = Reply<Void>()
-                old.post(.unprotect(reply))
-                try reply.wait(until: MonotonicTime.now.adding(milliseconds: 5000))
-            }
+            try checkListsPeer(request.host)
+            try checkProtectsNot(fresh.uuid, fresh.name)
             if let old = shadow(fresh.uuid) {
                 guard old.phase != .running else {
                     throw ControlFailure("Domain \(fresh.name) runs on \(environment.hostName), which took it over",

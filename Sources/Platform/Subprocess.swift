@@ -96,6 +96,20 @@ public func isProcessExiting(_ pid: pid_t) -> Bool {
     return flags & 4 != 0
 }
 
+/// The descriptors of a process, with what they are open on as /proc has it (`socket:[1234]`, `anon_inode:[eventfd]`, a path); none when it is gone.
+public func openDescriptors(of pid: pid_t) -> [(number: Int32, target: String)] {
+    let folder = "/proc/\(pid)/fd"
+    return ((try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []).compactMap { entry in
+        guard let number = Int32(entry), let target = try? FileManager.default.destinationOfSymbolicLink(atPath: "\(folder)/\(entry)") else { return nil }
+        return (number, target)
+    }
+}
+
+/// A copy of another process's descriptor: the same open file, so what is set on it holds there as well. `process`: see `processDescriptor`.
+public func copyDescriptor(_ number: Int32, of process: borrowing Descriptor) throws(SystemError) -> Descriptor {
+    try Descriptor(checking: clinux_pidfd_getfd(process.raw, number), "pidfd_getfd", "descriptor \(number)")
+}
+
 /// Watches a process that is not our child (QEMU is libvirt's). Readable once it has ended; nil when it is gone already.
 public func processDescriptor(_ pid: pid_t) -> Descriptor? {
     let fd = clinux_pidfd_open(pid)

@@ -82,11 +82,9 @@ private struct Memfd {
 
     /// QEMU's RAM files, one entry each.
     static func all(_ pid: pid_t) throws -> [Memfd] {
-        let folder = "/proc/\(pid)/fd"
         var seen = Set<UInt64>()
-        return try FileManager.default.contentsOfDirectory(atPath: folder).compactMap { entry in
-            let path = "\(folder)/\(entry)"
-            guard let target = try? FileManager.default.destinationOfSymbolicLink(atPath: path), target.hasPrefix("/memfd:memory-backend-memfd") else { return nil }
+        return try openDescriptors(of: pid).filter { $0.target.hasPrefix("/memfd:memory-backend-memfd") }.compactMap { number, _ in
+            let path = "/proc/\(pid)/fd/\(number)"
             var info = stat()
             guard stat(path, &info) == 0 else { throw SystemError("stat", path) }
             guard seen.insert(UInt64(info.st_ino)).inserted else { return nil }

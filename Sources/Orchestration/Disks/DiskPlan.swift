@@ -54,6 +54,11 @@ struct DiskPlan: Sendable, Equatable {
         }
     }
 
+    /// Throws why the first disk that is refused is.
+    func checkNoneIsRefused() throws {
+        for case .refused(let reason, let advice) in entries.map(\.decision) { throw ControlFailure(reason, advice: advice) }
+    }
+
     private static func decide(_ disk: DomainDefinition.Disk, _ facts: Facts?, domain: String) -> Decision {
         guard !disk.isEmpty else { return .empty }
         if disk.device == "cdrom" || disk.device == "floppy" || (disk.isReadOnly && disk.device == "disk") {

@@ -61,7 +61,7 @@ final class LiveMigration: @unchecked Sendable {
         // The live XML has the block jobs and the CPU that the guest really got; a migratable one lacks both.
         let live = try DomainDefinition(xml: handle.xml(flags: [.secure]))
         let plan = try DiskPlan.make(handle, live, ownFolders: environment.ownFolders)
-        try MigrationChecks.check(plan)
+        try plan.checkNoneIsRefused()
         let definition = try DomainDefinition(xml: handle.xml(flags: [.secure, .migratable]))
         let isPersistent = try handle.isPersistent()
         let facts = try askFacts(live, plan)

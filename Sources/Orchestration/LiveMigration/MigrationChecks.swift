@@ -3,12 +3,6 @@ import Libvirt
 
 /// What would make a live migration fail for certain, judged before anything is touched. Devices that cannot be moved are libvirt's to name.
 enum MigrationChecks {
-    static func check(_ plan: DiskPlan) throws {
-        for entry in plan.entries {
-            if case .refused(let reason, let advice) = entry.decision { throw ControlFailure(reason, advice: advice) }
-        }
-    }
-
     /// What the peer says about itself. Returns what an administrator should know.
     static func judge(_ facts: HostFacts, _ definition: DomainDefinition, peer: String) throws -> [String] {
         if definition.type == "kvm", !facts.hasKVM { throw ControlFailure("\(peer) has no /dev/kvm", advice: "Enable virtualisation in its firmware and load kvm_intel or kvm_amd") }

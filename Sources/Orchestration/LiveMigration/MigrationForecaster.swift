@@ -20,7 +20,7 @@ extension LiveMigration {
         let memory = findings.definition.memoryBytes
         let resident = min(memory, (try? handle.statistics(.balloon))?.residentKiB.map { $0 << 10 } ?? memory)
         let disks = findings.plan.replicas.reduce(0) { $0 + $1.allocationBytes }
-        let earlier = MigrationStore(stateDirectory: environment.configuration.stateDirectory).bandwidth(to: peer.name)
+        let earlier = store.bandwidth(to: peer.name)
         let (bandwidth, source): (UInt64, MigrationForecast.BandwidthSource) =
             if let limit = options.bandwidthBytesPerSecond { (limit, .option) } else if let earlier { (earlier, .earlier) } else { (Self.assumedBandwidth, .assumed) }
         let limit = options.downtimeMs ?? (try? handle.migrationDowntimeLimit()) ?? Self.defaultDowntimeMs

@@ -1,5 +1,3 @@
-import CLinux
-import Foundation
 import Glibc
 import Platform
 
@@ -43,13 +41,9 @@ final class QEMUConnections {
     /// Lends each connection to the peer that was made since the start.
     private func each(_ body: (String, Int32) -> Void) {
         let fresh = Self.sockets(pid).filter { !before.contains($0.name) }
-        guard !fresh.isEmpty else { return }
-        let process = Descriptor(owning: clinux_pidfd_open(pid))
-        guard process.raw >= 0 else { return }
+        guard !fresh.isEmpty, let process = processDescriptor(pid) else { return }
         for (name, number) in fresh {
-            // The same open socket, not another: what is set on it holds for QEMU.
-            let socket = Descriptor(owning: clinux_pidfd_getfd(process.raw, number))
-            guard socket.raw >= 0 else { continue }
+            guard let socket = try? copyDescriptor(number, of: process) else { continue }
             let address = TCP.peerName(socket.raw)
             guard addresses.contains(address.hasPrefix("::ffff:") ? String(address.dropFirst(7)) : address) else { continue }
             body(name, socket.raw)
@@ -58,10 +52,6 @@ final class QEMUConnections {
 
     /// By `socket:[inode]`, which names a socket for its life.
     private static func sockets(_ pid: pid_t) -> [(name: String, number: Int32)] {
-        let folder = "/proc/\(pid)/fd"
-        return ((try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []).compactMap { entry in
-            guard let number = Int32(entry), let name = try? FileManager.default.destinationOfSymbolicLink(atPath: "\(folder)/\(entry)"), name.hasPrefix("socket:") else { return nil }
-            return (name, number)
-        }
+        openDescriptors(of: pid).filter { $0.target.hasPrefix("socket:") }.map { ($0.target, $0.number) }
     }
 }

@@ -59,16 +59,6 @@ extension Registry {
         return domain
     }
 
-    /// A protection that ended with the guest on the other side is over, and forgotten; any other one is `refusal`'s to explain.
-    private func checkHandedOver(_ uuid: String, forgets: Bool, _ refusal: (PrimaryProtection) -> ControlFailure) throws {
-        guard let known = primary(uuid) else { return }
-        guard known.board.state == .failedOver else { throw refusal(known) }
-        guard forgets else { return }
-        let reply = Reply<Void>()
-        known.post(.unprotect(reply))
-        try reply.wait(until: MonotonicTime.now.adding(milliseconds: 5000))
-    }
-
     /// Throws while a domain is on its way to another host.
     func refuseMigrating(_ uuid: String) throws {
         guard let under = migrations.read({ $0[uuid] }) else { return }
@@ -112,12 +102,8 @@ extension Registry {
     func receive(_ request: PeerRequest) throws -> PeerResponse {
         try admission.withLock {
             let incoming = try IncomingMigration(request, environment: environment)
-            guard environment.configuration.peer(named: request.host) != nil else {
-                throw ControlFailure("\(environment.hostName) does not list \(request.host) among its peers", advice: "Add it to `peers` in \(environment.configuration.file) there")
-            }
-            try checkHandedOver(incoming.uuid, forgets: true) { known in
-                ControlFailure("\(environment.hostName) protects \(incoming.name) itself, as its primary (\(known.board.state.rawValue))")
-            }
+            try checkListsPeer(request.host)
+            try checkProtectsNot(incoming.uuid, incoming.name)
             if let shadow = shadow(incoming.uuid), shadow.phase != .unknown, shadow.phase != .running {
                 throw ControlFailure("\(environment.hostName) holds a shadow of \(incoming.name)", advice: "End its protection on \(shadow.primary) first")
             }

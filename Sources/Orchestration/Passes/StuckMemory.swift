@@ -12,31 +12,18 @@ enum StuckMemory {
     /// Releases all memory of the process that a userfaultfd write-protects. Only when nobody reads its stream any more.
     /// Returns whether there was any.
     static func release(_ pid: pid_t) throws -> Bool {
-        let descriptors = watchers(pid)
-        guard !descriptors.isEmpty else { return false }
+        let watchers = openDescriptors(of: pid).filter { $0.target == "anon_inode:[userfaultfd]" }
+        guard !watchers.isEmpty else { return false }
         let ranges = try protectedRanges(pid)
         guard !ranges.isEmpty else { return false }
-        let process = clinux_pidfd_open(pid)
-        guard process >= 0 else { throw SystemError("pidfd_open", "QEMU's process \(pid)") }
-        defer { close(process) }
+        guard let process = processDescriptor(pid) else { throw SystemError("pidfd_open", "QEMU's process \(pid)") }
         var released = false
-        for number in descriptors {
-            let copy = clinux_pidfd_getfd(process, number)
-            guard copy >= 0 else { throw SystemError("pidfd_getfd", "QEMU's userfaultfd \(number)") }
-            defer { close(copy) }
+        for (number, _) in watchers {
+            let copy = try copyDescriptor(number, of: process)
             // A range of another of its userfaultfds is refused, and stays as it is.
-            for range in ranges where clinux_userfaultfd_release(copy, range.lowerBound, range.upperBound - range.lowerBound) == 0 { released = true }
+            for range in ranges where clinux_userfaultfd_release(copy.raw, range.lowerBound, range.upperBound - range.lowerBound) == 0 { released = true }
         }
         return released
-    }
-
-    /// Its descriptors that are userfaultfds.
-    private static func watchers(_ pid: pid_t) -> [Int32] {
-        let folder = "/proc/\(pid)/fd"
-        return ((try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []).compactMap { entry in
-            guard (try? FileManager.default.destinationOfSymbolicLink(atPath: "\(folder)/\(entry)")) == "anon_inode:[userfaultfd]" else { return nil }
-            return Int32(entry)
-        }
     }
 
     /// Mappings with the flag `uw`: write-protected through a userfaultfd (proc(5), smaps).
