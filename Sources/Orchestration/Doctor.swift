@@ -20,7 +20,7 @@ public struct Doctor {
         if let word {
             let domain = try environment.connect().lookup(anyOf: word)
             name = domain.name
-            findings += try check(domain: domain, peer: peer, ProtectRequest())
+            findings += try check(domain: domain, peer: peer, ProtectRequest()).findings
         } else if let peer {
             findings += checkPeer(peer)
         }
@@ -69,9 +69,10 @@ public struct Doctor {
     // MARK: A domain
 
     /// Everything about one domain. `protect` refuses what is `failed` here.
-    func check(domain: Domain, peer: Peer?, _ request: ProtectRequest) throws -> [Finding] {
+    /// `engine` is nil when a finding says why there is none.
+    func check(domain: Domain, peer: Peer?, _ request: ProtectRequest) throws -> (findings: [Finding], engine: EngineDecision?) {
         guard try domain.isActive() else {
-            return [Finding("running", .failed, "Domain \(domain.name) does not run", advice: "Start it with `virsh start \(domain.name)`")]
+            return ([Finding("running", .failed, "Domain \(domain.name) does not run", advice: "Start it with `virsh start \(domain.name)`")], nil)
         }
         let definition = try DomainDefinition(xml: domain.xml(flags: [.secure]))
         var findings: [Finding] = []
@@ -80,20 +81,23 @@ public struct Doctor {
         if state == .paused, reason == PausedReason.user.rawValue {
             findings.append(Finding("running", .failed, "Domain \(domain.name) is suspended", advice: "Resume it with `virsh resume \(domain.name)`"))
         }
-        findings += try checkEngine(domain, definition, request)
+        let (engineFindings, engine) = try checkEngine(domain, definition, request)
+        findings += engineFindings
         let plan = request.withoutDisks ? nil : try DiskPlan.make(domain, definition, ownFolders: environment.ownFolders)
         findings += checkDisks(definition, plan, request)
         findings += try definition.obstacles + DomainDefinition.attachments(of: domain)
         if let peer { findings += checkPeer(peer, definition, plan, request) }
-        return findings
+        return (findings, engine)
     }
 
-    private func checkEngine(_ domain: Domain, _ definition: DomainDefinition, _ request: ProtectRequest) throws -> [Finding] {
+    private func checkEngine(_ domain: Domain, _ definition: DomainDefinition, _ request: ProtectRequest) throws -> ([Finding], EngineDecision?) {
+        var engine: EngineDecision?
         var findings = [Self.judge(qemu: try domain.monitor(QueryVersion()).version)]
         do {
             let pid = try? LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect).processID()
             let decision = try EngineDecision.make(request.engine, domain, definition, pid: pid)
             try decision.check(intervalMs: request.intervalMs)
+            engine = decision
             findings.append(Finding("engine", .ok, "\(decision.engine.rawValue): \(decision.reason)"))
         } catch let failure as ControlFailure {
             findings.append(Finding("engine", .failed, failure.message, advice: failure.advice))
@@ -101,7 +105,7 @@ public struct Doctor {
         if let blockers = try domain.monitor(QueryMigrate()).blockedReasons, !blockers.isEmpty {
             findings.append(Finding("migratable", .failed, "QEMU cannot migrate the guest: \(blockers.joined(separator: "; "))", advice: "Remove what it names"))
         }
-        return findings
+        return (findings, engine)
     }
 
     /// `plan` is nil when the disks are left alone.
@@ -141,18 +145,8 @@ public struct Doctor {
             return [Finding("peer", .failed, "\(error)", advice: "Check that shadow-virt runs on \(peer.name), listens on \(peer.address), and has the same secret_file")]
         }
         var findings = [Finding("peer", .ok, "\(peer.name): libvirt \(facts.libvirtVersion), QEMU \(facts.hypervisorVersion)")]
-        if !facts.hasKVM, definition?.type == "kvm" { findings.append(Finding("peer-kvm", .failed, "\(peer.name) has no /dev/kvm")) }
         guard let definition else { return findings }
-        if facts.machines.isEmpty || facts.machines.contains(definition.machine) {
-            findings.append(Finding("machine-type", .ok, "\(peer.name) has \(definition.machine)"))
-        } else {
-            findings.append(Finding("machine-type", .failed, "\(peer.name) lacks the machine type \(definition.machine)",
-                                    advice: "Install the same or a newer QEMU there, or give the domain an older machine type"))
-        }
-        // Under TCG the CPU is QEMU's own, whatever the host has.
-        if facts.cpuVerdict == "incompatible", definition.type == "kvm" {
-            findings.append(Finding("cpu", .failed, "The CPU of \(peer.name) cannot run this guest's CPU model", advice: "Give the domain a CPU model that both hosts have"))
-        }
+        findings += Self.judge(facts, definition, peer: peer.name)
         findings += facts.definition ?? []
         // A tenth more than the guest's RAM: journal, device state, QEMU itself. Huge pages are counted by themselves.
         let huge = definition.hugePages.reduce(0) { $0 + $1.byteCount }
@@ -166,6 +160,25 @@ public struct Doctor {
             findings += disks
         } else if let plan, !plan.replicas.isEmpty {
             findings.append(Finding("peer-disks", .failed, "shadow-virt on \(peer.name) knows nothing of disks", advice: "Install the same release on both"))
+        }
+        return findings
+    }
+
+    /// Whether the peer can run the guest's machine at all.
+    static func judge(_ facts: HostFacts, _ definition: DomainDefinition, peer: String) -> [Finding] {
+        var findings: [Finding] = []
+        if !facts.hasKVM, definition.type == "kvm" {
+            findings.append(Finding("peer-kvm", .failed, "\(peer) has no /dev/kvm", advice: "Enable virtualisation in its firmware and load kvm_intel or kvm_amd"))
+        }
+        if facts.machines.isEmpty || facts.machines.contains(definition.machine) {
+            findings.append(Finding("machine-type", .ok, "\(peer) has \(definition.machine)"))
+        } else {
+            findings.append(Finding("machine-type", .failed, "\(peer) lacks the machine type \(definition.machine)",
+                                    advice: "Install the same or a newer QEMU there, or give the domain an older machine type"))
+        }
+        // Under TCG the CPU is QEMU's own, whatever the host has.
+        if facts.cpuVerdict == "incompatible", definition.type == "kvm" {
+            findings.append(Finding("cpu", .failed, "The CPU of \(peer) cannot run this guest's CPU model", advice: "Give the domain a CPU model that both hosts have"))
         }
         return findings
     }

@@ -138,15 +138,14 @@ public final class Registry: @unchecked Sendable {
                 shadow.awaitSettled()
                 entries.change { $0.shadows[domain.uuid] = nil }
             }
-            let findings = try Doctor(environment: environment).check(domain: domain, peer: peer, request)
+            let (findings, engine) = try Doctor(environment: environment).check(domain: domain, peer: peer, request)
             if let failed = findings.first(where: { $0.verdict == .failed }) {
                 throw ControlFailure("Cannot protect \(domain.name): \(failed.detail)", advice: failed.advice)
             }
-            let decision = try EngineDecision.make(request.engine, domain, DomainDefinition(xml: domain.xml()),
-                                                   pid: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect).processID())
+            guard let engine else { throw ControlFailure("Cannot protect \(domain.name): no engine was chosen for it") }
             let protection = PrimaryProtection(
                 domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, peer: peer,
-                request: request, engine: decision) { [weak self] in self?.forget($0) }
+                request: request, engine: engine) { [weak self] in self?.forget($0) }
             protection.remarks.change { $0 = findings.filter { $0.verdict == .warning && ($0.check.hasPrefix("disk-") || DefinitionCheck.remarked.contains($0.check)) }.map(\.detail) }
             entries.change { $0.primaries[domain.uuid] = protection }
             protection.start()
