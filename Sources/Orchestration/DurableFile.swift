@@ -31,6 +31,20 @@ enum DurableFile {
         try write(Array(encoder.encode(value)), to: path)
     }
 
+    /// Every value in the files of a folder whose names end with `suffix`; one that cannot be read is reported as a `kind` and left where it is.
+    static func readAll<T: Decodable>(_ type: T.Type, in folder: String, suffix: String = ".json", kind: String) -> [T] {
+        let names = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
+        return names.filter { $0.hasSuffix(suffix) }.sorted().compactMap { name in
+            let file = "\(folder)/\(name)"
+            do {
+                return try JSONDecoder().decode(type, from: Data(contentsOf: URL(fileURLWithPath: file)))
+            } catch {
+                Log.error("Cannot read the \(kind) \(file): \(error). Look at it, then remove it")
+                return nil
+            }
+        }
+    }
+
     static func remove(_ path: String) {
         unlink(path)
         try? syncFolder((path as NSString).deletingLastPathComponent)

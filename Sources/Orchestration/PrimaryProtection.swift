@@ -68,8 +68,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     private var waitsForResume = false
     private var lastProof: (proven: UInt64, committed: UInt64, at: MonotonicTime) = (0, 0, .now)
     private var wasProtected = false
-    private var wasEverProtected = false
-    private let firstFailure = Guarded<String?>(nil)
+    private(set) var wasEverProtected = false
+    let firstFailure = Guarded<String?>(nil)
     var stopDetail: StoppedDetail?
     var pendingUnprotect: Reply<Void>?
     /// What the administrator who ends it wants, and is told.
@@ -187,8 +187,6 @@ public final class PrimaryProtection: @unchecked Sendable {
     var currentGeneration: Int { generation }
     var isSuspended: Bool { suspension != nil || passes.isSuspended }
     var libvirtAway: Bool { libvirtIsAway.read { $0 } }
-    var wasProtectedOnce: Bool { wasEverProtected }
-    func noteFirstFailure(_ reason: String) { firstFailure.change { $0 = $0 ?? reason } }
     /// Where the engine `periodic` says that it reads a pass.
     private var passLock: String { PassLock.path(of: "\(environment.configuration.runtimeDirectory)/\(domain.uuid)/colo.sock") }
 

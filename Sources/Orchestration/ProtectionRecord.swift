@@ -112,16 +112,5 @@ public struct RecordStore: Sendable {
     func remove(_ uuid: String) { DurableFile.remove(path(uuid)) }
 
     /// Every record that can be read; one that cannot is reported and left where it is.
-    func load() -> [ProtectionRecord] {
-        let names = (try? FileManager.default.contentsOfDirectory(atPath: directory)) ?? []
-        return names.filter { $0.hasSuffix(".json") }.sorted().compactMap { name in
-            let file = "\(directory)/\(name)"
-            do {
-                return try JSONDecoder().decode(ProtectionRecord.self, from: Data(contentsOf: URL(fileURLWithPath: file)))
-            } catch {
-                Log.error("Cannot read the protection record \(file): \(error). Look at it, then remove it")
-                return nil
-            }
-        }
-    }
+    func load() -> [ProtectionRecord] { DurableFile.readAll(ProtectionRecord.self, in: directory, kind: "protection record") }
 }

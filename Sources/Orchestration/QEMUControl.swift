@@ -22,6 +22,22 @@ public struct LocalDomain: Sendable {
     @discardableResult
     func monitor<C: MonitorCommand>(_ command: C) throws -> C.Answer { try handle().monitor(command) }
 
+    /// Bytes a second: more than any local socket takes.
+    static let unlimitedBandwidth: UInt64 = 10_000_000_000
+
+    /// Has QEMU send its state to a local socket. The capability makes a later `virsh save` something else, so it is off again when this
+    /// fails.
+    func startStream(to path: String, capability: String, _ parameters: MigrateSetParameters) throws {
+        try monitor(MigrateSetCapabilities([capability: true]))
+        do {
+            try monitor(parameters)
+            try monitor(Migrate(uri: "unix:\(path)"))
+        } catch {
+            _ = try? monitor(MigrateSetCapabilities([capability: false]))
+            throw error
+        }
+    }
+
     /// QEMU's process id, from the file that libvirt keeps beside its state.
     func processID() throws -> pid_t {
         let path = "/run/libvirt/qemu/\(name).pid"
@@ -108,16 +124,9 @@ struct COLOControl {
 
     /// Starts the stream to `path`. The first copy begins at once.
     func start(path: String, intervalMs: Double) throws {
-        try domain.monitor(MigrateSetCapabilities(["x-colo": true]))
-        do {
-            // No bandwidth limit: the worker's ceiling is the limit. 100 ms: the guest's pause at the end of the first copy.
-            try domain.monitor(MigrateSetParameters(checkpointDelayMilliseconds: UInt32(intervalMs), maxBandwidth: 10_000_000_000,
-                                                    downtimeLimitMilliseconds: 100))
-            try domain.monitor(Migrate(uri: "unix:\(path)"))
-        } catch {
-            _ = try? domain.monitor(MigrateSetCapabilities(["x-colo": false]))
-            throw error
-        }
+        // No bandwidth limit: the worker's ceiling is the limit. 100 ms: the guest's pause at the end of the first copy.
+        try domain.startStream(to: path, capability: "x-colo", MigrateSetParameters(
+            checkpointDelayMilliseconds: UInt32(intervalMs), maxBandwidth: LocalDomain.unlimitedBandwidth, downtimeLimitMilliseconds: 100))
     }
 
     /// What `thaw` says of a guest that its user suspended, and that it left alone.

@@ -99,7 +99,6 @@ private final class PassRunner {
         settleConnection(isFirst)
         if isFirst { worker.disks?.beginEpochs() }
         let clock = Self.clockOffset
-        let begin = MonotonicTime.now
         let reader = StreamReader(fd: fd, pool: readPool)
         let dialogue = PassDialogue(reader: reader)
         var sink = PassSink(worker: worker, readPool: readPool, number: isFirst ? 0 : number, connection: connection, mayWait: kind == .migration) { [self] blocks throws(StreamError) in
@@ -117,7 +116,7 @@ private final class PassRunner {
         sent += sink.sent
         do throws(any Error) {
             let state = try result.get()
-            worker.tell(WorkerEvent(.passRead, at: begin.nanoseconds, isWhole: sink.isWhole))
+            worker.tell(WorkerEvent(.passRead, isWhole: sink.isWhole))
             guard case .seal(let stoppedAt, let resumedAt) = awaitVerdict() else { throw WorkerFailure("The pass was given up") }
             guard sink.isWhole else { throw WorkerFailure("The pass was not whole") }
             guard abs(Self.clockOffset - clock) < Self.clockToleranceNanoseconds else { throw WorkerFailure("The host's clock was set during the pass") }

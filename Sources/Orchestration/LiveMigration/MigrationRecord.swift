@@ -73,17 +73,7 @@ struct MigrationStore: Sendable {
 
     func removeIncoming(_ uuid: String) { DurableFile.remove(incomingPath(uuid)) }
 
-    func load() -> [MigrationRecord] {
-        let names = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
-        return names.filter { $0.hasSuffix(".json") }.sorted().compactMap { name in
-            do {
-                return try JSONDecoder().decode(MigrationRecord.self, from: Data(contentsOf: URL(fileURLWithPath: "\(folder)/\(name)")))
-            } catch {
-                Log.error("Cannot read the migration record \(folder)/\(name): \(error). Look at it, then remove it")
-                return nil
-            }
-        }
-    }
+    func load() -> [MigrationRecord] { DurableFile.readAll(MigrationRecord.self, in: folder, kind: "migration record") }
 
     /// Bytes per second that memory went to a peer with, without a limit of ours; nil when none ever did.
     func bandwidth(to peer: String) -> UInt64? { bandwidths[peer] }

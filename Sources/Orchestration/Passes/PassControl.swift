@@ -14,18 +14,10 @@ struct PassControl {
     private static let downtimeLimitMs: UInt64 = 300
     private static let pollMicroseconds: UInt32 = 5000
 
-    /// Starts a pass: QEMU connects to `path`. A capability that is on makes a later `virsh save` something else, so it is off again
-    /// when this fails.
+    /// Starts a pass: QEMU connects to `path`.
     func start(_ kind: PassKind, path: String) throws {
-        let capability = kind == .snapshot ? Self.snapshot : Self.pause
-        try domain.monitor(MigrateSetCapabilities([capability: true]))
-        do {
-            try domain.monitor(MigrateSetParameters(maxBandwidth: 10_000_000_000, downtimeLimitMilliseconds: Self.downtimeLimitMs))
-            try domain.monitor(Migrate(uri: "unix:\(path)"))
-        } catch {
-            _ = try? domain.monitor(MigrateSetCapabilities([capability: false]))
-            throw error
-        }
+        try domain.startStream(to: path, capability: kind == .snapshot ? Self.snapshot : Self.pause,
+                               MigrateSetParameters(maxBandwidth: LocalDomain.unlimitedBandwidth, downtimeLimitMilliseconds: Self.downtimeLimitMs))
     }
 
     /// Removes what `start` switched on. Only when the pass is over: QEMU looks at its capabilities until then.

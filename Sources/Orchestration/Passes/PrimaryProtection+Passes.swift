@@ -140,10 +140,10 @@ extension PrimaryProtection {
     private func passFailed(_ reason: String) {
         passes.schedule.failed(intervalMs: record.intervalMs)
         Log.warning("\(domain.name): a pass came to nothing: \(reason)")
-        if passes.schedule.failures > 1 || !wasProtectedOnce {
+        if passes.schedule.failures > 1 || !wasEverProtected {
             // Before that it may have been chance.
-            if !wasProtectedOnce, passes.schedule.failures >= Self.mostFirstFailures { noteFirstFailure(reason) }
-            if !passes.isSuspended { board.set(wasProtectedOnce ? .degraded : .syncing, "A pass came to nothing: \(reason)") }
+            if !wasEverProtected, passes.schedule.failures >= Self.mostFirstFailures { firstFailure.change { $0 = $0 ?? reason } }
+            if !passes.isSuspended { board.set(wasEverProtected ? .degraded : .syncing, "A pass came to nothing: \(reason)") }
         }
     }
 

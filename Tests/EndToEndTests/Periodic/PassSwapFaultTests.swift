@@ -7,10 +7,7 @@ final class PassSwapFaultTests: SwapFaultTests {
     override var rounds: Int { 2 }
 
     override func boot(_ guest: LedgerGuest) throws {
-        let hosts = try hosts
-        try hosts.defineDefaultPools()
-        for host in Host.allCases { try? FileManager.default.removeItem(atPath: hosts.root(host) + "/var/lib/libvirt/images/ledger.img") }
-        try FileManager.default.copyItem(atPath: TwoHosts.guests.get() + "/ledger-disk.img", toPath: hosts.root(.a) + "/var/lib/libvirt/images/ledger.img")
+        try hosts.provideLedgerDisk()
         guest.hasDisks = true
         guest.hasPasses = true
         try guest.boot(on: .a)

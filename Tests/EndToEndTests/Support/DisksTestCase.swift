@@ -14,12 +14,7 @@ class DisksTestCase: HostsTestCase {
     }
 
     /// The pool on both hosts, the guest's disk on host A.
-    func provideStorage() throws {
-        let hosts = try hosts
-        try hosts.defineDefaultPools()
-        for host in Host.allCases { try? FileManager.default.removeItem(atPath: image(host)) }
-        try FileManager.default.copyItem(atPath: TwoHosts.guests.get() + "/ledger-disk.img", toPath: image(.a))
-    }
+    func provideStorage() throws { try hosts.provideLedgerDisk() }
 
     /// Another guest in place of the one there is, on fresh hosts: `prepare` readies the disks before it boots.
     func freshDiskGuest(keys: [String] = [], edit: (String) -> String = { $0 }, prepare: () throws -> Void = {}) throws -> LedgerGuest {
@@ -82,6 +77,13 @@ class DisksTestCase: HostsTestCase {
 }
 
 extension TwoHosts {
+    /// The pool on both hosts, the ledger guest's disk on host A only.
+    func provideLedgerDisk() throws {
+        try defineDefaultPools()
+        for host in Host.allCases { try? FileManager.default.removeItem(atPath: root(host) + "\(DisksTestCase.images)/ledger.img") }
+        try FileManager.default.copyItem(atPath: TwoHosts.guests.get() + "/ledger-disk.img", toPath: root(.a) + "\(DisksTestCase.images)/ledger.img")
+    }
+
     /// Libvirt's usual pool, where a host has none of that name.
     func defineDefaultPools() throws {
         for host in Host.allCases where try !virsh(host, "pool-info", "default").succeeded { try definePool(host, "default", DisksTestCase.images) }
