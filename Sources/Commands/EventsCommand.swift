@@ -18,7 +18,7 @@ struct EventsCommand: Command {
         examples: [
             .init("shadow-virt events --since 1h", "What happened in the last hour?"),
             .init("shadow-virt events web1 --follow", "Watch one domain"),
-            .init("shadow-virt events --follow --format json | jq 'select(.kind == \"failover\")'", "For a program"),
+            .init("shadow-virt events --follow --format json", "For a program: `jq` picks out what it wants"),
         ])
 
     /// Between two attempts to reach a service that is being restarted.

@@ -23,6 +23,10 @@ public struct EventKind: RawRepresentable, Codable, Hashable, Sendable, Expressi
     public static let serviceStarted: EventKind = "service_started", serviceStopping: EventKind = "service_stopping"
     /// Not kept: a follower was too slow, or the journal too short, for so many events.
     public static let lost: EventKind = "events_lost"
+
+    /// Those that every service counts from 0, so that the first one is seen as an increase.
+    public static let counted: [EventKind] = [.began, .protected, .degraded, .peerLost, .peerBack, .suspended, .resumed, .swap, .failover, .inDoubt, .activated,
+                                              .unprotected, .refused]
 }
 
 /// One thing that happened on a host, as `shadow-virt events` prints it: one JSON object a line.

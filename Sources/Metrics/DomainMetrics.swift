@@ -57,13 +57,13 @@ public enum DomainMetrics {
         Definition(primary: "dirtied_bytes_total", .counter, "Memory pages that QEMU reported as changed, in bytes", value: { Double($0.bytesDirtied) }),
         Definition("transferred_bytes_total", .counter, "Bytes of epochs that crossed the network, sent by a primary, received by a shadow", value: { Double($0.bytesSent) }),
         Definition(primary: "resent_bytes_total", .counter, "Those that crossed it again after the connection broke", value: { domain in domain.counters.map { Double($0.bytesResent) } }),
-        Definition("disk_transferred_bytes_total", .counter, "Those that are disk writes", value: { $0.diskBytesSent.map(Double.init) }),
-        Definition("disk_writes_total", .counter, "Disk writes of the guest that were captured", value: { $0.diskWrites.map(Double.init) }),
+        Definition("disk_transferred_bytes_total", .counter, "Those that are disk writes", value: { $0.diskBytesSent.map { Double($0) } }),
+        Definition("disk_writes_total", .counter, "Disk writes of the guest that were captured", value: { $0.diskWrites.map { Double($0) } }),
         Definition("disk_ready", .gauge, "1: every write to this disk is part of an epoch", samples: { domain in
             (domain.disks ?? []).filter { $0.state != .shared }.map { Sample($0.state == .ready ? 1 : 0, labels: [Label("disk", $0.target)]) }
         }),
-        Definition("first_copy_done_bytes", .gauge, "Bytes of the first copy that are over, while it is under way", value: { $0.syncBytesDone.map(Double.init) }),
-        Definition("first_copy_size_bytes", .gauge, "Bytes of the first copy, while it is under way", value: { $0.syncBytesTotal.map(Double.init) }),
+        Definition("first_copy_done_bytes", .gauge, "Bytes of the first copy that are over, while it is under way", value: { $0.syncBytesDone.map { Double($0) } }),
+        Definition("first_copy_size_bytes", .gauge, "Bytes of the first copy, while it is under way", value: { $0.syncBytesTotal.map { Double($0) } }),
         Definition("handovers_total", .counter, "Hand-overs of the guest that were completed", samples: { domain in
             guard let counters = domain.counters else { return [] }
             return [Sample(Double(counters.swaps), labels: [Label("kind", "swap")]), Sample(Double(counters.failovers), labels: [Label("kind", "failover")])]

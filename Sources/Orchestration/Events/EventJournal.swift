@@ -16,7 +16,7 @@ public final class EventJournal: Sendable {
         /// In their order, without gaps: the last one's sequence number is `nextSequence` - 1.
         var kept: [ServiceEvent] = []
         var nextSequence: UInt64 = 1
-        var counts: [EventKind: UInt64] = [:]
+        var counts = Dictionary(uniqueKeysWithValues: EventKind.counted.map { ($0, UInt64(0)) })
         /// Events below this number are in the file, or were given up.
         var written: UInt64 = 1
         var isFiled = false
