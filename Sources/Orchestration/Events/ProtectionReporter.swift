@@ -40,7 +40,8 @@ final class ProtectionReporter: Sendable {
     }
 
     private func record(_ kind: EventKind, _ message: String, _ details: [String: String] = [:]) {
-        events.record(kind: kind, domain: domain, uuid: key.uuid, message: message,
+        // Reasons of a state stand behind a colon elsewhere.
+        events.record(kind: kind, domain: domain, uuid: key.uuid, message: message.prefix(1).uppercased() + message.dropFirst(),
                       details: details.merging(["role": key.role.rawValue, "peer": key.peer]) { mine, _ in mine })
     }
 
@@ -90,7 +91,8 @@ final class ProtectionReporter: Sendable {
                 story.failures += 1
                 story.isPeerLost = story.isPeerLost || cause == .peerLost
             }
-            return (story.trouble == nil, story.trouble != reason)
+            // How a lost peer is missed changes with each attempt to reach it.
+            return (story.trouble == nil, story.trouble != reason && !(story.isPeerLost && cause == .peerLost))
         }
         if isNew { tallies.count(.failure, key) }
         if isNews { record(cause == .peerLost ? .peerLost : .degraded, reason) }

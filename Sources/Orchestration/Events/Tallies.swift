@@ -57,7 +57,7 @@ public final class Tallies: Sendable {
         var counters = status.counters ?? ProtectionCounters()
         let tally = tallies.read { $0[Key(uuid: status.uuid, role: status.role, peer: status.peer)] } ?? Tally()
         (counters.swaps, counters.failovers, counters.failures, counters.resyncs) = (tally.swaps, tally.failovers, tally.failures, tally.resyncs)
-        counters.degradedSeconds = (tally.exposedMs + (tally.exposedSince.map { MonotonicTime.now.milliseconds(since: $0) } ?? 0)) / 1000
+        counters.degradedSeconds = (tally.exposedMs + (tally.exposedSince.map { MonotonicTime.now.milliseconds(since: $0) } ?? 0)).rounded() / 1000
         status.counters = counters
         return status
     }

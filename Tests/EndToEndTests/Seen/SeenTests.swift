@@ -6,7 +6,7 @@ final class SeenTests: HostsTestCase {
     func testScrapesDuringEpochsThenASwapIsSeen() throws {
         let guest = try protectedGuest(on: .a)
         // As systemd-journald's neighbours do it: over a pipe, until it is told to stop.
-        let feed = hosts_path("events.jsonl")
+        let feed = try hosts.folder + "/events.jsonl"
         let follower = try ChildProcess([TwoHosts.script, "exec", try hosts.folder, Host.a.rawValue, TwoHosts.binary, "events", guest.name, "--follow", "--format", "json"], out: feed)
         defer {
             follower.signal(SIGKILL)
@@ -36,13 +36,13 @@ final class SeenTests: HostsTestCase {
         XCTAssertTrue((status.pauseMsMedian / 3000...status.pauseMsMedian / 100).contains(mean), "mean \(mean) s, median \(status.pauseMsMedian) ms")
         XCTAssertEqual(metrics.value("shadowvirt_libvirt_connected"), 1)
         XCTAssertTrue(metrics.text.contains("shadowvirt_build_info{version="), metrics.text)
-        XCTAssertEqual(try scrape(.b).value("shadowvirt_protection_state", #"role="shadow",peer="a",engine="continuous",state="protected""#), 1)
+        XCTAssertEqual(try scrape(.b).value("shadowvirt_protection_state", "role=\"shadow\",peer=\"\(Host.a.name)\",engine=\"continuous\",state=\"protected\""), 1)
 
         let top = try hosts.shadowVirt(.a, "top", "--once")
         XCTAssertTrue(top.succeeded, top.summary)
         print(top.out)
         let row = try XCTUnwrap(top.out.split(separator: "\n").last?.split(separator: " ").map(String.init))
-        XCTAssertEqual(Array(row.prefix(4)), [guest.name, "primary", "b", "protected"], top.out)
+        XCTAssertEqual(Array(row.prefix(4)), [guest.name, "primary", Host.b.name, "protected"], top.out)
         XCTAssertTrue((10.0...60).contains(Double(row[4]) ?? 0), "epochs a second at 20 ms: \(top.out)")
 
         try guest.swap()
@@ -57,12 +57,9 @@ final class SeenTests: HostsTestCase {
         print(try hosts.shadowVirt(.a, "events", guest.name, "--since", "10m").out)
 
         // The service is replaced: the follower stays and misses nothing; numbers go on.
-        hosts_kill(.a)
+        try hosts.service(.a).kill()
         try hosts.waitForService(.a)
-        try waitUntil("the follower is back", limit: 10) {
-            let result = try hosts.shadowVirt(.b, "protect", guest.name, "--to", "a", "--without-disks", "--interval", "20ms")
-            return result.succeeded || result.err.contains("already")
-        }
+        try guest.protect()
         try waitUntil("the shadow's side is seen by the follower", limit: 10) { try events(feed).last?.kind == "began" }
         let numbers = try events(feed).map(\.sequence)
         XCTAssertEqual(numbers, numbers.sorted())
@@ -89,12 +86,10 @@ final class SeenTests: HostsTestCase {
 
         /// Of the first series with that name and part of its labels.
         func value(_ name: String, _ labels: String = "") -> Double? {
-            text.split(separator: "\n").first { ($0.hasPrefix(name + "{") || $0.hasPrefix(name + " ")) && $0.contains(labels) }?.split(separator: " ").last.flatMap { Double($0) }
+            text.split(separator: "\n").first { ($0.hasPrefix(name + "{") || $0.hasPrefix(name + " ")) && (labels.isEmpty || $0.contains(labels)) }?.split(separator: " ").last.flatMap { Double($0) }
         }
     }
 
-    private func hosts_path(_ name: String) -> String { ((try? hosts.folder) ?? "/tmp") + "/" + name }
-    private func hosts_kill(_ host: Host) { try? hosts.service(host).kill() }
 
     private func events(_ path: String) throws -> [Event] {
         let data = FileManager.default.contents(atPath: path) ?? Data()

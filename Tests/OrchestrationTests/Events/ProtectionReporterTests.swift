@@ -63,6 +63,7 @@ final class ProtectionReporterTests: XCTestCase {
         board.set(.syncing, "preparing")
         board.set(.protected)
         board.set(.degraded, "The connection to b broke", cause: .peerLost)
+        board.set(.degraded, "No connection to b: No route to host", cause: .peerLost)
         board.set(.protected)
         XCTAssertEqual(kinds, ["began", "protected", "peer_lost", "peer_back", "protected"])
         XCTAssertEqual([counters().failures, counters().resyncs], [1, 0], "the same shadow went on")
