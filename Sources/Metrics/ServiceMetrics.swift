@@ -15,15 +15,16 @@ public enum ServiceMetrics {
                 Sample(1, labels: [Label("version", status.version), Label("host", status.host)]),
             ]),
             MetricFamily("shadowvirt_libvirt_connected", .gauge, "1: the service is connected to libvirt", [Sample(libvirtIsConnected ? 1 : 0)]),
-            MetricFamily("shadowvirt_events_total", .counter, "Entries of `shadow-virt events` since the service began", events.sorted { $0.key.rawValue < $1.key.rawValue }.map {
-                Sample(Double($0.value), labels: [Label("kind", $0.key.rawValue)])
-            }),
+            MetricFamily("shadowvirt_events_total", .counter, "Entries of `shadow-virt events` since the service began",
+                         events.sorted { $0.key.rawValue < $1.key.rawValue }.map { Sample(Double($0.value), labels: [Label("kind", $0.key.rawValue)]) }),
         ] + process()
     }
 
     /// Of this process, under the names that every Prometheus client library gives them. Its workers are processes of their own.
     static func process() -> [MetricFamily] {
-        guard let text = try? kernelText("/proc/self/stat"), let fields = text.split(separator: ")").last?.split(separator: " ").map({ Double($0) ?? 0 }), fields.count > 21 else { return [] }
+        // The name in parentheses may hold anything.
+        let fields = ((try? kernelText("/proc/self/stat"))?.split(separator: ")").last?.split(separator: " ") ?? []).map { Double($0) ?? 0 }
+        guard fields.count > 21 else { return [] }
         // proc(5), counted from 3, the state: 14 and 15 are ticks in user and kernel mode, 22 the start in ticks after boot, 23 bytes, 24 pages.
         let ticks = Double(max(1, sysconf(Int32(_SC_CLK_TCK)))), page = Double(sysconf(Int32(_SC_PAGESIZE)))
         var families = [
@@ -34,9 +35,11 @@ public enum ServiceMetrics {
         ]
         var limit = rlimit()
         if getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 {
-            families.append(MetricFamily("process_max_fds", .gauge, "Most file descriptors that the service may have open", [Sample(Double(limit.rlim_cur))]))
+            families.append(MetricFamily("process_max_fds", .gauge, "Limit of the service's open file descriptors", [Sample(Double(limit.rlim_cur))]))
         }
-        if let boot = bootTime { families.append(MetricFamily("process_start_time_seconds", .gauge, "When the service began, as Unix time", [Sample(boot + fields[19] / ticks)])) }
+        if let boot = bootTime {
+            families.append(MetricFamily("process_start_time_seconds", .gauge, "When the service began, as Unix time", [Sample(boot + fields[19] / ticks)]))
+        }
         return families
     }
 

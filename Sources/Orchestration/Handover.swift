@@ -312,7 +312,8 @@ extension PrimaryProtection {
         switch try commitAndRun() {
         case .running:
             Log.info("\(domain.name): runs on \(peer.name), \(Int(MonotonicTime.now.milliseconds(since: died))) ms after QEMU's end was noticed")
-            board.reporter?.noteHandover(["epoch": "\(loaded.epoch ?? 0)", "epochs_lost": "\(lost)", "since_death_ms": "\(Int(MonotonicTime.now.milliseconds(since: died)))"])
+            board.reporter?.noteHandover(["epoch": "\(loaded.epoch ?? 0)", "epochs_lost": "\(lost)",
+                                          "since_death_ms": "\(Int(MonotonicTime.now.milliseconds(since: died)))"])
             finishHandover()
             return .handedOver
         case .inDoubt:

@@ -104,7 +104,8 @@ public final class PrimaryProtection: @unchecked Sendable {
         self.peer = peer
         self.onEnd = onEnd
         client = environment.client(of: peer)
-        board = StatusBoard(.syncing, label: "\(domain.name) -> \(peer.name)", reporter: ProtectionReporter(domain: domain.name, uuid: domain.uuid, role: .primary, peer: peer.name, environment: environment))
+        board = StatusBoard(.syncing, label: "\(domain.name) -> \(peer.name)",
+                            reporter: ProtectionReporter(domain: domain.name, uuid: domain.uuid, role: .primary, peer: peer.name, environment: environment))
         record = ProtectionRecord(uuid: domain.uuid, domain: domain.name, role: .primary, phase: .protecting, peer: peer.name,
                                   session: UUID(), intervalMs: request.intervalMs ?? engine.defaultIntervalMs(environment.configuration),
                                   withoutDisks: request.withoutDisks, savedParameters: [:])

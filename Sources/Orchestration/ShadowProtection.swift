@@ -61,7 +61,8 @@ public final class ShadowProtection: @unchecked Sendable {
         intervalMs = request.intervalMs ?? 0
         engine = request.engine ?? Engine.continuous.rawValue
         domain = LocalDomain(uuid: uuid.lowercased(), name: name, connect: environment.connect)
-        board = StatusBoard(.syncing, label: "\(name) <- \(request.host)", reporter: ProtectionReporter(domain: name, uuid: uuid.lowercased(), role: .shadow, peer: primary, environment: environment))
+        board = StatusBoard(.syncing, label: "\(name) <- \(request.host)",
+                            reporter: ProtectionReporter(domain: name, uuid: uuid.lowercased(), role: .shadow, peer: primary, environment: environment))
     }
 
     fileprivate init(record: ProtectionRecord, environment: HostEnvironment) {
@@ -73,7 +74,8 @@ public final class ShadowProtection: @unchecked Sendable {
         intervalMs = record.intervalMs
         engine = record.engine.rawValue
         domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
-        board = StatusBoard(.failedOver, label: "\(record.domain) <- \(record.peer)", reporter: ProtectionReporter(domain: record.domain, uuid: record.uuid, role: .shadow, peer: record.peer, environment: environment))
+        board = StatusBoard(.failedOver, label: "\(record.domain) <- \(record.peer)",
+                            reporter: ProtectionReporter(domain: record.domain, uuid: record.uuid, role: .shadow, peer: record.peer, environment: environment))
         carried.change { $0 = record.carried }
     }
 

@@ -164,7 +164,9 @@ final class ControlServer: Sendable {
         if let rate = request.diskRateBytesPerSecond, !DataRate.range.contains(rate) {
             throw ControlFailure("The disk rate of \(rate) bytes per second is outside \(DataRate.range.lowerBound) to \(DataRate.range.upperBound)")
         }
-        let protection = try registry.environment.events.noting(.refused, domain: domain) { try registry.protect(domain, to: host, ProtectRequest(request)) }
+        let protection = try registry.environment.events.noting(.refused, domain: domain) {
+            try registry.protect(domain, to: host, ProtectRequest(request))
+        }
         guard request.wait ?? true else {
             return ControlResponse(done: "Protecting \(protection.domain.name) to \(protection.peerName); `shadow-virt status` shows how far it is")
         }

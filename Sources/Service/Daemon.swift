@@ -47,7 +47,9 @@ public final class Daemon: @unchecked Sendable {
         let signals = blockSignals()
         try FileManager.default.createDirectory(atPath: configuration.runtimeDirectory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o711])
         try environment.records.prepare()
-        try environment.events.open(folder: configuration.stateDirectory)
+        do { try environment.events.open(folder: configuration.stateDirectory) } catch {
+            Log.warning("The journal of events: \(error). Events are kept in memory only; move that file away")
+        }
         let control = try ControlSocket.listen(path: configuration.controlSocket, group: try controlGroup())
         let peers = try TCP.listen(Endpoint(address: configuration.listen.host, port: configuration.listen.port))
         watchLibvirt()
@@ -66,7 +68,7 @@ public final class Daemon: @unchecked Sendable {
             registry.resume()
         }
         Notification.ready()
-        environment.events.record(kind: .serviceStarted, message: "shadow-virt \(ProductVersion.text) began on \(configuration.hostName)", details: ["version": ProductVersion.text])
+        environment.events.record(kind: .serviceStarted, message: "The service, shadow-virt \(ProductVersion.text), began on \(configuration.hostName)")
         Log.info("shadow-virt \(ProductVersion.text) on \(configuration.hostName): libvirt \(configuration.libvirtURI), peers on \(configuration.listen)")
         waitForSignal(signals)
         Log.info("Stopping: guests run on, protections begin anew with the next start")

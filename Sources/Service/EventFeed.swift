@@ -35,12 +35,14 @@ final class EventFeed: Sendable {
         var cursor = start(query, isFollowing: isFollowing)
         let end = journal.cursor(since: nil, last: 0)
         while true {
-            let part = journal.next(after: cursor, limit: Self.batch, until: isFollowing ? MonotonicTime.now.adding(milliseconds: Self.signOfLifeMs) : .now, matches: matches)
+            let limit = isFollowing ? MonotonicTime.now.adding(milliseconds: Self.signOfLifeMs) : .now
+            let part = journal.next(after: cursor, limit: Self.batch, until: limit, matches: matches)
             cursor = part.cursor
             var events = part.events
             if part.lost > 0 {
                 events.insert(ServiceEvent(sequence: 0, time: Timestamp.now, kind: .lost, domain: nil, uuid: nil,
-                                           message: "\(part.lost) events are not kept any more: they came faster than they were read", details: ["count": "\(part.lost)"]), at: 0)
+                                           message: "\(part.lost) events are not kept any more: they came faster than they were read",
+                                           details: ["count": "\(part.lost)"]), at: 0)
             }
             if !isFollowing, cursor >= end { return EventBatch(events, isLast: true) }
             try send(EventBatch(events, isLast: false))

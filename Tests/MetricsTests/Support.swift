@@ -6,29 +6,25 @@ import XCTest
 @testable import Metrics
 
 enum Samples {
+    /// As `status --format json` has it; the domain's own words may need escapes.
     static func domain(_ name: String = "web1", _ role: Role = .primary, _ state: ProtectionState = .protected) -> DomainStatus {
-        var domain = DomainStatus(domain: name, uuid: "8f8a7c1e-0000-4000-8000-000000000001", role: role, peer: "b", engine: "continuous", state: state, reason: "",
-                                  since: "2024-05-01T10:00:00.250Z", configuredIntervalMs: 20)
-        domain.epoch = 12345
-        domain.committedEpoch = 12344
-        domain.pauseMsMedian = 0.62
-        domain.pauseMsP99 = 1.31
-        domain.lagEpochs = 1
-        domain.lagBytes = 3_355_443
-        domain.lastCommitAgeMs = 12.5
-        domain.rpoMs = 31.25
-        domain.bytesDirtied = 4 << 30
-        domain.bytesSent = 1 << 30
-        domain.syncBytesDone = 5
-        domain.syncBytesTotal = 10
-        domain.diskBytesSent = 7
-        domain.diskWrites = 8
-        domain.disks = [DiskStatus(target: "vda", state: .ready), DiskStatus(target: "vdb", state: .syncing), DiskStatus(target: "sdc", state: .shared)]
-        var counters = ProtectionCounters()
-        (counters.epochsCaptured, counters.pauses, counters.pauseMsTotal, counters.bytesResent) = (12345, 12345, 7700, 9)
-        (counters.swaps, counters.failovers, counters.failures, counters.resyncs, counters.degradedSeconds) = (2, 1, 4, 3, 1.5)
-        domain.counters = counters
-        return domain
+        let text = """
+            {"domain": "x", "uuid": "8f8a7c1e-0000-4000-8000-000000000001", "role": "\(role.rawValue)", "peer": "b", "engine": "continuous", "state": "\(state.rawValue)",
+             "reason": "", "since": "2024-05-01T10:00:00.250Z", "configured_interval_ms": 20, "interval_ms": 20, "epochs_per_second": 49, "epoch": 12345,
+             "committed_epoch": 12344, "pause_ms_median": 0.62, "pause_ms_p99": 1.31, "lag_epochs": 1, "lag_bytes": 3355443, "last_commit_age_ms": 12.5, "rpo_ms": 31.25,
+             "bytes_dirtied": 4294967296, "bytes_sent": 1073741824, "sync_bytes_done": 5, "sync_bytes_total": 10, "disk_bytes_sent": 7, "disk_writes": 8,
+             "disks": [{"target": "vda", "state": "ready", "synced_bytes": 1, "total_bytes": 1}, {"target": "vdb", "state": "syncing", "synced_bytes": 0, "total_bytes": 1},
+                       {"target": "sdc", "state": "shared", "synced_bytes": 0, "total_bytes": 0}],
+             "counters": {"epochs_captured": 12345, "pauses": 12345, "pause_ms_total": 7700, "bytes_resent": 9, "swaps": 2, "failovers": 1, "failures": 4, "resyncs": 3,
+                          "degraded_seconds": 1.5}}
+            """
+        do {
+            var domain = try ControlCodec.decode(DomainStatus.self, from: Array(text.utf8))
+            domain.domain = name
+            return domain
+        } catch {
+            preconditionFailure("\(error)")
+        }
     }
 
     static func status(_ domains: [DomainStatus] = [domain()]) -> StatusReport {

@@ -76,7 +76,7 @@ final class EventFeedTests: XCTestCase {
 
     /// One that does not read costs the socket's buffer; when it reads again it gets the rest and the number of what it lost.
     func testSlowFollower() throws {
-        let channel = try follower()
+        let channel = try follower(EventQuery(follow: true, after: 0))
         let total = EventJournal.capacity + 2000
         // Recorded faster than anybody reads, and more than the socket and the journal hold together.
         for number in 1...total { journal.record(kind: "x", message: "\(number) " + String(repeating: "m", count: 300)) }

@@ -14,10 +14,11 @@ struct TopCommand: Command {
             .config, .socket, .quiet, .help,
         ],
         description: [
-            "Shows the domains that have their primary or their shadow here, with rates that are computed between two looks. Looking asks the service only, never libvirt or a guest.",
-            "EPOCH/S are epochs captured (primary) or committed (shadow); PAUSE and P99 what an epoch costs the guest, median and 99th percentile; %STOP the part of the time "
-                + "that this makes; LAG what the shadow still lacks; RPO what would be lost if the primary's host failed now; DIRTY/S memory that the guest changes; SENT/S and DISK/S "
-                + "what crosses the network, all of it and the disk writes among it.",
+            "Shows the domains that have their primary or their shadow here, with rates that are computed between two looks. Looking asks the "
+                + "service only, never libvirt or a guest.",
+            "EPOCH/S are epochs captured (primary) or committed (shadow); PAUSE and P99 what an epoch costs the guest, median and 99th percentile; "
+                + "%STOP the part of the time that this makes; LAG what the shadow still lacks; RPO what would be lost if the primary's host failed now; "
+                + "DIRTY/S memory that the guest changes; SENT/S and DISK/S what crosses the network, all of it and the disk writes among it.",
             "On a terminal: q ends; n, s, r, l, p, d, t sort. Ctrl-C ends as well.",
         ],
         examples: [
@@ -31,24 +32,23 @@ struct TopCommand: Command {
         let isOnce = arguments.has("once") || !context.output.outIsTerminal && iterations == nil
         let delay = try arguments.value("delay").map(seconds) ?? (isOnce ? 1 : 2)
         guard let sort = TopTable.SortKey(rawValue: arguments.value("sort") ?? "name") else {
-            throw UsageError(message: "Option '--sort': use \(TopTable.SortKey.allCases.map(\.rawValue).joined(separator: ", "))", command: spec.name)
+            throw misuse("Option '--sort': use \(TopTable.SortKey.allCases.map(\.rawValue).joined(separator: ", "))")
         }
         let client = try context.client(arguments, command: spec.name)
         if isOnce || !context.output.outIsTerminal || isatty(0) != 1 {
             return try printTables(isOnce ? 1 : iterations ?? .max, delay, sort, client, context)
         }
-        let live = try TopView(TerminalScreen(input: 0, output: 1), input: 0, signals: TerminalSignals(), delayMs: delay * 1000, sort: sort, colour: context.output.colourOut) {
-            try Self.look(client)
-        }
+        let live = try TopView(TerminalScreen(input: 0, output: 1), input: 0, signals: TerminalSignals(), delayMs: delay * 1000, sort: sort,
+                               colour: context.output.colourOut) { try look(client, context) }
         try live.run(iterations: iterations ?? .max)
         return ExitCode.ok
     }
 
     private func printTables(_ count: Int, _ delay: Double, _ sort: TopTable.SortKey, _ client: ControlClient, _ context: CommandContext) throws -> Int32 {
-        var before = try Self.look(client)
+        var before = try look(client, context)
         for index in 0..<count where !context.output.readerHasLeft {
             usleep(UInt32(delay * 1e6))
-            let now = try Self.look(client)
+            let now = try look(client, context)
             context.output.data((index > 0 ? "\n" : "") + TopTable.summary(now.status))
             if !now.status.domains.isEmpty { context.output.data(TopTable.table(TopTable.rows(before, now, sortedBy: sort), colour: context.output.colourOut)) }
             before = now
@@ -56,23 +56,25 @@ struct TopCommand: Command {
         return ExitCode.ok
     }
 
-    static func look(_ client: ControlClient) throws -> TopTable.Snapshot {
+    private func look(_ client: ControlClient, _ context: CommandContext) throws -> TopTable.Snapshot {
         let response = try client.exchange(ControlRequest(.status))
         if let failure = response.failure { throw failure }
-        guard let status = response.status else { throw ControlFailure("The service's answer to 'status' lacks what was asked for", advice: "Are CLI and service of the same version?") }
+        guard let status = response.status else { throw context.unexpected(spec.name) }
         return TopTable.Snapshot(status: status, at: .now)
     }
 
     private func number(_ text: String) throws -> Int {
-        guard let number = Int(text), number > 0 else { throw UsageError(message: "Option '--iterations': '\(text)' is no number above 0", command: spec.name) }
+        guard let number = Int(text), number > 0 else { throw misuse("Option '--iterations': '\(text)' is no number above 0") }
         return number
     }
 
     private func seconds(_ text: String) throws -> Double {
         let digits = text.hasSuffix("s") ? text.dropLast() : text[...]
-        guard let value = Double(digits), 0.1...3600 ~= value else { throw UsageError(message: "Option '--delay': '\(text)' is no number of seconds from 0.1 to 3600", command: spec.name) }
+        guard let value = Double(digits), 0.1...3600 ~= value else { throw misuse("Option '--delay': '\(text)' is no number of seconds from 0.1 to 3600") }
         return value
     }
+
+    private func misuse(_ message: String) -> UsageError { UsageError(message: message, command: spec.name) }
 }
 
 /// The table on a terminal. The service is asked on a thread of its own: a key works at once, though the service hang.

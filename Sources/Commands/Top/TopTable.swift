@@ -92,24 +92,27 @@ struct TopTable {
             return count == 0 ? nil : "\(count) \(state.rawValue)"
         }
         let clock = status.time.dropFirst(11).prefix(8)
-        return (["shadow-virt top", "\(clock) UTC", "host \(status.host.printable)", "\(Quantity.count(status.domains.count - shadows, "guest")) here, \(Quantity.count(shadows, "shadow"))"]
-            + (states.isEmpty ? [] : [states.joined(separator: ", ")])).joined(separator: "  ")
+        let sides = "\(Quantity.count(status.domains.count - shadows, "guest")) here, \(Quantity.count(shadows, "shadow"))"
+        return (["shadow-virt top", "\(clock) UTC", "host \(status.host.printable)", sides] + (states.isEmpty ? [] : [states.joined(separator: ", ")]))
+            .joined(separator: "  ")
     }
 
     static func table(_ rows: [Row], colour: Bool) -> String {
         var table = TextTable(columns: [
-            .init("DOMAIN"), .init("ROLE"), .init("PEER"), .init("STATE"), .init("EPOCH/S", .right), .init("PAUSE", .right), .init("P99", .right), .init("%STOP", .right),
-            .init("LAG", .right), .init("RPO", .right), .init("DIRTY/S", .right), .init("SENT/S", .right), .init("DISK/S", .right),
+            .init("DOMAIN"), .init("ROLE"), .init("PEER"), .init("STATE"), .init("EPOCH/S", .right), .init("PAUSE", .right), .init("P99", .right),
+            .init("%STOP", .right), .init("LAG", .right), .init("RPO", .right), .init("DIRTY/S", .right), .init("SENT/S", .right), .init("DISK/S", .right),
         ])
         for row in rows {
             let domain = row.domain
             let hasPause = domain.role == .primary && domain.epoch > 0
+            func number(_ value: Double?) -> TextTable.Cell { .init(value.map { String(format: "%.1f", $0) } ?? "-") }
             func bytes(_ rate: Double?) -> TextTable.Cell { .init(rate.map { Quantity.bytes(UInt64($0)) } ?? "-") }
             func duration(_ milliseconds: Double?) -> TextTable.Cell { .init(milliseconds.map { Quantity.duration(milliseconds: $0) } ?? "-") }
             table.add([
-                .init(domain.domain.printable), .init(domain.role.rawValue), .init(domain.peer.printable), .init(domain.state.rawValue, Renderer.style(domain.state)),
-                .init(row.epochs.map { String(format: "%.1f", $0) } ?? "-"), duration(hasPause ? domain.pauseMsMedian : nil), duration(hasPause ? domain.pauseMsP99 : nil),
-                .init(row.stopped.map { String(format: "%.1f", $0 * 100) } ?? "-"), .init("\(domain.lagEpochs)/\(Quantity.bytes(domain.lagBytes))"), duration(domain.rpoMs),
+                .init(domain.domain.printable), .init(domain.role.rawValue), .init(domain.peer.printable),
+                .init(domain.state.rawValue, Renderer.style(domain.state)), number(row.epochs),
+                duration(hasPause ? domain.pauseMsMedian : nil), duration(hasPause ? domain.pauseMsP99 : nil), number(row.stopped.map { $0 * 100 }),
+                .init("\(domain.lagEpochs)/\(Quantity.bytes(domain.lagBytes))"), duration(domain.rpoMs),
                 bytes(row.dirtied), bytes(row.sent), bytes(row.disk),
             ])
         }
