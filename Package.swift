@@ -31,7 +31,12 @@ let package = Package(
                 exclude: ["Passes/README.md"]),
         .target(name: "Service",
                 dependencies: ["Platform", "CLinux", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol"]),
-        .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol"]),
+        .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol", "CXXHash"], resources: [
+                    // Links to hooks/ and examples/: what `install` writes is what stands there.
+                    .embedInCode("Installation/Files/hook.sh"),
+                    .embedInCode("Installation/Files/unit.service"),
+                    .embedInCode("Installation/Files/configuration.conf"),
+                ]),
         .executableTarget(name: "shadow-virt", dependencies: ["Commands", "Service", "Orchestration", "Replication"]),
         .executableTarget(name: "shadow-virt-benchmark",
                           dependencies: ["Platform", "CXXHash", "MigrationStream", "NBDServer", "Replication", "Transport", "Libvirt"],
@@ -52,6 +57,8 @@ let package = Package(
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),
         .testTarget(name: "OrchestrationTests", dependencies: ["Orchestration", "Libvirt", "Configuration", "ControlProtocol", "Platform"]),
         .testTarget(name: "CommandsTests", dependencies: ["Commands", "Configuration", "ControlProtocol", "Platform"]),
+        .testTarget(name: "InstallationTests",
+                    dependencies: ["shadow-virt", "Commands", "Service", "Orchestration", "Configuration", "ControlProtocol", "Platform"]),
         .testTarget(name: "EndToEndTests", dependencies: ["shadow-virt", "NBDServer"]),
     ],
     swiftLanguageModes: [.v6]
