@@ -26,8 +26,9 @@ public struct HookCall: Codable, Sendable, Equatable {
     /// The domain's XML; nil when there was none, or more than `xmlCeiling` bytes of it, or when it did not end in time.
     public var xml: String?
 
-    /// Bytes of XML that are passed on. A guest with a hundred devices has 60 KiB.
-    public static let xmlCeiling = 1 << 20
+    /// Bytes of XML that are passed on. A guest with a hundred devices has 60 KiB; and what is below this fits into the socket
+    /// (net.core.wmem_default, 208 KiB), so that nobody has to wait until the service reads.
+    public static let xmlCeiling = 128 << 10
 
     enum CodingKeys: String, CodingKey {
         case domain, operation, extra, xml

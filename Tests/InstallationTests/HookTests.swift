@@ -215,7 +215,7 @@ final class HookTests: XCTestCase {
         try call(hook, ["binary"] + words, input: binary.raw)
 
         let names = ["none", "closed", "empty", "most", "more", "file", "endless", "binary"]
-        try waitUntil("all calls have come") { listener.calls.count >= names.count }
+        try? waitUntil("all calls have come") { listener.calls.count >= names.count }
         XCTAssertEqual(listener.calls.map(\.domain), names)
         XCTAssertEqual(listener.calls.map { $0.xml?.utf8.count }, [nil, nil, nil, HookCall.xmlCeiling, nil, Self.xml.utf8.count, nil, nil])
     }

@@ -42,8 +42,8 @@ done
 
 if [[ -z $program ]]; then
   # A folder of its own: with another linkage everything is compiled anew.
-  swift build --package-path "$repository" --scratch-path "$repository/.build/package" -c release --static-swift-stdlib --product shadow-virt >&2
-  program=$(swift build --package-path "$repository" --scratch-path "$repository/.build/package" -c release --static-swift-stdlib --show-bin-path)/shadow-virt
+  swift build --package-path "$repository" --scratch-path "$repository/.build/package" -c release --static-swift-stdlib --disable-local-rpath --product shadow-virt >&2
+  program=$(swift build --package-path "$repository" --scratch-path "$repository/.build/package" -c release --static-swift-stdlib --disable-local-rpath --show-bin-path)/shadow-virt
 fi
 [[ -x $program ]] || fail "There is no program $program"
 [[ -d $output ]] || fail "There is no folder $output"
