@@ -9,7 +9,7 @@ struct HelpCommand: Command {
         description: ["Prints the same as `shadow-virt COMMAND --help`; without COMMAND, the list of commands."],
         examples: [
             .init("shadow-virt help protect", "All about protect"),
-            .init("shadow-virt help --as man | man -l -", "All about everything, where the manual is not installed"),
+            .init("shadow-virt help --as man > shadow-virt.1", "All about everything, as a manual page"),
         ])
 
     func run(_ arguments: ParsedArguments, _ context: CommandContext) throws -> Int32 {

@@ -13,8 +13,9 @@ final class InstallTests: XCTestCase {
     override func setUpWithError() throws { folder = try TemporaryFolder() }
     override func tearDown() { folder = nil }
 
-    private func shadowVirt(_ words: String..., status: Int32 = 0, line: UInt = #line) throws -> Ending {
-        let ending = try execute([Product.program] + words + ["--root", root])
+    /// `withProgram`: it copies itself, which takes time for a program with all its debug information; else it is said to be there.
+    private func shadowVirt(_ words: String..., status: Int32 = 0, withProgram: Bool = false, line: UInt = #line) throws -> Ending {
+        let ending = try execute([Product.program] + words + ["--root", root] + (withProgram || words.contains("--program") ? [] : ["--program", Self.program]))
         XCTAssertEqual(ending.status, status, "\(words): \(ending)", line: line)
         return ending
     }
@@ -35,16 +36,17 @@ final class InstallTests: XCTestCase {
         }.map { "/" + $0 }.sorted()
     }
 
+    private static let program = "/usr/local/bin/shadow-virt"
     private static let hook = "/etc/libvirt/hooks/qemu.d/50-shadow-virt", unit = "/usr/local/lib/systemd/system/shadow-virt.service"
     private static let expected = [
-        "/etc/libvirt/hooks/qemu.d/50-shadow-virt", "/etc/shadow-virt/shadow-virt.conf", "/usr/local/bin/shadow-virt",
+        "/etc/libvirt/hooks/qemu.d/50-shadow-virt", "/etc/shadow-virt/shadow-virt.conf",
         "/usr/local/lib/systemd/system/shadow-virt.service", "/usr/local/share/bash-completion/completions/shadow-virt",
         "/usr/local/share/man/man1/shadow-virt.1", "/usr/local/share/man/man5/shadow-virt.conf.5", "/var/lib/shadow-virt/installed",
     ]
 
     func testInstallTwiceAndUninstall() throws {
-        let first = try shadowVirt("install")
-        XCTAssertEqual(files, Self.expected)
+        let first = try shadowVirt("install", withProgram: true)
+        XCTAssertEqual(files, (Self.expected + [Self.program]).sorted())
         XCTAssertEqual(first.out.split(separator: "\n").filter { $0.hasPrefix("Installed \(root)/") }.count, 7, first.out)
         XCTAssertEqual(mode(Self.hook), 0o755)
         XCTAssertEqual(mode("/usr/local/bin/shadow-virt"), 0o755)
@@ -54,14 +56,14 @@ final class InstallTests: XCTestCase {
         XCTAssertEqual(text("/etc/shadow-virt/shadow-virt.conf"), try String(contentsOfFile: Product.repository + "/examples/shadow-virt.conf", encoding: .utf8))
         XCTAssertTrue(FileManager.default.contentsEqual(atPath: root + "/usr/local/bin/shadow-virt", andPath: Product.program))
 
-        let second = try shadowVirt("install")
+        let second = try shadowVirt("install", withProgram: true)
         XCTAssertEqual(second.out.split(separator: "\n").filter { $0.hasPrefix("Unchanged ") }.count, 6, second.out)
         XCTAssertTrue(second.out.contains("Kept \(root)/etc/shadow-virt/shadow-virt.conf"))
-        XCTAssertEqual(files, Self.expected)
+        XCTAssertEqual(files, (Self.expected + [Self.program]).sorted())
 
-        _ = try shadowVirt("uninstall")
+        _ = try shadowVirt("uninstall", withProgram: true)
         XCTAssertEqual(files, ["/etc/shadow-virt/shadow-virt.conf"])
-        _ = try shadowVirt("uninstall")
+        _ = try shadowVirt("uninstall", withProgram: true)
     }
 
     func testUninstallPurge() throws {
@@ -135,7 +137,7 @@ final class InstallTests: XCTestCase {
         XCTAssertTrue(text(Self.hook)?.contains("program=/opt/x/shadow-virt\n") ?? false)
         _ = try shadowVirt("uninstall", "--only", "hook")
         XCTAssertEqual(files.filter { $0 != "/var/lib/shadow-virt/installed" }, [])
-        _ = try shadowVirt("install", "--prefix", "/usr")
+        _ = try shadowVirt("install", "--prefix", "/usr", withProgram: true)
         XCTAssertTrue(files.contains("/usr/bin/shadow-virt") && files.contains("/usr/lib/systemd/system/shadow-virt.service"))
     }
 
@@ -154,6 +156,23 @@ final class InstallTests: XCTestCase {
         XCTAssertEqual(text(local), installed)
         _ = try shadowVirt("uninstall")
         XCTAssertEqual(text(local), "# site\n/srv/** r,\n")
+    }
+
+    func testWithoutRights() throws {
+        var words = [Product.program, "install", "--only", "hook", "--root", root]
+        if geteuid() == 0 {
+            try skipUnlessInstalled("setpriv", package: "util-linux")
+            let nobody = ["setpriv", "--reuid=65534", "--clear-groups"]
+            try XCTSkipUnless(try execute(nobody + ["test", "-x", Product.program]).status == 0, "nobody may not run \(Product.program)")
+            words = nobody + words
+        } else {
+            chmod(root, 0o555)
+        }
+        let ending = try execute(words)
+        chmod(root, 0o755)
+        XCTAssertEqual(ending.status, 1)
+        XCTAssertTrue(ending.err.contains("Permission denied") && ending.err.contains("Run it as root"), ending.err)
+        XCTAssertEqual(files, [])
     }
 
     func testBadInput() throws {

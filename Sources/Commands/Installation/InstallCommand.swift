@@ -4,7 +4,7 @@ import Glibc
 
 struct InstallCommand: Command {
     let spec = CommandSpec(
-        name: "install", summary: "install program, unit, libvirt's hook, completion and manual",
+        name: "install", summary: "install program, unit, hook, completion and manual",
         options: [.root, .prefix, .only, .program,
                   .init("force", help: "Overwrite files that this command did not write, or that were changed since."),
                   .dryRun, .quiet, .help],
@@ -29,7 +29,7 @@ struct InstallCommand: Command {
         var installer = try Installer(root: options.root, isDryRun: arguments.has("dry-run"), overwrites: arguments.has("force"))
         do {
             defer { context.output.data(installer.report.joined(separator: "\n")) }
-            try installer.install(files)
+            try withAdviceOnRights { try installer.install(files) }
         }
         for step in steps(options, files, hadHooks: hadHooks) { context.remark(step, arguments) }
         return ExitCode.ok

@@ -2,6 +2,7 @@ import Configuration
 import ControlProtocol
 import Foundation
 import Glibc
+import Platform
 
 extension CommandSpec.Option {
     static let root = CommandSpec.Option("root", value: "DIR", help: "Work on the system below DIR, which is not this one: a package's folder, an image's.")
@@ -67,5 +68,14 @@ struct InstallationOptions {
         // Without libvirt's own profiles nobody includes our lines.
         let hasProfiles = access(root + InstallationLayout.appArmorAbstraction, F_OK) == 0
         return files.filter { parts.contains($0.part) && ($0.part != .apparmor || hasProfiles) }
+    }
+}
+
+/// Runs `body`; what the user's rights do not allow is said with its way out.
+func withAdviceOnRights<R>(_ body: () throws -> R) throws -> R {
+    do {
+        return try body()
+    } catch let error as SystemError where [EACCES, EPERM, EROFS].contains(error.code) {
+        throw ControlFailure("\(error)", advice: "Run it as root, or work below another folder with --root")
     }
 }

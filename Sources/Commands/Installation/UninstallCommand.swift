@@ -28,8 +28,10 @@ struct UninstallCommand: Command {
         var installer = try Installer(root: options.root, isDryRun: arguments.has("dry-run"), overwrites: arguments.has("force"))
         do {
             defer { context.output.data(installer.report.joined(separator: "\n")) }
-            try installer.uninstall(try options.files(), withManifest: isAll)
-            if arguments.has("purge") { try installer.purge(Self.leftovers(options.configuration), folders: ["/etc/shadow-virt"]) }
+            try withAdviceOnRights {
+                try installer.uninstall(try options.files(), withManifest: isAll)
+                if arguments.has("purge") { try installer.purge(Self.leftovers(options.configuration), folders: ["/etc/shadow-virt"]) }
+            }
         }
         if options.isThisSystem, options.parts.contains(.unit) { context.remark("Tell systemd: `systemctl daemon-reload`", arguments) }
         return ExitCode.ok
