@@ -30,7 +30,8 @@ let package = Package(
                 dependencies: ["Platform", "CLinux", "Libvirt", "Replication", "ReplicaStore", "Transport", "Configuration", "ControlProtocol"],
                 exclude: ["Passes/README.md"]),
         .target(name: "Service",
-                dependencies: ["Platform", "CLinux", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol"]),
+                dependencies: ["Platform", "CLinux", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol", "Metrics"]),
+        .target(name: "Metrics", dependencies: ["Platform", "ControlProtocol"]),
         .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol", "CXXHash"], resources: [
                     // Links to hooks/ and examples/: what `install` writes is what stands there.
                     .embedInCode("Installation/Files/hook.sh"),
@@ -56,6 +57,8 @@ let package = Package(
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration"]),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),
         .testTarget(name: "OrchestrationTests", dependencies: ["Orchestration", "Libvirt", "Configuration", "ControlProtocol", "Platform"]),
+        .testTarget(name: "ServiceTests", dependencies: ["Service", "Orchestration", "Configuration", "ControlProtocol", "Platform"]),
+        .testTarget(name: "MetricsTests", dependencies: ["Metrics", "ControlProtocol", "Platform"], exclude: ["Fixtures"]),
         .testTarget(name: "CommandsTests", dependencies: ["Commands", "Configuration", "ControlProtocol", "Platform"]),
         .testTarget(name: "InstallationTests",
                     dependencies: ["shadow-virt", "Commands", "Service", "Orchestration", "Configuration", "ControlProtocol", "Platform"]),

@@ -12,7 +12,7 @@ struct ConfigurationReload {
         ("host_name", { $0.hostName == $1.hostName }), ("libvirt_uri", { $0.libvirtURI == $1.libvirtURI }), ("listen", { $0.listen == $1.listen }),
         ("control_socket", { $0.controlSocket == $1.controlSocket }), ("control_socket_group", { $0.controlSocketGroup == $1.controlSocketGroup }),
         ("runtime_dir", { $0.runtimeDirectory == $1.runtimeDirectory }), ("state_dir", { $0.stateDirectory == $1.stateDirectory }),
-        ("secret_file", { $0.secretFile == $1.secretFile }),
+        ("secret_file", { $0.secretFile == $1.secretFile }), ("metrics_listen", { $0.metricsListen == $1.metricsListen }),
     ]
 
     /// The new one, with the old values of what cannot change.
@@ -33,6 +33,7 @@ struct ConfigurationReload {
         merged.controlSocketGroup = old.controlSocketGroup
         merged.runtimeDirectory = old.runtimeDirectory
         merged.stateDirectory = old.stateDirectory
+        merged.metricsListen = old.metricsListen
         merged.secretFile = old.secretFile
         merged.secretFileIsExplicit = old.secretFileIsExplicit
         configuration = merged

@@ -51,6 +51,7 @@ final class ServiceLifeTests: XCTestCase {
                 control_socket = "\(path)/control.sock"
                 runtime_dir = "\(path)/run"
                 state_dir = "\(path)/state"
+                metrics_listen = "off"
                 \(more)
 
                 """, to: "c.conf")
@@ -162,11 +163,12 @@ final class ConfigurationReloadTests: XCTestCase {
     func testEveryKeyEitherChangesOrIsNamed() throws {
         let values = [
             "host_name": "\"z\"", "libvirt_uri": "\"test:///x\"", "listen": "\"127.0.0.1:9\"", "control_socket": "\"/tmp/z\"", "control_socket_group": "\"z\"",
-            "runtime_dir": "\"/tmp/z\"", "state_dir": "\"/tmp/z\"", "secret_file": "\"/tmp/z\"", "peers": "[ \"z 192.0.2.9:1 test:///default\" ]",
+            "runtime_dir": "\"/tmp/z\"", "state_dir": "\"/tmp/z\"", "secret_file": "\"/tmp/z\"", "metrics_listen": "\"off\"", "peers": "[ \"z 192.0.2.9:1 test:///default\" ]",
             "interval_ms": "41", "interval_limit_ms": "1001", "unsent_ceiling_mib": "257", "keepalive_ms": "1001", "peer_timeout_ms": "5001", "log_level": "\"error\"",
         ]
         let old = try parse("")
-        for key in ServiceConfiguration.keyNames where values[key] != nil {
+        for key in ServiceConfiguration.keyNames {
+            XCTAssertNotNil(values[key], "a value for \(key) is missing above")
             let reload = ConfigurationReload(from: old, to: try parse("\(key) = \(values[key] ?? "")"))
             XCTAssertEqual(reload.needsRestart.count + reload.changes.count, 1, key)
             if reload.needsRestart == [key] {
