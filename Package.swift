@@ -32,7 +32,12 @@ let package = Package(
         .target(name: "Service",
                 dependencies: ["Platform", "CLinux", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol", "Metrics"]),
         .target(name: "Metrics", dependencies: ["Platform", "ControlProtocol"]),
-        .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol"]),
+        .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol", "CXXHash"], resources: [
+                    // Links to hooks/ and examples/: what `install` writes is what stands there.
+                    .embedInCode("Installation/Files/hook.sh"),
+                    .embedInCode("Installation/Files/unit.service"),
+                    .embedInCode("Installation/Files/configuration.conf"),
+                ]),
         .executableTarget(name: "shadow-virt", dependencies: ["Commands", "Service", "Orchestration", "Replication"]),
         .executableTarget(name: "shadow-virt-benchmark",
                           dependencies: ["Platform", "CXXHash", "MigrationStream", "NBDServer", "Replication", "Transport", "Libvirt"],
@@ -55,6 +60,8 @@ let package = Package(
         .testTarget(name: "ServiceTests", dependencies: ["Service", "Orchestration", "Configuration", "ControlProtocol", "Platform"]),
         .testTarget(name: "MetricsTests", dependencies: ["Metrics", "ControlProtocol", "Platform"], exclude: ["Fixtures"]),
         .testTarget(name: "CommandsTests", dependencies: ["Commands", "Configuration", "ControlProtocol", "Platform"]),
+        .testTarget(name: "InstallationTests",
+                    dependencies: ["shadow-virt", "Commands", "Service", "Orchestration", "Configuration", "ControlProtocol", "Platform"]),
         .testTarget(name: "EndToEndTests", dependencies: ["shadow-virt", "NBDServer"]),
     ],
     swiftLanguageModes: [.v6]

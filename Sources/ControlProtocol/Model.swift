@@ -261,6 +261,8 @@ public struct ControlRequest: Codable, Sendable {
         case status, protect, unprotect, swap, failover, doctor, ping
         /// The second line of a connection whose first asked for a live migration: end it, the guest stays.
         case cancel
+        /// A call of libvirt's hook; nobody waits for the answer.
+        case hook
         case events
     }
     public var verb: Verb
@@ -287,10 +289,13 @@ public struct ControlRequest: Codable, Sendable {
     public var migration: MigrationOptions?
     /// `protect`: how epochs are captured; absent: `auto`.
     public var engine: EngineChoice?
+    /// `hook`: the call.
+    public var hook: HookCall?
     public var events: EventQuery?
 
     enum CodingKeys: String, CodingKey {
         case verb, domain, to, force, wait, pool, migration, engine
+        case hook
         case events
         case intervalMs = "interval_ms"
         case withoutDisks = "without_disks"

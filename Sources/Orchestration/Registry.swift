@@ -21,6 +21,8 @@ public final class Registry: @unchecked Sendable {
     let admission = NSLock()
     /// Domains without a shadow that are on their way to another host, by UUID.
     let migrations = Guarded<[String: LiveMigration]>([:])
+    /// Calls of libvirt's hook, on their way to whoever acts on them.
+    public let hooks = HookQueue()
 
     public init(environment: HostEnvironment) { self.environment = environment }
 

@@ -107,6 +107,10 @@ final class ControlServer: Sendable {
             })
         case .cancel, .events:
             throw ControlFailure("There is nothing to cancel on this connection", advice: "It is asked for on the connection that began it")
+        case .hook:
+            guard let call = request.hook else { throw ControlFailure("The request names no call of the hook") }
+            registry.hookCalled(call)
+            return ControlResponse(done: "Noted")
         case .failover:
             let domain = try named(request)
             return ControlResponse(handover: try withProgress("Failing \(domain) over", progress) { [registry] in

@@ -67,6 +67,9 @@ public final class Daemon: @unchecked Sendable {
             while libvirt.waitUntilConnected(timeoutSeconds: 60) == nil {}
             registry.resume()
         }
+        Watchdog(environment: ProcessInfo.processInfo.environment) { [registry, configuration] limit in
+            Watchdog.answers(registry, socket: configuration.controlSocket, until: limit)
+        }?.start()
         Notification.ready()
         environment.events.record(kind: .serviceStarted, message: "The service, shadow-virt \(ProductVersion.text), began on \(configuration.hostName)")
         Log.info("shadow-virt \(ProductVersion.text) on \(configuration.hostName): libvirt \(configuration.libvirtURI), peers on \(configuration.listen)")
@@ -130,7 +133,9 @@ public final class Daemon: @unchecked Sendable {
             var number: Int32 = 0
             guard sigwait(&signals, &number) == 0 else { continue }
             if number == SIGHUP {
-                Log.info("SIGHUP: the configuration is read at start only")
+                Notification.reloading()
+                ConfigurationReload.run(environment)
+                Notification.reloaded()
                 continue
             }
             return
@@ -143,7 +148,7 @@ enum Notification {
     static func ready() { send("READY=1\nSTATUS=Serving") }
     static func stopping() { send("STOPPING=1") }
 
-    private static func send(_ message: String) {
+    static func send(_ message: String) {
         guard var path = ProcessInfo.processInfo.environment["NOTIFY_SOCKET"], !path.isEmpty else { return }
         // An abstract socket is written with @ and addressed with a zero byte.
         if path.hasPrefix("@") { path = "\0" + path.dropFirst() }

@@ -19,7 +19,11 @@ host_packages=(
 linux_packages=(gcc xz-utils e2fsprogs iputils-ping)
 # For tests that kill a process at each of its system calls, foreign clients for those of the NBD server, beside the ones in qemu-utils
 # and qemu-system-x86, a TPM, and certificates for encrypted migrations.
-test_packages=(strace libnbd-bin "${linux_packages[@]}" swtpm swtpm-tools gnutls-bin)
+test_packages=(
+  strace libnbd-bin "${linux_packages[@]}" swtpm swtpm-tools gnutls-bin
+  # What is installed, judged by its readers: manual pages, AppArmor's lines, scripts, the package.
+  man-db mandoc apparmor shellcheck dpkg-dev lintian
+)
 
 # What --from-swift-org installs, and where. The key is the one that signs all releases of Swift 6.
 swift_release=6.3.1
