@@ -39,6 +39,10 @@ public struct ServiceConfiguration: Sendable, Equatable {
     public var keepaliveMs = 1000
     /// Milliseconds of silence after which a peer counts as unreachable; at least twice `keepaliveMs`.
     public var peerTimeoutMs = 5000
+    /// Seconds between two looks at the hosts and guests, 0...3600; 0: none are made.
+    public var telemetryInterval = 5
+    /// Where the latency of the guests' storage is measured; empty: in the folders of libvirt's active pools.
+    public var probeDirectories: [String] = []
     public var logLevel = LogLevel.info
 
     /// The defaults, with `LIBVIRT_DEFAULT_URI` from `environment`.

@@ -177,6 +177,13 @@ public struct StatusReport: Codable, Sendable {
     /// ISO 8601 UTC.
     public var time: String
     public var domains: [DomainStatus]
+    /// What telemetry costs on this host, per cent of one core over the last two minutes; absent while it measures nothing.
+    public var telemetryCPUPercent: Double?
+
+    enum CodingKeys: String, CodingKey {
+        case schema, host, version, time, domains
+        case telemetryCPUPercent = "telemetry_cpu_percent"
+    }
 
     public init(host: String, version: String, time: String, domains: [DomainStatus]) {
         self.host = host
@@ -260,6 +267,7 @@ public struct ControlRequest: Codable, Sendable {
         case status, protect, unprotect, swap, failover, doctor, ping
         /// The second line of a connection whose first asked for a live migration: end it, the guest stays.
         case cancel
+        case kpi
     }
     public var verb: Verb
     public var domain: String?
@@ -285,9 +293,12 @@ public struct ControlRequest: Codable, Sendable {
     public var migration: MigrationOptions?
     /// `protect`: how epochs are captured; absent: `auto`.
     public var engine: EngineChoice?
+    /// `kpi`: samples from this moment on, milliseconds since 1970.
+    public var sinceMs: UInt64?
 
     enum CodingKeys: String, CodingKey {
         case verb, domain, to, force, wait, pool, migration, engine
+        case sinceMs = "since_ms"
         case intervalMs = "interval_ms"
         case withoutDisks = "without_disks"
         case discardStale = "discard_stale"
@@ -337,6 +348,7 @@ public struct ControlResponse: Codable, Sendable {
     public var doctor: DoctorReport?
     public var migration: MigrationReport?
     public var forecast: MigrationForecast?
+    public var kpi: KPIPage?
     /// A plain success, said in words.
     public var done: String?
 

@@ -61,12 +61,14 @@ public final class Daemon: @unchecked Sendable {
         startThread("resume") { [self] in
             while libvirt.waitUntilConnected(timeoutSeconds: 60) == nil {}
             registry.resume()
+            registry.startTelemetry()
         }
         Notification.ready()
         Log.info("shadow-virt \(ProductVersion.text) on \(configuration.hostName): libvirt \(configuration.libvirtURI), peers on \(configuration.listen)")
         waitForSignal(signals)
         Log.info("Stopping: guests run on, protections begin anew with the next start")
         Notification.stopping()
+        registry.telemetry?.stop()
         registry.shutDown()
         unlink(configuration.controlSocket)
         return 0
