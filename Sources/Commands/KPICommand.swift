@@ -13,7 +13,7 @@ struct KPICommand: Command {
             .quiet, .help,
         ],
         description: [
-            "With DOMAIN (name or UUID): the domain and its host on the primary's side, and the host of its shadow. Units stand in the names; a KPI "
+            "With DOMAIN (name, id or UUID): the domain and its host on the primary's side, and the host of its shadow. Units stand in the names; a KPI "
                 + "that could not be measured is absent (`-`, an empty cell, no key), which is not 0.",
             "The table shows the last value, the mean and the largest; csv and json show every sample. In csv `p_` is the primary's side, `s_` the shadow's.",
             "A day of samples is kept at the default interval of 5 s (telemetry_interval).",

@@ -41,7 +41,7 @@ public struct ServiceConfiguration: Sendable, Equatable {
     public var peerTimeoutMs = 5000
     /// Seconds between two looks at the hosts and guests, 0...3600; 0: none are made.
     public var telemetryInterval = 5
-    /// Where the latency of the guests' storage is measured; empty: in the folders of libvirt's active pools.
+    /// Where the latency of the guests' storage is measured; empty: in the folders of libvirt's active pools and of guests' disks.
     public var probeDirectories: [String] = []
     public var logLevel = LogLevel.info
 

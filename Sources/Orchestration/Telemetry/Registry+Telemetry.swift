@@ -57,6 +57,9 @@ extension Registry {
         if UUID(uuidString: word) != nil, store.has(word.lowercased()) { return word.lowercased() }
         // A name may have been another domain's before: the one that has it now comes first.
         if let uuid = telemetry?.uuid(named: word), store.has(uuid) { return uuid }
-        return store.subject(labelled: word)
+        if let known = store.subject(labelled: word) { return known }
+        // By its number.
+        guard Int32(word) != nil, let uuid = try? lookup(word).uuid, store.has(uuid) else { return nil }
+        return uuid
     }
 }

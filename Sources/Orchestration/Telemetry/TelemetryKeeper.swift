@@ -34,6 +34,7 @@ public final class TelemetryKeeper: @unchecked Sendable {
     // Of the telemetry thread.
     private var figures = ReplicationFigures()
     private lazy var peers = PeerWatch(environment: environment, meter: meter)
+    private var guestFolders: Set<String> = []
     private var ticks = 0
 
     init(_ registry: Registry) {
@@ -87,7 +88,7 @@ public final class TelemetryKeeper: @unchecked Sendable {
     /// Ends with the look under way.
     public func stop() { isStopped.change { $0 = true } }
 
-    /// Where the guests' storage lies: as configured, else the folders of libvirt's active pools.
+    /// Where the guests' storage lies: as configured, else the folders of libvirt's active pools (and those of the running guests' disks).
     private static func folders(_ environment: HostEnvironment) -> @Sendable () -> [String] {
         let configured = environment.configuration.probeDirectories
         guard configured.isEmpty else { return { configured } }
@@ -103,8 +104,9 @@ public final class TelemetryKeeper: @unchecked Sendable {
         let statuses = ((try? registry?.status(of: nil)) ?? []).filter { $0.state != .failedOver }
         let primaries = statuses.filter { $0.role == .primary }
         peers.start(Set(statuses.map(\.peer)), withValues: Set(primaries.map(\.peer)))
-        var values = host.sample(until: deadline)
+        var values = host.sample(until: deadline, more: guestFolders)
         let readings = domains.sample(until: deadline)
+        if environment.configuration.probeDirectories.isEmpty { guestFolders = readings.reduce(into: []) { $0.formUnion($1.folders) } }
         let time = Sample.now
         let peerReadings = peers.take(until: deadline)
         for (peer, reading) in peerReadings { values.noteWorst(HostSide.roundTrip, of: peer, reading.roundTripMs) }

@@ -7,6 +7,8 @@ public struct DomainReading: Sendable {
     public let uuid: String
     public let name: String
     public var values: [String: Double]
+    /// Where its disks lie that are files.
+    public var folders: Set<String> = []
 }
 
 /// How a domain may be looked at at this moment, in the eyes of whoever protects it.
@@ -113,7 +115,8 @@ public final class DomainCollector: @unchecked Sendable {
         guard var values = entries[uuid]?.counters.values(statistics, at: now) else { return nil }
         // Of a time before it was protected.
         if access == .protected { values["dirty_bytes_per_second"] = nil }
-        return DomainReading(uuid: uuid, name: statistics.domainName, values: values)
+        let files = statistics.blocks.compactMap(\.path).filter { $0.hasPrefix("/") && !$0.hasPrefix("/dev/") }
+        return DomainReading(uuid: uuid, name: statistics.domainName, values: values, folders: Set(files.map { ($0 as NSString).deletingLastPathComponent }))
     }
 
     /// Agents answer when they like: what came since the last look is handed out, and who is due is asked.

@@ -19,6 +19,7 @@ public final class HostCollector: @unchecked Sendable {
     private var storage: [String: Probe<StorageProbe.Latency>] = [:]
     private let folderList: Probe<[String]>
     private let smart: Probe<[String: Double]>
+    private var named: [String] = []
     private var knownFolders: [String] = []
     private var noted: Set<String> = []
     private var foldersAskedAt: MonotonicTime?
@@ -43,9 +44,10 @@ public final class HostCollector: @unchecked Sendable {
     }
 
     /// One look. Returns by `deadline`, give or take the few milliseconds of what cannot hang; call it from one thread.
-    public func sample(until deadline: MonotonicTime) -> [String: Double] {
+    /// `more`: folders besides those that were named at the beginning.
+    public func sample(until deadline: MonotonicTime, more: Set<String> = []) -> [String: Double] {
         let now = MonotonicTime.now
-        findFolders(now)
+        findFolders(now, more)
         startStorage()
         var values = counters.sample(at: now)
         values.note("host_memory_latency_ns", memory?.look())
@@ -59,16 +61,16 @@ public final class HostCollector: @unchecked Sendable {
         return values
     }
 
-    private func findFolders(_ now: MonotonicTime) {
-        if let found = folderList.take(until: now) {
-            knownFolders = Array(found.prefix(Self.mostFolders))
-            // A probe that hangs is kept: its folder may come back.
-            storage = storage.filter { knownFolders.contains($0.key) || $0.value.isBusy }
+    private func findFolders(_ now: MonotonicTime, _ more: Set<String>) {
+        if foldersAskedAt.map({ now.milliseconds(since: $0) >= Self.foldersEveryMs }) ?? true, folderList.start({ [folders] in folders() }) {
+            // The first sample has them as well, when they are known at once.
+            if foldersAskedAt == nil { named = folderList.take(until: now.adding(milliseconds: 200)) ?? [] }
+            foldersAskedAt = now
         }
-        if let asked = foldersAskedAt, now.milliseconds(since: asked) < Self.foldersEveryMs { return }
-        if folderList.start({ [folders] in folders() }) { foldersAskedAt = now }
-        // The first sample has them as well, when they are known at once.
-        if knownFolders.isEmpty, let found = folderList.take(until: now.adding(milliseconds: 200)) { knownFolders = Array(found.prefix(Self.mostFolders)) }
+        if let found = folderList.take(until: now) { named = found }
+        knownFolders = Array((named + more.subtracting(named).sorted()).prefix(Self.mostFolders))
+        // A probe that hangs is kept: its folder may come back.
+        storage = storage.filter { knownFolders.contains($0.key) || $0.value.isBusy }
     }
 
     private func startStorage() {
@@ -76,7 +78,7 @@ public final class HostCollector: @unchecked Sendable {
             let probe = storage[folder] ?? Probe("tele-storage", meter: meter)
             storage[folder] = probe
             let path = files.root + folder
-            let isNew = noted.insert(folder).inserted
+            let isNew = noted.count < 1000 && noted.insert(folder).inserted
             probe.start {
                 do {
                     return try StorageProbe(folder: path).look()

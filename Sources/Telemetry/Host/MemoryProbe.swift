@@ -8,7 +8,7 @@ final class MemoryProbe: @unchecked Sendable {
     private static let lineBytes = 64
     /// Enough for one look to take 1 to 3 ms.
     private static let loadsPerPart = 1500
-    /// Their median counts: the kernel may have something else run in between.
+    /// Their lower quartile counts: on a busy host something else runs in between, which steal and pressure tell of.
     private static let parts = 9
     /// Beyond that it is memory taken from guests. With caches larger than half of it some of the loads may be answered by the cache.
     static let ceiling = 128 << 20
@@ -65,7 +65,7 @@ final class MemoryProbe: @unchecked Sendable {
     /// Nanoseconds a load.
     func look() -> Double {
         let times = (0..<Self.parts).map { _ in walk() }.sorted()
-        return times[times.count / 2]
+        return times[times.count / 4]
     }
 
     private func walk() -> Double {
