@@ -26,7 +26,7 @@ let package = Package(
         .target(name: "NBDServer", dependencies: ["Platform", "CLinux"]),
         .target(name: "Configuration", dependencies: ["Platform"]),
         .target(name: "ControlProtocol", dependencies: ["Platform"]),
-        .target(name: "Telemetry", dependencies: ["Platform", "CLinux", "CXXHash", "Libvirt"]),
+        .target(name: "Telemetry", dependencies: ["Platform", "CLinux", "CXXHash", "Libvirt"], exclude: ["README.md"]),
         .target(name: "Orchestration",
                 dependencies: ["Platform", "CLinux", "Libvirt", "Replication", "ReplicaStore", "Transport", "Configuration", "ControlProtocol", "Telemetry"],
                 exclude: ["Passes/README.md"]),

@@ -12,6 +12,7 @@ public final class TelemetryKeeper: @unchecked Sendable {
     /// What is found of a peer later than this part of the interval is too late for this look.
     private static let shareOfInterval = 0.6
     private static let pruneEveryTicks = 1000
+    private static let firstAfterMs = 2000.0
     /// A peer's values stand for three of its looks at most, however often this host looks.
     private static let leastFreshMs = 15_000.0
 
@@ -72,6 +73,8 @@ public final class TelemetryKeeper: @unchecked Sendable {
 
     func start() {
         startThread("telemetry") { [self] in
+            // A service that has just started has guests to take up first.
+            _ = isStopped.wait(until: MonotonicTime.now.adding(milliseconds: min(intervalMs, Self.firstAfterMs))) { $0 ? true : nil }
             store.prune()
             let host = HostCollector(meter: meter, folders: Self.folders(environment))
             let domains = DomainCollector(libvirtURI: environment.configuration.libvirtURI, meter: meter) { [weak registry] in registry?.telemetryAccess($0) ?? .none }
