@@ -35,6 +35,8 @@ done < <(ldd "$work/root/agent/qemu-ga")
 # The port has a name of its own only where udev runs.
 cat >"$work/root/agent/init" <<'END'
 #!/bin/busybox sh
+# A job in the background wants /dev/null.
+/bin/busybox mount -t devtmpfs dev /dev
 (
   until set -- /dev/vport*p1 && [ -e "$1" ]; do /bin/busybox sleep 0.2; done
   exec /agent/loader --library-path /agent /agent/qemu-ga -m virtio-serial -p "$1" -t / -f /agent/pid >/agent/log 2>&1
