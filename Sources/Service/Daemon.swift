@@ -54,6 +54,7 @@ public final class Daemon: @unchecked Sendable {
         let peerServer = PeerServer(registry: registry, environment: environment)
         startThread("control-accept") { [control = control.release()] in controlServer.accept(on: control) }
         startThread("peer-accept") { [peers = peers.release()] in peerServer.accept(on: peers) }
+        registry.startTelemetry()
         if libvirt.waitUntilConnected(timeoutSeconds: 5) == nil {
             Log.warning("Libvirt at \(configuration.libvirtURI) does not answer; trying on")
         }
@@ -61,7 +62,7 @@ public final class Daemon: @unchecked Sendable {
         startThread("resume") { [self] in
             while libvirt.waitUntilConnected(timeoutSeconds: 60) == nil {}
             registry.resume()
-            registry.startTelemetry()
+            registry.telemetry?.noteProtectionsKnown()
         }
         Notification.ready()
         Log.info("shadow-virt \(ProductVersion.text) on \(configuration.hostName): libvirt \(configuration.libvirtURI), peers on \(configuration.listen)")

@@ -22,6 +22,8 @@ public final class TelemetryKeeper: @unchecked Sendable {
     private let store: SeriesStore
     private let intervalMs: Double
     private let isStopped = Guarded(false)
+    /// Before that, which guests may be asked is not known.
+    private let knowsProtections = Guarded(false)
     private let subscribers = Guarded<[@Sendable (PairSample) -> Void]>([])
     /// What peers are told, and who has which name.
     private struct Last {
@@ -52,6 +54,9 @@ public final class TelemetryKeeper: @unchecked Sendable {
     /// `body` gets each new pair of each protected domain, on the telemetry thread, in their order: it must return within milliseconds.
     public func subscribe(_ body: @escaping @Sendable (PairSample) -> Void) { subscribers.change { $0.append(body) } }
 
+    /// The protections that an earlier service left are taken up: guests may be looked at from now on.
+    public func noteProtectionsKnown() { knowsProtections.change { $0 = true } }
+
     /// What it costs, per cent of one core; nil in the first seconds.
     public var cpuPercent: Double? { meter.percentOfCore }
 
@@ -77,7 +82,9 @@ public final class TelemetryKeeper: @unchecked Sendable {
             _ = isStopped.wait(until: MonotonicTime.now.adding(milliseconds: min(intervalMs, Self.firstAfterMs))) { $0 ? true : nil }
             store.prune()
             let host = HostCollector(meter: meter, folders: Self.folders(environment))
-            let domains = DomainCollector(libvirtURI: environment.configuration.libvirtURI, meter: meter) { [weak registry] in registry?.telemetryAccess($0) ?? .none }
+            let domains = DomainCollector(libvirtURI: environment.configuration.libvirtURI, meter: meter) { [weak registry, knowsProtections] uuid in
+                knowsProtections.read { $0 } ? registry?.telemetryAccess(uuid) ?? .none : .none
+            }
             while !isStopped.read({ $0 }) {
                 let begin = MonotonicTime.now
                 meter.measure { tick(begin, host, domains) }

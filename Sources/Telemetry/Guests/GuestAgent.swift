@@ -7,6 +7,9 @@ import Platform
 /// said once. Used by one thread at a time.
 final class GuestAgent: @unchecked Sendable {
     static let everyMs = 15_000.0
+    /// A guest that boots connects soon; one without the channel only after somebody has plugged it in.
+    private static let untilConnectedMs = 5000.0
+    private static let withoutChannelMs = 60_000.0
     /// One that did not answer is left alone: who waits for it keeps others from asking.
     static let afterSilenceMs = 120_000.0
     private static let seconds: Int32 = 2
@@ -27,8 +30,10 @@ final class GuestAgent: @unchecked Sendable {
     func look(_ domain: Domain, mayAsk: () -> Bool) -> [String: Double]? {
         let now = MonotonicTime.now
         nextAt = now.adding(milliseconds: Self.everyMs)
-        guard mayAsk(), let xml = try? domain.xml(), Self.isConnected(xml) else {
+        guard mayAsk(), let xml = try? domain.xml() else { return nil }
+        guard Self.isConnected(xml) else {
             commands = nil
+            nextAt = now.adding(milliseconds: xml.contains(Self.channel) ? Self.untilConnectedMs : Self.withoutChannelMs)
             return nil
         }
         do {
@@ -47,11 +52,13 @@ final class GuestAgent: @unchecked Sendable {
         }
     }
 
+    private static let channel = "org.qemu.guest_agent.0"
+
     /// The channel is there and somebody inside holds its other end.
     static func isConnected(_ xml: String) -> Bool {
         // Few domains are without the name at all, but parsing is what costs.
-        guard xml.contains("org.qemu.guest_agent.0"), let root = try? XMLDocument(xmlString: xml).rootElement() else { return false }
-        return (try? root.nodes(forXPath: "devices/channel/target[@name='org.qemu.guest_agent.0'][@state='connected']"))?.isEmpty == false
+        guard xml.contains(channel), let root = try? XMLDocument(xmlString: xml).rootElement() else { return false }
+        return (try? root.nodes(forXPath: "devices/channel/target[@name='\(channel)'][@state='connected']"))?.isEmpty == false
     }
 
     private func questions(_ domain: Domain, _ now: MonotonicTime, _ mayAsk: () -> Bool) throws -> [String: Double] {

@@ -31,14 +31,11 @@ final class GuestAgentTests: XCTestCase {
         let created = try hosts.virsh(.a, "create", hosts.folder + "/linux.xml")
         try require(created.succeeded, "virsh create: \(created.summary)")
 
-        // Rates need two looks of the agent's own interval.
+        // Nobody is logged in; what is a rate would need a second look, a quarter of a minute later.
         try waitUntil("the agent's KPIs (\(hosts.service(.a).logText.suffix(500)))", limit: 90, every: 0.5) {
-            try kpis(hosts, "linux").contains { $0.primary?["guest_cpu_percent"] != nil }
+            try kpis(hosts, "linux").contains { $0.primary?["guest_users_count"] == 0 }
         }
         let samples = try kpis(hosts, "linux")
-        XCTAssertEqual(samples.compactMap { $0.primary?["guest_users_count"] }.first, 0)
-        let cpu = try XCTUnwrap(samples.compactMap { $0.primary?["guest_cpu_percent"] }.last)
-        XCTAssertTrue((0.01...100).contains(cpu), "\(cpu) %")
         XCTAssertTrue(samples.contains { ($0.primary?["vcpu_time_percent"] ?? 0) > 0 })
 
         // Its monitor does not answer any more: what needs it is absent, and nothing waits.
