@@ -21,6 +21,7 @@ public struct CommandTable: Sendable {
 
     var commands: [any Command] {
         [ServeCommand(), ProtectCommand(), UnprotectCommand(), StatusCommand(), SwapCommand(), FailoverCommand(),
+         KPICommand(),
          EventsCommand(), TopCommand(),
          DoctorCommand(canRunHere: doctor != nil),
          InstallCommand(), UninstallCommand(),

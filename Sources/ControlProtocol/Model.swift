@@ -178,6 +178,13 @@ public struct StatusReport: Codable, Sendable {
     /// ISO 8601 UTC.
     public var time: String
     public var domains: [DomainStatus]
+    /// What telemetry costs on this host, per cent of one core over the last two minutes; absent while it measures nothing.
+    public var telemetryCPUPercent: Double?
+
+    enum CodingKeys: String, CodingKey {
+        case schema, host, version, time, domains
+        case telemetryCPUPercent = "telemetry_cpu_percent"
+    }
 
     public init(host: String, version: String, time: String, domains: [DomainStatus]) {
         self.host = host
@@ -263,6 +270,7 @@ public struct ControlRequest: Codable, Sendable {
         case cancel
         /// A call of libvirt's hook; nobody waits for the answer.
         case hook
+        case kpi
         case events
     }
     public var verb: Verb
@@ -292,11 +300,14 @@ public struct ControlRequest: Codable, Sendable {
     /// `hook`: the call.
     public var hook: HookCall?
     public var events: EventQuery?
+    /// `kpi`: samples from this moment on, milliseconds since 1970.
+    public var sinceMs: UInt64?
 
     enum CodingKeys: String, CodingKey {
         case verb, domain, to, force, wait, pool, migration, engine
         case hook
         case events
+        case sinceMs = "since_ms"
         case intervalMs = "interval_ms"
         case withoutDisks = "without_disks"
         case discardStale = "discard_stale"
@@ -346,6 +357,7 @@ public struct ControlResponse: Codable, Sendable {
     public var doctor: DoctorReport?
     public var migration: MigrationReport?
     public var forecast: MigrationForecast?
+    public var kpi: KPIPage?
     public var events: EventBatch?
     /// A plain success, said in words.
     public var done: String?

@@ -85,8 +85,10 @@ final class ControlServer: Sendable {
         case .ping:
             return ControlResponse(done: "shadow-virt \(ProductVersion.text)")
         case .status:
-            return ControlResponse(status: StatusReport(host: configuration.hostName, version: ProductVersion.text, time: Timestamp.now,
-                                                        domains: try registry.status(of: request.domain)))
+            var report = StatusReport(host: configuration.hostName, version: ProductVersion.text, time: Timestamp.now,
+                                      domains: try registry.status(of: request.domain))
+            report.telemetryCPUPercent = registry.telemetry?.cpuPercent
+            return ControlResponse(status: report)
         case .doctor:
             return ControlResponse(doctor: try Doctor(environment: registry.environment).report(domain: request.domain, to: request.to))
         case .protect:
@@ -105,6 +107,10 @@ final class ControlServer: Sendable {
                 // Longer than the engine periodic tries.
                 try registry.swap(domain, deadline: MonotonicTime.now.adding(milliseconds: 300_000))
             })
+        case .kpi:
+            var response = ControlResponse()
+            response.kpi = try registry.kpis(of: request.domain, since: request.sinceMs ?? 0)
+            return response
         case .cancel, .events:
             throw ControlFailure("There is nothing to cancel on this connection", advice: "It is asked for on the connection that began it")
         case .hook:

@@ -58,6 +58,7 @@ public final class Daemon: @unchecked Sendable {
         let peerServer = PeerServer(registry: registry, environment: environment)
         startThread("control-accept") { [control = control.release()] in controlServer.accept(on: control) }
         startThread("peer-accept") { [peers = peers.release()] in peerServer.accept(on: peers) }
+        registry.startTelemetry()
         MetricsEndpoint.start(configuration, registry) { [isConnected] in isConnected.read { $0 } }
         if libvirt.waitUntilConnected(timeoutSeconds: 5) == nil {
             Log.warning("Libvirt at \(configuration.libvirtURI) does not answer; trying on")
@@ -66,6 +67,7 @@ public final class Daemon: @unchecked Sendable {
         startThread("resume") { [self] in
             while libvirt.waitUntilConnected(timeoutSeconds: 60) == nil {}
             registry.resume()
+            registry.telemetry?.noteProtectionsKnown()
         }
         Watchdog(environment: ProcessInfo.processInfo.environment) { [registry, configuration] limit in
             Watchdog.answers(registry, socket: configuration.controlSocket, until: limit)
@@ -76,6 +78,7 @@ public final class Daemon: @unchecked Sendable {
         waitForSignal(signals)
         Log.info("Stopping: guests run on, protections begin anew with the next start")
         Notification.stopping()
+        registry.telemetry?.stop()
         environment.events.record(kind: .serviceStopping, message: "The service stops; guests run on")
         registry.shutDown()
         environment.events.flush(until: MonotonicTime.now.adding(milliseconds: 1000))

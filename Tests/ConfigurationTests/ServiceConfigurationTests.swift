@@ -20,6 +20,8 @@ final class ServiceConfigurationTests: XCTestCase {
         XCTAssertEqual(configuration.intervalMs, 20)
         XCTAssertEqual(configuration.unsentCeilingBytes, 268_435_456)
         XCTAssertFalse(configuration.hostName.isEmpty)
+        XCTAssertEqual(configuration.telemetryInterval, 5)
+        XCTAssertEqual(configuration.probeDirectories, [])
     }
 
     func testEveryKey() throws {
@@ -38,9 +40,13 @@ final class ServiceConfigurationTests: XCTestCase {
             unsent_ceiling_mib = 16
             keepalive_ms = 100
             peer_timeout_ms = 200
+            telemetry_interval = 0
+            probe_directories = [ "/srv/images", "/srv/more" ]
             log_level = "debug"
             metrics_listen = "[::1]:9000"
             """)
+        XCTAssertEqual(configuration.telemetryInterval, 0)
+        XCTAssertEqual(configuration.probeDirectories, ["/srv/images", "/srv/more"])
         XCTAssertEqual(configuration.hostName, "a.example.com")
         XCTAssertEqual(configuration.listen, PeerAddress(host: "2001:db8::1", port: 1))
         XCTAssertEqual(configuration.controlSocketGroup, "libvirt")
