@@ -83,7 +83,7 @@ struct ConfigurationKey: Sendable {
             }
             configuration.logLevel = level
         },
-    ]
+    ] + bmc
 }
 
 extension ServiceConfiguration {

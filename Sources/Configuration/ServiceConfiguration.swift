@@ -40,6 +40,8 @@ public struct ServiceConfiguration: Sendable, Equatable {
     /// Milliseconds of silence after which a peer counts as unreachable; at least twice `keepaliveMs`.
     public var peerTimeoutMs = 5000
     public var logLevel = LogLevel.info
+    /// This host's BMC; none is watched by default.
+    public var bmc = BMCSettings()
 
     /// The defaults, with `LIBVIRT_DEFAULT_URI` from `environment`.
     public init(environment: [String: String] = ProcessInfo.processInfo.environment) {
@@ -102,6 +104,7 @@ public struct ServiceConfiguration: Sendable, Equatable {
                         message: "peer_timeout_ms (\(peerTimeoutMs)) is less than twice keepalive_ms (\(keepaliveMs))",
                         advice: "One lost heart beat would count as a lost peer: set it to \(2 * keepaliveMs) or more")
         }
+        try checkBMC { key, message, advice in error(key, message: message, advice: advice) }
         if let peer = peer(named: hostName) {
             throw error("peers", message: "Peer '\(peer.name)' has the name of this host",
                         advice: "List the other hosts only, or set host_name")

@@ -260,6 +260,7 @@ public struct ControlRequest: Codable, Sendable {
         case status, protect, unprotect, swap, failover, doctor, ping
         /// The second line of a connection whose first asked for a live migration: end it, the guest stays.
         case cancel
+        case health
     }
     public var verb: Verb
     public var domain: String?
@@ -315,7 +316,7 @@ public struct ControlRequest: Codable, Sendable {
 }
 
 /// An error as the service tells it: what is wrong and what to do about it.
-public struct ControlFailure: Codable, Error, Sendable, CustomStringConvertible {
+public struct ControlFailure: Codable, Error, Sendable, Equatable, CustomStringConvertible {
     public var message: String
     /// The way out; empty when the message says it all.
     public var advice: String
@@ -337,6 +338,7 @@ public struct ControlResponse: Codable, Sendable {
     public var doctor: DoctorReport?
     public var migration: MigrationReport?
     public var forecast: MigrationForecast?
+    public var health: HealthReport?
     /// A plain success, said in words.
     public var done: String?
 

@@ -2,6 +2,7 @@ import Configuration
 import ControlProtocol
 import Foundation
 import Glibc
+import Health
 import Orchestration
 import Platform
 
@@ -10,12 +11,14 @@ import Platform
 final class ControlServer: Sendable {
     private let registry: Registry
     private let configuration: ServiceConfiguration
+    private let health: HealthMonitor
     private static let mostClients = 64
     private let clients = Guarded(0)
 
-    init(registry: Registry, configuration: ServiceConfiguration) {
+    init(registry: Registry, configuration: ServiceConfiguration, health: HealthMonitor) {
         self.registry = registry
         self.configuration = configuration
+        self.health = health
     }
 
     /// Accepts until the process ends.
@@ -84,7 +87,9 @@ final class ControlServer: Sendable {
             return ControlResponse(status: StatusReport(host: configuration.hostName, version: ProductVersion.text, time: Timestamp.now,
                                                         domains: try registry.status(of: request.domain)))
         case .doctor:
-            return ControlResponse(doctor: try Doctor(environment: registry.environment).report(domain: request.domain, to: request.to))
+            return ControlResponse(doctor: try withProgress("Looking at this host", progress) { [registry] in
+                try Doctor(environment: registry.environment).report(domain: request.domain, to: request.to)
+            })
         case .protect:
             return try protect(request, progress)
         case .unprotect:
@@ -101,6 +106,10 @@ final class ControlServer: Sendable {
                 // Longer than the engine periodic tries.
                 try registry.swap(domain, deadline: MonotonicTime.now.adding(milliseconds: 300_000))
             })
+        case .health:
+            var response = ControlResponse()
+            response.health = health.report
+            return response
         case .cancel:
             throw ControlFailure("There is nothing to cancel on this connection", advice: "It is asked for on the connection that began it")
         case .failover:

@@ -3,6 +3,7 @@ import Configuration
 import ControlProtocol
 import Foundation
 import Glibc
+import Health
 import Libvirt
 import Orchestration
 import Platform
@@ -14,6 +15,7 @@ public final class Daemon: @unchecked Sendable {
     private let libvirt: ReconnectingConnection
     private let registry: Registry
     private let environment: HostEnvironment
+    private let health: HealthMonitor
     private var subscriptions: [EventSubscription] = []
     private let stopping = Guarded(false)
 
@@ -40,6 +42,7 @@ public final class Daemon: @unchecked Sendable {
         let libvirt = libvirt
         environment = HostEnvironment(configuration: configuration, secretBytes: secret) { try libvirt.connection() }
         registry = Registry(environment: environment)
+        health = HealthMonitor(configuration)
     }
 
     private func serve() throws -> Int32 {
@@ -49,8 +52,9 @@ public final class Daemon: @unchecked Sendable {
         let control = try ControlSocket.listen(path: configuration.controlSocket, group: try controlGroup())
         let peers = try TCP.listen(Endpoint(address: configuration.listen.host, port: configuration.listen.port))
         watchLibvirt()
+        health.start()
 
-        let controlServer = ControlServer(registry: registry, configuration: configuration)
+        let controlServer = ControlServer(registry: registry, configuration: configuration, health: health)
         let peerServer = PeerServer(registry: registry, environment: environment)
         startThread("control-accept") { [control = control.release()] in controlServer.accept(on: control) }
         startThread("peer-accept") { [peers = peers.release()] in peerServer.accept(on: peers) }
@@ -67,6 +71,7 @@ public final class Daemon: @unchecked Sendable {
         waitForSignal(signals)
         Log.info("Stopping: guests run on, protections begin anew with the next start")
         Notification.stopping()
+        health.stop()
         registry.shutDown()
         unlink(configuration.controlSocket)
         return 0
