@@ -45,10 +45,9 @@ public enum BMCWorker {
         do throws(BMCFailure) {
             let lock = try lockCache(request)
             defer { withExtendedLifetime(lock) {} }
-            let monitor = try IPMIMonitor(request)
-            reply.sensors = Array(try monitor.sensors().prefix(mostSensors))
+            reply.sensors = Array(try IPMIMonitor(request).sensors().prefix(mostSensors))
             do throws(BMCFailure) {
-                reply.setLog(try newLog(monitor, known: request.known))
+                reply.setLog(try newLog(request))
             } catch {
                 reply.logFailure = error
             }
@@ -59,10 +58,10 @@ public enum BMCWorker {
     }
 
     /// Nil when the log ends as is known. That is one question; all of a log of a thousand records takes some BMCs ten seconds.
-    private static func newLog(_ monitor: IPMIMonitor, known: LogMark?) throws(BMCFailure) -> [LogRecord]? {
+    private static func newLog(_ request: BMCRequest) throws(BMCFailure) -> [LogRecord]? {
         // A BMC that cannot say what its last record is may be able to list them all.
-        if let known, let end = try? LogMark(last: monitor.logEnd()), end == known { return nil }
-        return try monitor.log()
+        if let known = request.known, let end = try? LogMark(last: IPMIMonitor(request).logEnd()), end == known { return nil }
+        return try IPMIMonitor(request).log()
     }
 
     /// One reading at a time: two that fetch the descriptions of the sensors at once would spoil each other's file.

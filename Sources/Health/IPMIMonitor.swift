@@ -3,7 +3,8 @@ import ControlProtocol
 import Glibc
 import Platform
 
-/// libipmimonitoring, for one BMC. Its calls wait for the BMC as long as the request allows. Not for several threads.
+/// libipmimonitoring, for one BMC. Its calls wait for the BMC as long as the request allows. Not for several threads, and the log is to be
+/// asked for once: the library (1.6.10) has no way to forget a call's records, the next one adds its own to them.
 final class IPMIMonitor {
     /// The record after which there is no other (IPMI 2.0, 31.5, Get SEL Entry).
     private static let lastRecord: UInt32 = 0xFFFF
@@ -47,8 +48,6 @@ final class IPMIMonitor {
     func logEnd() throws(BMCFailure) -> LogRecord? { try log(only: [Self.lastRecord]).last }
 
     private func log(only identifiers: [UInt32]?) throws(BMCFailure) -> [LogRecord] {
-        // Otherwise the records are added to those of the call before (1.6.10).
-        ipmi_monitoring_sel_iterator_destroy(context)
         var identifiers = identifiers ?? []
         let number = UInt32(identifiers.count)
         let count = session.use { session in
