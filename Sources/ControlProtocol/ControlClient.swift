@@ -149,5 +149,6 @@ public struct ControlClient: Sendable {
 
 extension ControlResponse {
     /// True when one of the answers' keys is there.
-    var isAnswer: Bool { failure != nil || status != nil || handover != nil || doctor != nil || migration != nil || forecast != nil || done != nil }
+    var isAnswer: Bool { failure != nil || status != nil || handover != nil || doctor != nil || migration != nil || forecast != nil || done != nil
+        || health != nil }
 }

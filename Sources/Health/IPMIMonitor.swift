@@ -21,14 +21,13 @@ final class IPMIMonitor {
         guard let context = ipmi_monitoring_ctx_create() else { throw BMCFailure(.other, "FreeIPMI cannot be started", advice: "Is this host out of memory?") }
         self.context = context
         guard ipmi_monitoring_ctx_sdr_cache_directory(context, request.cacheDirectory) == 0 else { throw failure() }
-        try loadInterpretation()
     }
 
     deinit { ipmi_monitoring_ctx_destroy(context) }
 
     /// All sensors that can be interpreted.
     func sensors() throws(BMCFailure) -> [SensorRecord] {
-        ipmi_monitoring_sensor_iterator_destroy(context)
+        for rules in Interpretation.sensors { try load(rules, ipmi_monitoring_ctx_sensor_config_file) }
         let count = session.use {
             ipmi_monitoring_sensor_readings_by_record_id(context, request.host, $0, request.workarounds.sensorFlags, nil, 0, nil, nil)
         }
@@ -48,6 +47,7 @@ final class IPMIMonitor {
     func logEnd() throws(BMCFailure) -> LogRecord? { try log(only: [Self.lastRecord]).last }
 
     private func log(only identifiers: [UInt32]?) throws(BMCFailure) -> [LogRecord] {
+        for rules in Interpretation.log { try load(rules, ipmi_monitoring_ctx_sel_config_file) }
         var identifiers = identifiers ?? []
         let number = UInt32(identifiers.count)
         let count = session.use { session in
@@ -131,29 +131,19 @@ final class IPMIMonitor {
         return request.failure(code: Int(code), text: Self.text(code))
     }
 
-    /// FreeIPMI calls a value beyond its non-critical threshold nominal; the vendor who set that threshold thought otherwise. The
-    /// administrator's own rules (/etc/freeipmi/freeipmi_interpret_sensor.conf) are read after ours and so come before them.
-    private func loadInterpretation() throws(BMCFailure) {
-        let rules = """
-            IPMI_Threshold_Sensor_At_Or_Below_Lower_Non_Critical_Threshold Warning
-            IPMI_Threshold_Sensor_At_Or_Above_Upper_Non_Critical_Threshold Warning
-
-            """
-        do {
-            // The library wants a file; one in memory needs no place and is never stale.
-            let bytes = Array(rules.utf8)
+    /// The library takes rules from a file only; one in memory needs no place and is never stale.
+    private func load(_ rules: String, _ call: (ipmi_monitoring_ctx_t?, UnsafePointer<CChar>?) -> Int32) throws(BMCFailure) {
+        let bytes = Array(rules.utf8)
+        let result: Int32
+        do throws(SystemError) {
             let file = try memoryFile("interpretation", bytes: bytes.count)
             guard write(file.raw, bytes, bytes.count) == bytes.count else { throw SystemError("write", "interpretation") }
-            guard ipmi_monitoring_ctx_sensor_config_file(context, "/proc/self/fd/\(file.raw)") == 0 else { throw failure() }
-        } catch let error as SystemError {
-            throw BMCFailure(.other, "\(error)")
-        } catch let error as BMCFailure {
-            throw error
+            result = call(context, "/proc/self/fd/\(file.raw)")
         } catch {
             throw BMCFailure(.other, "\(error)")
         }
-        guard ipmi_monitoring_ctx_sensor_config_file(context, nil) == 0, ipmi_monitoring_ctx_sel_config_file(context, nil) == 0 else {
-            throw BMCFailure(.other, "FreeIPMI does not understand its rules in /etc/freeipmi (\(Self.text(ipmi_monitoring_ctx_errnum(context))))",
+        guard result == 0 else {
+            throw BMCFailure(.other, "FreeIPMI does not understand its rules in \(Interpretation.folder) (\(Self.text(ipmi_monitoring_ctx_errnum(context))))",
                              advice: "Correct freeipmi_interpret_sensor.conf and freeipmi_interpret_sel.conf there")
         }
     }

@@ -50,6 +50,13 @@ final class ClassificationTests: XCTestCase {
         }
     }
 
+    func testRulesWithoutTheirComments() {
+        XCTAssertEqual(Interpretation.withoutComments("# a\n\n  # b\n#A Nominal\n"), "")
+        XCTAssertEqual(Interpretation.withoutComments("# a\nA Warning # why\n\n B  Critical\n"), "A Warning # why\n B  Critical\n")
+        XCTAssertEqual(Interpretation.withoutComments("A \\\n Warning\n#x\nB \\\n# y\nC Nominal"), "A \\\n Warning\nB \\\n# y\nC Nominal\n")
+        XCTAssertEqual(Interpretation.sensors.first?.components(separatedBy: "\n").filter { $0.hasSuffix("_Threshold Warning") }.count, 2)
+    }
+
     func testNames() {
         XCTAssertEqual(IPMINames.sensorType(1), "temperature")
         XCTAssertEqual(IPMINames.sensorType(Int(IPMI_MONITORING_SENSOR_TYPE_MEMORY.rawValue)), "memory")
