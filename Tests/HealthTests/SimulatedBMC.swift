@@ -54,13 +54,13 @@ final class SimulatedBMC {
     private let folder: String
     private let process = Process()
 
-    static let tools = ["ipmi_sim", "sdrcomp"]
+    static let tools = ["ipmi_sim", "sdrcomp", "ipmi-sel"]
 
     /// Why there is none here; nil when there can be.
     static let obstacle: String? = {
         let folders: [String] = (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":").map(String.init)
         let missing = tools.first { tool in !folders.contains { access("\($0)/\(tool)", X_OK) == 0 } }
-        return missing.map { "no \($0) (Debian: apt install openipmi)" }
+        return missing.map { "no \($0) (Debian: apt install openipmi freeipmi-tools)" }
     }()
 
     init(in parent: String) throws {

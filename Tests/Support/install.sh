@@ -18,7 +18,7 @@ host_packages=(
 linux_packages=(gcc xz-utils e2fsprogs iputils-ping)
 # For tests that kill a process at each of its system calls, foreign clients for those of the NBD server, beside the ones in qemu-utils
 # and qemu-system-x86, a TPM, certificates for encrypted migrations, and a simulated BMC.
-test_packages=(strace libnbd-bin "${linux_packages[@]}" swtpm swtpm-tools gnutls-bin openipmi)
+test_packages=(strace libnbd-bin "${linux_packages[@]}" swtpm swtpm-tools gnutls-bin openipmi freeipmi-tools)
 
 # What --from-swift-org installs, and where. The key is the one that signs all releases of Swift 6.
 swift_release=6.3.1
