@@ -21,9 +21,7 @@ public enum BMCCheck {
         } catch {
             return Finding("bmc", .warning, error.failure.message, advice: error.failure.advice)
         }
-        if let failure = reply.logFailure {
-            return Finding("bmc", .warning, "The sensors of the BMC can be read, its event log cannot: \(failure.failure.message)", advice: failure.failure.advice)
-        }
+        if let failure = reply.logFailure?.ofLog { return Finding("bmc", .warning, failure.message, advice: failure.advice) }
         let milliseconds = Int(MonotonicTime.now.milliseconds(since: began).rounded())
         let records = reply.olderRecords + (reply.log?.count ?? 0)
         let found = "\(configuration.bmc.name): \(reply.sensors.count) sensors, \(records) events logged, read in \(milliseconds) ms"

@@ -89,4 +89,7 @@ public struct BMCFailure: Codable, Error, Sendable, Equatable, CustomStringConve
     }
 
     public var description: String { failure.description }
+
+    /// When only the log failed.
+    var ofLog: ControlFailure { ControlFailure("The sensors of the BMC can be read, its event log cannot: \(failure.message)", advice: failure.advice) }
 }

@@ -106,6 +106,7 @@ public final class BMCReader: Sendable {
             return process.pid
         }
         guard let pid else { return }
-        throw BMCFailure(.timeLimit, "The last reading of the BMC still hangs in the kernel's driver (process \(pid))", advice: "Look at `dmesg | grep ipmi`; reset the BMC, or use it over the network")
+        throw BMCFailure(.timeLimit, "The last reading of the BMC still hangs in the kernel's driver (process \(pid))",
+                         advice: "Look at `dmesg | grep ipmi`; reset the BMC, or use it over the network")
     }
 }

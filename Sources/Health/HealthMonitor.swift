@@ -120,7 +120,7 @@ public final class HealthMonitor: @unchecked Sendable {
             (state.failures, state.isRefused) = (0, false)
             return state.handlers
         }
-        setReachable(true, reply.logFailure.map { ControlFailure("The sensors can be read, the event log cannot: \($0.failure.message)", advice: $0.failure.advice) })
+        setReachable(true, reply.logFailure?.ofLog)
         if reply.olderRecords > 0, new.count == reply.log?.count, known != nil || tracker.mark != nil {
             Log.warning("The BMC has logged more than \(BMCWorker.mostRecords) events since the last reading: the first \(reply.olderRecords) are not looked at")
         }

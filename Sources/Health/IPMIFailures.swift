@@ -19,9 +19,11 @@ extension BMCRequest {
         case IPMI_MONITORING_ERR_BMC_BUSY:
             return BMCFailure(.unreachable, "\(name) is busy")
         case IPMI_MONITORING_ERR_SDR_CACHE_PERMISSION, IPMI_MONITORING_ERR_SDR_CACHE_FILESYSTEM:
-            return BMCFailure(.other, "What is known of the BMC's sensors cannot be kept in \(cacheDirectory) (\(text))", advice: "Check the folder's mode and its file system")
+            return BMCFailure(.other, "What is known of the BMC's sensors cannot be kept in \(cacheDirectory) (\(text))",
+                              advice: "Check the folder's mode and its file system")
         case IPMI_MONITORING_ERR_PARAMETERS where host != nil:
-            return BMCFailure(.refused, "FreeIPMI does not take these settings for \(name)", advice: "Check bmc_user, bmc_password_file, bmc_cipher_suite and bmc_workarounds")
+            return BMCFailure(.refused, "FreeIPMI does not take these settings for \(name)",
+                              advice: "Check bmc_user, bmc_password_file, bmc_cipher_suite and bmc_workarounds")
         default:
             return refusal(error) ?? internalFailure(text)
         }
@@ -58,6 +60,7 @@ extension BMCRequest {
         }
         return access("/dev/ipmi0", F_OK) == 0
             ? BMCFailure(.other, "\(name) cannot be read: \(text)", advice: "Look at `dmesg | grep ipmi`")
-            : BMCFailure(.unreachable, "There is no /dev/ipmi0", advice: "Load the kernel's driver: `modprobe -a ipmi_si ipmi_devintf`; or read the BMC over the network")
+            : BMCFailure(.unreachable, "There is no /dev/ipmi0",
+                         advice: "Load the kernel's driver: `modprobe -a ipmi_si ipmi_devintf`; or read the BMC over the network")
     }
 }

@@ -52,7 +52,8 @@ final class IPMIMonitor {
         let number = UInt32(identifiers.count)
         let count = session.use { session in
             identifiers.withUnsafeMutableBufferPointer { buffer in
-                ipmi_monitoring_sel_by_record_id(context, request.host, session, request.workarounds.logFlags, number > 0 ? buffer.baseAddress : nil, number, nil, nil)
+                ipmi_monitoring_sel_by_record_id(context, request.host, session, request.workarounds.logFlags, number > 0 ? buffer.baseAddress : nil, number,
+                                                 nil, nil)
             }
         }
         guard count >= 0 else { throw failure() }
