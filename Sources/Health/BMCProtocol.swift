@@ -22,9 +22,11 @@ struct BMCRequest: Codable, Sendable {
     var known: LogMark?
 }
 
-/// The end of an event log: its last record; nil for an empty log.
+/// The end of an event log: what its last record is known by; nil for an empty log.
 struct LogMark: Codable, Sendable, Equatable {
-    var last: LogRecord?
+    var last: LogRecord.Identity?
+
+    init(last: LogRecord?) { self.last = last?.identity }
 }
 
 /// One record of a BMC's event log (SEL) in FreeIPMI's terms; the numbers are those of the IPMI specification's tables and of
@@ -34,12 +36,27 @@ struct LogRecord: Codable, Sendable, Equatable {
     /// Seconds since 1970 by the BMC's clock, or since its start while that was not set; nil for records without.
     var time: UInt32?
     var sensor = ""
+    var sensorNumber: Int?
     var sensorType: Int?
     var offsetType: Int?
     var offset: Int?
     var isAsserted = true
     var state = HealthState.unknown
     var text = ""
+
+    /// What the BMC itself stored: names and judgements may be others tomorrow, after an update of its firmware or of somebody's rules.
+    struct Identity: Codable, Sendable, Equatable {
+        var id: Int
+        var time: UInt32?
+        var sensorNumber: Int?
+        var sensorType: Int?
+        var offset: Int?
+        var isAsserted: Bool
+    }
+
+    var identity: Identity {
+        Identity(id: id, time: time, sensorNumber: sensorNumber, sensorType: sensorType, offset: offset, isAsserted: isAsserted)
+    }
 }
 
 /// One sensor, in the same terms.

@@ -109,6 +109,7 @@ final class IPMIMonitor {
             return record
         }
         record.sensor = string(ipmi_monitoring_sel_read_sensor_name(context))
+        record.sensorNumber = number(ipmi_monitoring_sel_read_sensor_number(context))
         record.sensorType = number(ipmi_monitoring_sel_read_sensor_type(context))
         record.offsetType = number(ipmi_monitoring_sel_read_event_offset_type(context))
         record.offset = number(ipmi_monitoring_sel_read_event_offset(context))

@@ -32,7 +32,7 @@ struct LogTracker {
     /// Of a log that is seen for the first time none is.
     static func new(in log: [LogRecord], after mark: LogMark?) -> [LogRecord] {
         guard let mark else { return [] }
-        guard let last = mark.last, let index = log.lastIndex(of: last) else { return log }
+        guard let last = mark.last, let index = log.lastIndex(where: { $0.identity == last }) else { return log }
         return Array(log[(index + 1)...])
     }
 

@@ -18,8 +18,14 @@ final class LogTrackerTests: XCTestCase {
     func testClearedLogBeginsAtOneAgain() {
         let before = Sample.record(1, time: 1000), after = Sample.record(1, time: 2000)
         XCTAssertEqual(new([after, Sample.record(2)], after: before), [1, 2])
-        // The clock was reset, too: text and sensor tell them apart.
-        XCTAssertEqual(new([Sample.record(1, time: 1000, text: "Upper Non-critical - going high")], after: before), [1])
+        // The clock was reset, too: what happened tells them apart.
+        XCTAssertEqual(new([Sample.record(1, time: 1000, offset: 7)], after: before), [1])
+        XCTAssertEqual(new([Sample.record(1, time: 1000, asserted: false)], after: before), [1])
+    }
+
+    func testARecordIsTheSameUnderAnotherName() {
+        let before = Sample.record(1, sensor: "Sensor #4", state: .unknown, text: "Event")
+        XCTAssertEqual(new([Sample.record(1), Sample.record(2)], after: before), [2])
     }
 
     func testWrappedLog() {

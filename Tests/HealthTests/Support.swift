@@ -62,7 +62,7 @@ extension HardwareEvent {
 enum Sample {
     static func record(_ id: Int, time: UInt32? = 1_700_000_000, sensor: String = "CPU Temp", type: Int = 1, offsetType: Int = 0, offset: Int = 9,
                        asserted: Bool = true, state: HealthState = .critical, text: String = "Upper Critical - going high") -> LogRecord {
-        LogRecord(id: id, time: time, sensor: sensor, sensorType: type, offsetType: offsetType, offset: offset, isAsserted: asserted, state: state, text: text)
+        LogRecord(id: id, time: time, sensor: sensor, sensorNumber: 4, sensorType: type, offsetType: offsetType, offset: offset, isAsserted: asserted, state: state, text: text)
     }
 
     static func sensor(_ id: Int, _ name: String, _ state: HealthState, type: Int = 1, value: Double? = nil, unit: String? = nil, bitsType: Int = 0, bits: Int = 0,
