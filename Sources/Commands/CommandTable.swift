@@ -21,7 +21,8 @@ public struct CommandTable: Sendable {
 
     var commands: [any Command] {
         [ServeCommand(), ProtectCommand(), UnprotectCommand(), StatusCommand(), SwapCommand(), FailoverCommand(),
-         DoctorCommand(canRunHere: doctor != nil), HealthCommand(), HelpCommand()]
+         EventsCommand(), TopCommand(), HealthCommand(),
+         DoctorCommand(canRunHere: doctor != nil), HelpCommand()]
     }
 
     func command(named name: String) throws(UsageError) -> any Command {

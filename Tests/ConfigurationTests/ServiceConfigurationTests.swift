@@ -46,6 +46,7 @@ final class ServiceConfigurationTests: XCTestCase {
             bmc_cipher_suite = 17
             bmc_workarounds = [ "opensesspriv", "discretereading", "opensesspriv" ]
             bmc_interval = 5
+            metrics_listen = "[::1]:9000"
             """)
         XCTAssertEqual(configuration.bmc.access, .network(PeerAddress(host: "2001:db8::9", port: 623)))
         XCTAssertEqual(configuration.bmc.privilege, .operator)
@@ -62,6 +63,9 @@ final class ServiceConfigurationTests: XCTestCase {
         XCTAssertNil(configuration.peer(named: "e"))
         XCTAssertEqual([configuration.intervalMs, configuration.intervalLimitMs, configuration.unsentCeilingMiB], [5, 60000, 16])
         XCTAssertEqual(configuration.logLevel, .debug)
+        XCTAssertEqual(configuration.metricsListen, PeerAddress(host: "::1", port: 9000))
+        XCTAssertNil(try parse("metrics_listen = \"off\"").metricsListen)
+        XCTAssertEqual(try parse("").metricsListen?.description, "127.0.0.1:16521")
     }
 
     func testEnvironmentNamesLibvirtUnlessTheFileDoes() throws {
@@ -88,6 +92,10 @@ final class ServiceConfigurationTests: XCTestCase {
             ("libvirt_uri = \"localhost\"", 1, 15, "no libvirt URI"),
             ("listen = \"127.0.0.1\"", 1, 10, "no address to listen on"),
             ("listen = \"localhost:16520\"", 1, 10, "no address to listen on"),
+            ("metrics_listen = \"on\"", 1, 18, "Write a numeric address and a port, \"127.0.0.1:16521\", or \"off\""),
+            ("metrics_listen = \"localhost:1\"", 1, 18, "no address to listen on"),
+            ("metrics_listen = 9817", 1, 18, "Expected a string"),
+            ("metrics_listen = \"127.0.0.1:16520\"", 1, 18, "metrics_listen and listen are the same address"),
             ("listen = \"2001:db8::1:16520\"", 1, 10, "no address to listen on"),
             ("listen = \"127.0.0.1:0\"", 1, 10, "no address to listen on"),
             ("listen = \"127.0.0.1:65536\"", 1, 10, "no address to listen on"),

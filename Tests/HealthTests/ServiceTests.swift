@@ -42,6 +42,7 @@ final class ServiceTests: XCTestCase {
             libvirt_uri = "test:///default"
             listen = "127.0.0.1:\(try SimulatedBMC.freePort(SOCK_STREAM))"
             control_socket = "\(short)/control.sock"
+            metrics_listen = "off"
             runtime_dir = "\(short)"
             state_dir = "\(folder.path)/state"
             bmc_address = "\(lines.bmc.name)"
