@@ -22,7 +22,7 @@ public struct CommandTable: Sendable {
     var commands: [any Command] {
         [ServeCommand(), ProtectCommand(), UnprotectCommand(), StatusCommand(), SwapCommand(), FailoverCommand(),
          KPICommand(),
-         EventsCommand(), TopCommand(),
+         EventsCommand(), TopCommand(), HealthCommand(),
          DoctorCommand(canRunHere: doctor != nil),
          InstallCommand(), UninstallCommand(),
          HelpCommand()]

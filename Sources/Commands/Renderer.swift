@@ -14,6 +14,7 @@ enum Report {
     case migration(MigrationReport)
     case forecast(MigrationForecast)
     case kpi(KPIReport)
+    case health(HealthReport, allEvents: Bool)
     case done(String)
     case failure(ControlFailure)
 }
@@ -53,6 +54,7 @@ struct Renderer {
         case .migration(let migration): try encoder.encode(migration)
         case .forecast(let forecast): try encoder.encode(forecast)
         case .kpi(let report): try encoder.encode(report)
+        case .health(let health, _): try encoder.encode(health)
         case .done(let text): try encoder.encode(Done(done: text))
         case .failure(let failure): try encoder.encode(Failure(failure: failure))
         }
@@ -70,6 +72,7 @@ struct Renderer {
         case .migration(let migration): MigrationText.sentence(migration)
         case .forecast(let forecast): MigrationText.rows(forecast)
         case .kpi(let report): KPIText.table(report, colour: colour)
+        case .health(let health, let all): HealthText(colour: colour, eventsSince: all ? nil : Date().timeIntervalSince1970 - 86400).text(health)
         case .done(let text): text.printable
         case .failure: "" // Said on stderr.
         }

@@ -271,6 +271,7 @@ public struct ControlRequest: Codable, Sendable {
         /// A call of libvirt's hook; nobody waits for the answer.
         case hook
         case kpi
+        case health
         case events
     }
     public var verb: Verb
@@ -335,7 +336,7 @@ public struct ControlRequest: Codable, Sendable {
 }
 
 /// An error as the service tells it: what is wrong and what to do about it.
-public struct ControlFailure: Codable, Error, Sendable, CustomStringConvertible {
+public struct ControlFailure: Codable, Error, Sendable, Equatable, CustomStringConvertible {
     public var message: String
     /// The way out; empty when the message says it all.
     public var advice: String
@@ -358,6 +359,7 @@ public struct ControlResponse: Codable, Sendable {
     public var migration: MigrationReport?
     public var forecast: MigrationForecast?
     public var kpi: KPIPage?
+    public var health: HealthReport?
     public var events: EventBatch?
     /// A plain success, said in words.
     public var done: String?

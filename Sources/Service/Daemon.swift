@@ -3,6 +3,7 @@ import Configuration
 import ControlProtocol
 import Foundation
 import Glibc
+import Health
 import Libvirt
 import Orchestration
 import Platform
@@ -14,6 +15,7 @@ public final class Daemon: @unchecked Sendable {
     private let libvirt: ReconnectingConnection
     private let registry: Registry
     private let environment: HostEnvironment
+    private let health: HealthMonitor
     private var subscriptions: [EventSubscription] = []
     private let stopping = Guarded(false)
     private let isConnected = Guarded(false)
@@ -41,6 +43,7 @@ public final class Daemon: @unchecked Sendable {
         let libvirt = libvirt
         environment = HostEnvironment(configuration: configuration, secretBytes: secret) { try libvirt.connection() }
         registry = Registry(environment: environment)
+        health = HealthMonitor(configuration)
     }
 
     private func serve() throws -> Int32 {
@@ -53,8 +56,9 @@ public final class Daemon: @unchecked Sendable {
         let control = try ControlSocket.listen(path: configuration.controlSocket, group: try controlGroup())
         let peers = try TCP.listen(Endpoint(address: configuration.listen.host, port: configuration.listen.port))
         watchLibvirt()
+        health.start()
 
-        let controlServer = ControlServer(registry: registry, configuration: configuration)
+        let controlServer = ControlServer(registry: registry, configuration: configuration, health: health)
         let peerServer = PeerServer(registry: registry, environment: environment)
         startThread("control-accept") { [control = control.release()] in controlServer.accept(on: control) }
         startThread("peer-accept") { [peers = peers.release()] in peerServer.accept(on: peers) }
@@ -79,6 +83,7 @@ public final class Daemon: @unchecked Sendable {
         Log.info("Stopping: guests run on, protections begin anew with the next start")
         Notification.stopping()
         registry.telemetry?.stop()
+        health.stop()
         environment.events.record(kind: .serviceStopping, message: "The service stops; guests run on")
         registry.shutDown()
         environment.events.flush(until: MonotonicTime.now.adding(milliseconds: 1000))
