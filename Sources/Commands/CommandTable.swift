@@ -21,7 +21,9 @@ public struct CommandTable: Sendable {
 
     var commands: [any Command] {
         [ServeCommand(), ProtectCommand(), UnprotectCommand(), StatusCommand(), SwapCommand(), FailoverCommand(),
-         DoctorCommand(canRunHere: doctor != nil), HelpCommand()]
+         DoctorCommand(canRunHere: doctor != nil),
+         AnalyzeCommand(),
+         HelpCommand()]
     }
 
     func command(named name: String) throws(UsageError) -> any Command {
