@@ -31,13 +31,13 @@ let package = Package(
                 exclude: ["Passes/README.md"]),
         .target(name: "Service",
                 dependencies: ["Platform", "CLinux", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol"]),
-        .target(name: "Drift"),
+        .target(name: "Drift", exclude: ["README.md"]),
         .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol", "Drift"]),
         .executableTarget(name: "shadow-virt", dependencies: ["Commands", "Service", "Orchestration", "Replication"]),
         .executableTarget(name: "shadow-virt-benchmark",
                           dependencies: ["Platform", "CXXHash", "MigrationStream", "NBDServer", "Replication", "Transport", "Libvirt"],
                           path: "Tests/Benchmarks",
-                          exclude: ["run.sh", "README.md"]),
+                          exclude: ["run.sh", "drift.sh", "README.md"]),
 
         .executableTarget(name: "replica-store-exerciser", dependencies: ["ReplicaStore", "Platform"], path: "Tests/ReplicaTool"),
 

@@ -31,7 +31,8 @@ public struct DriftAnalyzer: Codable, Sendable {
     /// Whole samples that are missing between two times are noticed. A time that does not rise is refused: the last verdict again.
     @discardableResult
     public mutating func add(time: Double, primary: [String: Double?], shadow: [String: Double?]) -> DriftVerdict {
-        if let lastTime, let verdict, !(time > lastTime) { return verdict }
+        let refused = !time.isFinite || lastTime.map { time <= $0 } ?? false
+        if refused { return verdict ?? DriftVerdict(time: 0, score: 0, isLearning: true, lag: 0, contributions: [], hardware: []) }
         fillGap(until: time)
         lastTime = time
         meet(Set(primary.keys).union(shadow.keys))
@@ -63,7 +64,7 @@ public struct DriftAnalyzer: Codable, Sendable {
 
     /// Missing rows keep the two sides' histories aligned; more of them than the histories hold make no difference.
     private mutating func fillGap(until time: Double) {
-        guard let lastTime, time.isFinite else { return }
+        guard let lastTime else { return }
         let missing = Int(max(0, min((time - lastTime) / step - 0.5, Double(settings.maximumLag + 3))))
         for _ in 0..<missing {
             for index in tracks.indices { tracks[index].take(primary: nil, shadow: nil, settings) }

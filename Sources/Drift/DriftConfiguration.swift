@@ -15,14 +15,15 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     public var maximumLag = 4
     /// Smallest noise believed, as a relative change: less than this is no reason to move a guest.
     public var smallestSpread = 0.04
-    /// The same where both sides idle.
-    public var idleSpread = 0.3
+    /// The same where both sides idle, and how fast it fades with the level.
+    public var idleSpread = 0.7
+    public var idleFade = 2.0
     /// Value, as a share of the KPI's mean, around which a sample counts as idle and differences fade.
     public var idleShare = 0.1
     /// ln(1 + value / idle value) from which a sample counts as busy.
-    public var activeLevel = 0.7
+    public var activeLevel = 1.2
     /// Sum of squares of a regressor (natural logarithms) that it takes to believe half of what the regression says about it.
-    public var ridge = 20.0
+    public var ridge = 60.0
     /// Standard deviations beyond which a sample does not bend the baseline.
     public var redescend = 5.0
     /// How much the scatter of a level counts against its samples in the regression: 0 not at all, 1 as least squares would have it.
@@ -36,7 +37,7 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     public var freezeScore = 0.6
     public var frozenSpeed = 0.02
     public var frozenTailSpeed = 0.3
-    public var frozenLimit = 200.0
+    public var frozenLimit = 600.0
 
     // Evidence.
 
@@ -54,10 +55,10 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     /// deviations, and its weight in exceedances; one exceedance counts for at most `tailCap` mean excesses.
     public var tailShare = 0.1
     public var tailPrior = 0.25
-    public var tailPriorWeight = 20.0
+    public var tailPriorWeight = 100.0
     public var tailCap = 1.5
     /// Standardised residual that counts as a spike, the share of spiking samples that is looked for, and the log likelihood ratio that it takes.
-    public var spikeLevel = 3.5
+    public var spikeLevel = 3.0
     public var spikeShare = 0.12
     public var spikeThreshold = 6.0
     /// Standardised residual below which a sample is calm; from four calm ones on the evidence shrinks by this factor a sample.

@@ -67,7 +67,7 @@ struct KPITrack: Codable, Sendable, Equatable {
         let fade = 1 - exp(-abs(x))
         let prediction = regression.predict(x, load, ridge: settings.ridge)
         let residual = target - fade * prediction.value
-        let idle = settings.idleSpread * exp(-abs(x))
+        let idle = settings.idleSpread * exp(-settings.idleFade * abs(x))
         let sigma = spread.sigma(x, prior: settings.binPrior, floor: (settings.smallestSpread * settings.smallestSpread + idle * idle).squareRoot())
         let own = sigma * (1 + fade * fade * prediction.leverage).squareRoot()
         let timing = settings.transientShare * max(0, min(range(primaryHistory, settings), range(shadowHistory, settings)) - 4 * sigma)

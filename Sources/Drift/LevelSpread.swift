@@ -9,6 +9,9 @@ struct LevelSpread: Codable, Sendable, Equatable {
     /// ln of the median.
     private var medians = [Double](repeating: 0, count: edges.count + 1)
 
+    /// Median of the residual itself: scatter is measured around it.
+    private var centres = [Double](repeating: 0, count: edges.count + 1)
+
     init() {}
 
     private func bin(_ level: Double) -> Int { Self.edges.firstIndex { level < $0 } ?? Self.edges.count }
@@ -39,13 +42,15 @@ struct LevelSpread: Codable, Sendable, Equatable {
 
     mutating func learn(_ level: Double, residual: Double, weight: Double, memory: Double) {
         guard weight > 0 else { return }
-        let index = bin(level), value = log(max(abs(residual), 1e-4))
+        let index = bin(level), value = log(max(abs(residual - centres[index]), 1e-4))
         weights[index] = min(weights[index] + weight, memory)
         if weights[index] <= 12 {
-            // The mean of ln|residual| lies 0.2 below the ln of the median.
-            medians[index] += weight / weights[index] * (value + 0.2 - medians[index])
+            // The mean of ln|residual| lies 0.24 below the ln of the median; the rest is caution while there is little.
+            medians[index] += weight / weights[index] * (value + 0.5 - medians[index])
         } else {
             medians[index] += 3 * weight / (weights[index] + 8) * (value > medians[index] ? 0.5 : -0.5)
         }
+        let step = weight / (weights[index] + 8) * exp(medians[index])
+        centres[index] += max(-step, min(step, residual - centres[index]))
     }
 }

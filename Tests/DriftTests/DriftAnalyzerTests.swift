@@ -40,7 +40,7 @@ final class DriftAnalyzerTests: XCTestCase {
 
     func testSurgeOnBothSidesRaisesNoAlarm() {
         for lag in [0, 2] {
-            let all = verdicts(pair(rows: 1200, lag: lag, work: { index in
+            let all = verdicts(pair(rows: 1200, lag: lag, work: Work { index in
                 (1 + 0.4 * sin(Double(index) / 150)) * ((700..<760).contains(index) || (900..<905).contains(index) ? 2.5 : 1)
             }))
             XCTAssertNil(all.firstAlarm, "lag \(lag): \(all.first(where: \.isAlarm)?.explanation ?? [])")
@@ -48,7 +48,7 @@ final class DriftAnalyzerTests: XCTestCase {
     }
 
     func testFaultDuringASurgeIsStillFound() throws {
-        let all = verdicts(pair(rows: 1200, work: { (700..<790).contains($0) ? 1.5 : 1 }) { index, primary, _ in
+        let all = verdicts(pair(rows: 1200, work: Work { (700..<790).contains($0) ? 1.5 : 1 }) { index, primary, _ in
             if index >= 720 { scale(&primary, "disk_latency_ms", by: 3) }
         })
         XCTAssertTrue((720..<760).contains(try XCTUnwrap(all.firstAlarm)))
@@ -63,7 +63,7 @@ final class DriftAnalyzerTests: XCTestCase {
     }
 
     func testLagIsFoundAndHarmless() {
-        let all = verdicts(pair(rows: 900, lag: 3, work: { 1 + 0.5 * sin(Double($0) / 4) }))
+        let all = verdicts(pair(rows: 900, lag: 3, work: Work { 1 + 0.5 * sin(Double($0) / 4) }))
         XCTAssertEqual(all.last?.lag, 3)
         XCTAssertNil(all.firstAlarm)
     }
@@ -108,7 +108,7 @@ final class DriftAnalyzerTests: XCTestCase {
     }
 
     func testGapOfWholeSamplesIsHarmless() {
-        let samples = pair(rows: 900, lag: 2, work: { 1 + 0.5 * sin(Double($0) / 4) }).filter { !(600..<613).contains(Int($0.time / 60)) }
+        let samples = pair(rows: 900, lag: 2, work: Work { 1 + 0.5 * sin(Double($0) / 4) }).filter { !(600..<613).contains(Int($0.time / 60)) }
         XCTAssertNil(verdicts(samples).firstAlarm)
     }
 

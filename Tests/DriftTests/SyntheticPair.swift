@@ -20,13 +20,20 @@ struct Noise {
 
 typealias Sample = (time: Double, primary: [String: Double?], shadow: [String: Double?])
 
+/// How much there is to do at each row.
+struct Work {
+    let amount: (Int) -> Double
+
+    init(_ amount: @escaping (Int) -> Double) { self.amount = amount }
+}
+
 /// A primary and a shadow that do the same work on unlike hosts; `bend` changes what row `index` shows.
 func pair(rows: Int, step: Double = 60, lag: Int = 0, seed: UInt64 = 1,
-          work: (Int) -> Double = { 1 + 0.4 * sin(Double($0) / 150) },
+          work: Work = Work { 1 + 0.4 * sin(Double($0) / 150) },
           bend: (Int, inout [String: Double?], inout [String: Double?]) -> Void = { _, _, _ in }) -> [Sample] {
     var noise = Noise(seed), loads: [Double] = []
     return (0..<rows).map { index in
-        loads.append(work(index) * (1 + 0.05 * noise.normal()))
+        loads.append(work.amount(index) * (1 + 0.05 * noise.normal()))
         let now = loads[index], then = loads[max(0, index - lag)]
         func jitter(_ share: Double) -> Double { exp(share * noise.normal()) }
         var primary: [String: Double?] = ["cpu": 30 * now * jitter(0.04), "disk_latency_ms": 0.8 * (0.7 + 0.3 * now) * jitter(0.1),
