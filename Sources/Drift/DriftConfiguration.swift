@@ -29,7 +29,7 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     /// How much the scatter of a level counts against its samples in the regression: 0 not at all, 1 as least squares would have it.
     public var precisionPower = 0.0
     /// How differently two healthy hosts may react to load outside what has been seen: relative change per e-fold of load.
-    public var reaction = 0.3
+    public var reaction = 0.4
     /// Share of a common fast move of both sides that is believed to be timing.
     public var transientShare = 0.2
     /// Score above which a KPI's baseline stands still, the speed it keeps (share of the normal; the second for the tails), and the samples after which
@@ -42,7 +42,7 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     // Evidence.
 
     /// Weights of the exponential means: of the running median, and of the residuals for shifts and for creeps.
-    public var fastWeight = 0.3
+    public var fastWeight = 0.4
     public var mediumWeight = 0.07
     public var slowWeight = 0.02
     /// Largest standardised residuals that count in each of them.
@@ -50,12 +50,12 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     public var clip = 3.0
     public var slowClip = 2.5
     /// -ln of the tail probability at which one KPI alone alarms.
-    public var surprise = 12.0
+    public var surprise = 11.5
     /// Share of a KPI's past that counts as its tail, and what is believed of the tail before it was seen: mean excess beyond the normal's, in standard
     /// deviations, and its weight in exceedances; one exceedance counts for at most `tailCap` mean excesses.
     public var tailShare = 0.1
     public var tailPrior = 0.25
-    public var tailPriorWeight = 100.0
+    public var tailPriorWeight = 20.0
     public var tailCap = 1.5
     /// Standardised residual that counts as a spike, the share of spiking samples that is looked for, and the log likelihood ratio that it takes.
     public var spikeLevel = 3.0
@@ -72,7 +72,7 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     // Hardware.
 
     /// Seconds for which a sensor's report counts, and the factor on the score while it does.
-    public var hardwareSeconds = 1800.0
+    public var hardwareSeconds = 7200.0
     public var hardwareFactor = 1.4
 
     public init() {}

@@ -6,7 +6,7 @@ struct Movement: Codable, Sendable, Equatable {
     private var samples = 0.0
 
     mutating func add(primary: Double, shadow: Double, held: Bool) {
-        samples = min(samples + 1, 40)
+        samples = min(samples + 1, 25)
         let short = max(0.25, 1 / samples)
         primaryShort += short * (primary - primaryShort)
         shadowShort += short * (shadow - shadowShort)
@@ -19,8 +19,8 @@ struct Movement: Codable, Sendable, Equatable {
     func mover(sign: Double) -> PairSide? {
         let primary = sign * (primaryShort - primaryLong), shadow = -sign * (shadowShort - shadowLong)
         let least = 0.02
-        if primary > least, primary > 2 * shadow { return .primary }
-        if shadow > least, shadow > 2 * primary { return .shadow }
+        if primary > least, primary > 1.3 * shadow { return .primary }
+        if shadow > least, shadow > 1.3 * primary { return .shadow }
         return nil
     }
 }

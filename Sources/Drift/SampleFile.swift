@@ -27,7 +27,7 @@ struct SampleFile {
     init(path: String) throws(SampleFileError) {
         self.path = path
         let text = try Self.read(path)
-        var lines = text.split(separator: "\n", omittingEmptySubsequences: false).map { $0.hasSuffix("\r") ? $0.dropLast() : $0 }
+        var lines = text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline)
         while lines.last?.isEmpty == true { lines.removeLast() }
         guard let header = lines.first else { throw SampleFileError(path: path, line: nil, message: "Empty file: a header with 'timestamp' is expected") }
         let names = header.split(separator: ",", omittingEmptySubsequences: false).map { $0.trimmingCharacters(in: .whitespaces) }
