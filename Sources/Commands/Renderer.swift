@@ -83,7 +83,7 @@ struct Renderer {
             let pause = domain.role == .primary && domain.epoch > 0 ? Quantity.duration(milliseconds: domain.pauseMsMedian) : "-"
             table.add([
                 .init(domain.domain.printable), .init(domain.role.rawValue), .init(domain.peer.printable), .init(domain.engine.printable),
-                .init(domain.state.rawValue, style(domain.state)), .init("\(domain.epoch)"),
+                .init(domain.state.rawValue, Self.style(domain.state)), .init("\(domain.epoch)"),
                 .init(Quantity.duration(milliseconds: domain.intervalMs)), .init(pause),
                 .init("\(domain.lagEpochs)/\(Quantity.bytes(domain.lagBytes))"), .init(age(domain.lastCommitAgeMs)), .init(age(domain.rpoMs)),
             ], notes: notes(domain))
@@ -119,7 +119,7 @@ struct Renderer {
         func duration(_ milliseconds: Double) -> String { Quantity.duration(milliseconds: milliseconds) }
         let isPrimary = domain.role == .primary
         let interval = duration(domain.intervalMs), configured = duration(domain.configuredIntervalMs)
-        let state = paint(domain.state.rawValue, style(domain.state))
+        let state = paint(domain.state.rawValue, Self.style(domain.state))
         let epoch = isPrimary ? "\(domain.epoch) captured, \(domain.committedEpoch) committed" : "\(domain.committedEpoch) committed"
         let pause = "\(duration(domain.pauseMsMedian)) median, \(duration(domain.pauseMsP99)) p99"
         let share = Quantity.percent(domain.bytesSent, of: domain.bytesDirtied).map { " (\($0) of what was dirtied)" }
@@ -184,7 +184,7 @@ struct Renderer {
 
     private func age(_ milliseconds: Double?) -> String { milliseconds.map { Quantity.duration(milliseconds: $0) } ?? "-" }
 
-    private func style(_ state: ProtectionState) -> TextStyle {
+    static func style(_ state: ProtectionState) -> TextStyle {
         switch state {
         case .protected: .good
         case .syncing, .suspended, .swapping: .caution

@@ -10,7 +10,7 @@ public enum Role: String, Codable, Sendable {
 }
 
 /// Where a protection stands, as `status` shows it.
-public enum ProtectionState: String, Codable, Sendable {
+public enum ProtectionState: String, Codable, Sendable, CaseIterable {
     /// The first copy is under way; a failure now loses the guest.
     case syncing
     /// The shadow holds a committed epoch and follows.
@@ -123,9 +123,10 @@ public struct DomainStatus: Codable, Sendable {
     /// Bytes of disk writes that went over the wire, and the guest's writes that were captured, since protection began.
     public var diskBytesSent: UInt64?
     public var diskWrites: UInt64?
+    public var counters: ProtectionCounters?
 
     enum CodingKeys: String, CodingKey {
-        case domain, uuid, role, peer, engine, state, reason, since, epoch, disks
+        case domain, uuid, role, peer, engine, state, reason, since, epoch, disks, counters
         case engineReason = "engine_reason"
         case committedEpoch = "committed_epoch"
         case configuredIntervalMs = "configured_interval_ms"
@@ -260,6 +261,9 @@ public struct ControlRequest: Codable, Sendable {
         case status, protect, unprotect, swap, failover, doctor, ping
         /// The second line of a connection whose first asked for a live migration: end it, the guest stays.
         case cancel
+        /// A call of libvirt's hook; nobody waits for the answer.
+        case hook
+        case events
     }
     public var verb: Verb
     public var domain: String?
@@ -285,9 +289,14 @@ public struct ControlRequest: Codable, Sendable {
     public var migration: MigrationOptions?
     /// `protect`: how epochs are captured; absent: `auto`.
     public var engine: EngineChoice?
+    /// `hook`: the call.
+    public var hook: HookCall?
+    public var events: EventQuery?
 
     enum CodingKeys: String, CodingKey {
         case verb, domain, to, force, wait, pool, migration, engine
+        case hook
+        case events
         case intervalMs = "interval_ms"
         case withoutDisks = "without_disks"
         case discardStale = "discard_stale"
@@ -337,6 +346,7 @@ public struct ControlResponse: Codable, Sendable {
     public var doctor: DoctorReport?
     public var migration: MigrationReport?
     public var forecast: MigrationForecast?
+    public var events: EventBatch?
     /// A plain success, said in words.
     public var done: String?
 
