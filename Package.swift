@@ -36,7 +36,8 @@ let package = Package(
         .target(name: "Service",
                 dependencies: ["Platform", "CLinux", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol", "Health", "Metrics"]),
         .target(name: "Metrics", dependencies: ["Platform", "ControlProtocol"]),
-        .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol", "CXXHash"], resources: [
+        .target(name: "Drift", exclude: ["README.md"]),
+        .target(name: "Commands", dependencies: ["Platform", "Configuration", "ControlProtocol", "CXXHash", "Drift"], resources: [
                     // Links to hooks/ and examples/: what `install` writes is what stands there.
                     .embedInCode("Installation/Files/hook.sh"),
                     .embedInCode("Installation/Files/unit.service"),
@@ -46,7 +47,7 @@ let package = Package(
         .executableTarget(name: "shadow-virt-benchmark",
                           dependencies: ["Platform", "CXXHash", "MigrationStream", "NBDServer", "Replication", "Transport", "Libvirt"],
                           path: "Tests/Benchmarks",
-                          exclude: ["run.sh", "README.md"]),
+                          exclude: ["run.sh", "drift.sh", "README.md"]),
 
         .executableTarget(name: "replica-store-exerciser", dependencies: ["ReplicaStore", "Platform"], path: "Tests/ReplicaTool"),
 
@@ -63,6 +64,7 @@ let package = Package(
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),
         .testTarget(name: "TelemetryTests", dependencies: ["Telemetry", "Libvirt", "Platform"]),
         .testTarget(name: "OrchestrationTests", dependencies: ["Orchestration", "Libvirt", "Configuration", "ControlProtocol", "Platform"]),
+        .testTarget(name: "DriftTests", dependencies: ["Drift"]),
         .testTarget(name: "ServiceTests", dependencies: ["Service", "Orchestration", "Configuration", "ControlProtocol", "Platform"]),
         .testTarget(name: "MetricsTests", dependencies: ["Metrics", "ControlProtocol", "Platform"], exclude: ["Fixtures"]),
         .testTarget(name: "CommandsTests", dependencies: ["Commands", "Configuration", "ControlProtocol", "Platform"]),

@@ -25,6 +25,7 @@ public struct CommandTable: Sendable {
          EventsCommand(), TopCommand(), HealthCommand(),
          DoctorCommand(canRunHere: doctor != nil),
          InstallCommand(), UninstallCommand(),
+         AnalyzeCommand(),
          HelpCommand()]
     }
 
