@@ -22,6 +22,7 @@ public struct CommandTable: Sendable {
     var commands: [any Command] {
         [ServeCommand(), ProtectCommand(), UnprotectCommand(), StatusCommand(), SwapCommand(), FailoverCommand(),
          KPICommand(),
+         DriftCommand(),
          EventsCommand(), TopCommand(), HealthCommand(),
          DoctorCommand(canRunHere: doctor != nil),
          InstallCommand(), UninstallCommand(),

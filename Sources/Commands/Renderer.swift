@@ -14,6 +14,7 @@ enum Report {
     case migration(MigrationReport)
     case forecast(MigrationForecast)
     case kpi(KPIReport)
+    case drift(DriftReport)
     case health(HealthReport, allEvents: Bool)
     case done(String)
     case failure(ControlFailure)
@@ -54,6 +55,7 @@ struct Renderer {
         case .migration(let migration): try encoder.encode(migration)
         case .forecast(let forecast): try encoder.encode(forecast)
         case .kpi(let report): try encoder.encode(report)
+        case .drift(let report): try encoder.encode(report)
         case .health(let health, _): try encoder.encode(health)
         case .done(let text): try encoder.encode(Done(done: text))
         case .failure(let failure): try encoder.encode(Failure(failure: failure))
@@ -72,6 +74,7 @@ struct Renderer {
         case .migration(let migration): MigrationText.sentence(migration)
         case .forecast(let forecast): MigrationText.rows(forecast)
         case .kpi(let report): KPIText.table(report, colour: colour)
+        case .drift(let report): DriftText(colour: colour).text(report)
         case .health(let health, let all): HealthText(colour: colour, eventsSince: all ? nil : Date().timeIntervalSince1970 - 86400).text(health)
         case .done(let text): text.printable
         case .failure: "" // Said on stderr.
@@ -140,6 +143,8 @@ struct Renderer {
             ("First copy", syncProgress(domain)),
             ("Epoch", epoch),
             ("Interval", interval == configured ? interval : "\(interval) (configured \(configured))"),
+            ("Why", domain.intervalReason?.printable),
+            ("Drift", domain.driftScore.map { String(format: "%.2f", $0) + ($0 >= 1 ? ", an alarm" : "") }),
             ("Epochs per second", Quantity.trimmed(domain.epochsPerSecond)),
             ("Pause", isPrimary ? pause : nil),
             ("Lag", "\(Quantity.count(domain.lagEpochs, "epoch")), \(Quantity.bytes(domain.lagBytes))"),

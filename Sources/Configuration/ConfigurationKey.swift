@@ -93,7 +93,7 @@ struct ConfigurationKey: Sendable {
             }
             configuration.metricsListen = address
         },
-    ] + bmc
+    ] + bmc + drift
 }
 
 extension ServiceConfiguration {

@@ -46,6 +46,8 @@ public struct ServiceConfiguration: Sendable, Equatable {
     public var logLevel = LogLevel.info
     /// This host's BMC; none is watched by default.
     public var bmc = BMCSettings()
+    /// What drift leads to.
+    public var drift = DriftSettings()
     /// Where Prometheus finds /metrics, always a numeric address; nil: nowhere. The port is in no range of Prometheus' list of default ports, and beside that of `listen`.
     public var metricsListen: PeerAddress? = PeerAddress(host: "127.0.0.1", port: 16521)
 

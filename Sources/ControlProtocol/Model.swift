@@ -124,10 +124,16 @@ public struct DomainStatus: Codable, Sendable {
     public var diskBytesSent: UInt64?
     public var diskWrites: UInt64?
     public var counters: ProtectionCounters?
+    /// Why the interval in use is what it is; absent on the shadow's side, and before the first epoch.
+    public var intervalReason: String?
+    /// How far the two sides drift apart, an alarm from 1; absent while the baseline is learned.
+    public var driftScore: Double?
 
     enum CodingKeys: String, CodingKey {
         case domain, uuid, role, peer, engine, state, reason, since, epoch, disks, counters
         case engineReason = "engine_reason"
+        case intervalReason = "interval_reason"
+        case driftScore = "drift_score"
         case committedEpoch = "committed_epoch"
         case configuredIntervalMs = "configured_interval_ms"
         case intervalMs = "interval_ms"
@@ -271,6 +277,7 @@ public struct ControlRequest: Codable, Sendable {
         /// A call of libvirt's hook; nobody waits for the answer.
         case hook
         case kpi
+        case drift
         case health
         case events
     }
@@ -359,6 +366,7 @@ public struct ControlResponse: Codable, Sendable {
     public var migration: MigrationReport?
     public var forecast: MigrationForecast?
     public var kpi: KPIPage?
+    public var drift: DriftReport?
     public var health: HealthReport?
     public var events: EventBatch?
     /// A plain success, said in words.

@@ -49,6 +49,7 @@ public enum DomainMetrics {
         Definition("lag_bytes", .gauge, "Bytes of captured epochs that wait in memory", value: { Double($0.lagBytes) }),
         Definition("interval_seconds", .gauge, "Time between two epochs, as used at the moment", value: { $0.intervalMs / 1000 }),
         Definition("configured_interval_seconds", .gauge, "Time between two epochs, as protect was told", value: { $0.configuredIntervalMs / 1000 }),
+        Definition(primary: "drift_score", .gauge, "How far the two sides drift apart, an alarm from 1; none while the baseline is learned", value: { $0.driftScore }),
         Definition("pause_seconds", .summary, "How long an epoch stops the guest; quantiles over the last 1536 epochs", samples: { domain in
             guard domain.role == .primary, let counters = domain.counters, counters.pauses > 0 else { return [] }
             return [Sample(domain.pauseMsMedian / 1000, labels: [Label("quantile", "0.5")]),

@@ -23,6 +23,8 @@ enum PrimaryEvent: Sendable {
     /// A job of libvirt's own on the guest begins or is over.
     case libvirtJob(Bool)
     case swap(Reply<HandoverReport>)
+    /// Another interval was ordered.
+    case interval
     case unprotect(Reply<Void>)
     /// Another host takes the guest over by force: this copy must not run any more.
     case yield(Reply<Void>)

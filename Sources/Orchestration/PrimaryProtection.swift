@@ -81,6 +81,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     var passes = Passes()
     /// What a swap is at, for whoever waits for it.
     let swapStep = Guarded<String?>(nil)
+    /// Another interval than the configured one.
+    let steering = Guarded<IntervalOrder?>(nil)
     private let carrier = DefinitionCarrier()
 
     /// A stop of the guest that was not ours.
@@ -395,7 +397,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private func startStream() throws {
         board.set(.syncing, "copying the guest's memory")
         guard !isPeriodic else { return passes.mayBegin = true }
-        try COLOControl(domain: domain).start(path: streamPath, intervalMs: record.intervalMs)
+        try COLOControl(domain: domain).start(path: streamPath, intervalMs: orderedIntervalMs)
     }
 
     /// What becomes of the disks; nil when they are left alone.
@@ -454,7 +456,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         var options = SourceWorkerOptions(
             session: record.session, domain: domain.name, host: environment.hostName, peer: peer.name, peerAddress: peer.address.host,
             peerPort: peer.address.port, secret: environment.secretBytes, streamPath: path, streamOwner: owner.user, streamGroup: owner.group,
-            intervalMs: record.intervalMs, intervalLimitMs: Double(configuration.intervalLimitMs), ceilingBytes: configuration.unsentCeilingBytes,
+            intervalMs: orderedIntervalMs, intervalLimitMs: Double(configuration.intervalLimitMs), ceilingBytes: configuration.unsentCeilingBytes,
             keepaliveMs: Double(configuration.keepaliveMs), peerTimeoutMs: Double(configuration.peerTimeoutMs))
         options.diskPath = diskPath
         options.engine = record.engine
@@ -555,6 +557,8 @@ public final class PrimaryProtection: @unchecked Sendable {
                 return .serviceStops(reply)
             case .blockJob:
                 lastLook = .now
+            case .interval:
+                applyInterval()
             case .worker, .workerEnded, .migration:
                 continue
             }
@@ -852,6 +856,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         guard let statistics = worker?.statistics else { return status }
         status.fill(from: statistics)
         status.epochsPerSecond = rate.perSecond
+        explainInterval(&status)
         if let disks = currentDisks.read({ $0 }) {
             status.disks = disks.status
             status.diskBytesSent = statistics[.diskBytesSent]

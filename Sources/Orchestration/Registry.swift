@@ -25,6 +25,7 @@ public final class Registry: @unchecked Sendable {
     public let hooks = HookQueue()
     /// Nil before it is begun, and with `telemetry_interval = 0`.
     let telemetryBox = Guarded<TelemetryKeeper?>(nil)
+    let driftBox = Guarded<DriftKeeper?>(nil)
 
     public init(environment: HostEnvironment) { self.environment = environment }
 
@@ -89,7 +90,7 @@ public final class Registry: @unchecked Sendable {
     // MARK: Administrators
 
     public func status(of word: String?) throws -> [DomainStatus] {
-        let all = entries.read { $0.primaries.values.map(\.status) + $0.shadows.values.map(\.status) }.map(environment.tallies.adding)
+        let all = entries.read { $0.primaries.values.map(\.status) + $0.shadows.values.map(\.status) }.map(environment.tallies.adding).map(addingDrift)
             .sorted { ($0.domain, $0.uuid) < ($1.domain, $1.uuid) }
         guard let word else { return all }
         let chosen = all.filter { $0.domain == word || $0.uuid == word.lowercased() }

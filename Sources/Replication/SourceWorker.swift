@@ -449,7 +449,7 @@ public final class SourceWorker: @unchecked Sendable {
                 // request that is held up until its next one is due costs that next one.
                 let wanted = interval ?? now.intervalMs
                 // QEMU keeps the configured interval itself; to hold its requests up on top of that would cost epochs.
-                let due = wanted > options.intervalMs ? lastReply.adding(milliseconds: wanted - max(wanted * 0.1, 1.5)) : asked
+                let due = wanted > min(options.intervalMs, now.intervalMs) ? lastReply.adding(milliseconds: wanted - max(wanted * 0.1, 1.5)) : asked
                 let canBegin = lastEpoch > 0 || disks?.hasRoomForEpochs ?? true
                 let hasRoom = canBegin && pool.bytesInUse < options.ceilingBytes / 2 && load.unsent < 64
                 if hasRoom, due <= .now {

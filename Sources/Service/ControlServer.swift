@@ -116,6 +116,10 @@ final class ControlServer: Sendable {
             var response = ControlResponse()
             response.kpi = try registry.kpis(of: request.domain, since: request.sinceMs ?? 0)
             return response
+        case .drift:
+            var response = ControlResponse()
+            response.drift = try registry.driftReport(of: request.domain)
+            return response
         case .health:
             var response = ControlResponse()
             response.health = health.report

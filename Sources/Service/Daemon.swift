@@ -63,6 +63,8 @@ public final class Daemon: @unchecked Sendable {
         startThread("control-accept") { [control = control.release()] in controlServer.accept(on: control) }
         startThread("peer-accept") { [peers = peers.release()] in peerServer.accept(on: peers) }
         registry.startTelemetry()
+        registry.startDrift { [health] in health.report }
+        health.onEvents { [registry] in registry.drift?.note($0) }
         MetricsEndpoint.start(configuration, registry) { [isConnected] in isConnected.read { $0 } }
         if libvirt.waitUntilConnected(timeoutSeconds: 5) == nil {
             Log.warning("Libvirt at \(configuration.libvirtURI) does not answer; trying on")
@@ -83,6 +85,7 @@ public final class Daemon: @unchecked Sendable {
         Log.info("Stopping: guests run on, protections begin anew with the next start")
         Notification.stopping()
         registry.telemetry?.stop()
+        registry.drift?.stop()
         health.stop()
         environment.events.record(kind: .serviceStopping, message: "The service stops; guests run on")
         registry.shutDown()

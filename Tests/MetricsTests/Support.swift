@@ -15,7 +15,7 @@ enum Samples {
              "bytes_dirtied": 4294967296, "bytes_sent": 1073741824, "sync_bytes_done": 5, "sync_bytes_total": 10, "disk_bytes_sent": 7, "disk_writes": 8,
              "disks": [{"target": "vda", "state": "ready", "synced_bytes": 1, "total_bytes": 1}, {"target": "vdb", "state": "syncing", "synced_bytes": 0, "total_bytes": 1},
                        {"target": "sdc", "state": "shared", "synced_bytes": 0, "total_bytes": 0}],
-             "counters": {"epochs_captured": 12345, "pauses": 12345, "pause_ms_total": 7700, "bytes_resent": 9, "swaps": 2, "failovers": 1, "failures": 4, "resyncs": 3,
+             "drift_score": 0.25, "counters": {"epochs_captured": 12345, "pauses": 12345, "pause_ms_total": 7700, "bytes_resent": 9, "swaps": 2, "failovers": 1, "failures": 4, "resyncs": 3,
                           "degraded_seconds": 1.5}}
             """
         do {

@@ -51,13 +51,22 @@ struct PassSchedule {
     private static let retryMs = 1000.0
 
     private(set) var nextAt = MonotonicTime.now
+    /// Of the last pass that was committed.
+    private var begunAt: MonotonicTime?
     /// Passes in a row that came to nothing; those that were not whole.
     private(set) var failures = 0
     private(set) var partial = 0
 
     mutating func committed(_ run: PassRun, intervalMs: Double) {
         (failures, partial) = (0, 0)
+        begunAt = run.begunAt
         nextAt = run.begunAt.adding(milliseconds: intervalMs)
+    }
+
+    /// Another interval: the next pass is due by it. What failed, or was not whole, has a plan of its own.
+    mutating func retime(intervalMs: Double) {
+        guard failures == 0, partial == 0, let begunAt else { return }
+        nextAt = begunAt.adding(milliseconds: intervalMs)
     }
 
     /// A pass that was not whole brought a part: the next one brings more, and is due at once.

@@ -114,7 +114,7 @@ extension PrimaryProtection {
         case .passCommitted:
             guard let run = passes.run else { return }
             try endRun()
-            passes.schedule.committed(run, intervalMs: record.intervalMs)
+            passes.schedule.committed(run, intervalMs: orderedIntervalMs)
             if !passes.isSuspended { board.set(.protected) }
         case .passFailed:
             let run = passes.run
@@ -138,7 +138,7 @@ extension PrimaryProtection {
     }
 
     private func passFailed(_ reason: String) {
-        passes.schedule.failed(intervalMs: record.intervalMs)
+        passes.schedule.failed(intervalMs: orderedIntervalMs)
         Log.warning("\(domain.name): a pass came to nothing: \(reason)")
         if passes.schedule.failures > 1 || !wasEverProtected {
             // Before that it may have been chance.

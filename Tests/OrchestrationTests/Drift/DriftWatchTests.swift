@@ -1,0 +1,96 @@
+import Foundation
+import Platform
+import Telemetry
+import XCTest
+@testable import Drift
+@testable import Orchestration
+
+final class DriftWatchTests: XCTestCase {
+    private var folder = ""
+    private var store: DriftStore { DriftStore(stateDirectory: folder) }
+
+    override func setUp() { folder = NSTemporaryDirectory() + "/drift-\(UUID().uuidString)" }
+    override func tearDown() { try? FileManager.default.removeItem(atPath: folder) }
+
+    private func watch() -> DriftWatch { DriftWatch(domain: "web1", DriftWatch.fresh(uuid: "u", peer: "b", stepSeconds: 5, shape: "2 CPUs", now: 1000)) }
+
+    /// Both sides see the same load; from `faultAt` on the primary's latency is what `factor` makes of it.
+    private func feed(_ watch: inout DriftWatch, _ rows: Range<Int>, faultAt: Int = .max, factor: Double = 1) {
+        for row in rows {
+            let noise = Double((row &* 7919) % 97) / 970, load = 100 + 20 * sin(Double(row) / 30)
+            func side(_ factor: Double, _ noise: Double) -> Sample {
+                Sample(time: UInt64(1_700_000_000_000 + row * 5000), values: ["host_storage_write_ms": (2 + noise) * factor, "host_cpu_percent": load / 4 + noise])
+            }
+            watch.take(PairSample(uuid: "u", domain: "web1", peer: "b", primary: side(row >= faultAt ? factor : 1, noise), shadow: side(1, 0.1 - noise)))
+        }
+    }
+
+    func testWhatIsLearnedSurvivesARestart() throws {
+        var one = watch()
+        feed(&one, 0..<400)
+        XCTAssertNotNil(one.score)
+        XCTAssertLessThan(one.score ?? 9, 1, "\(one.verdict?.explanation ?? [])")
+        try store.save(one.saved)
+        let loaded = try XCTUnwrap(store.load(uuid: "u", peer: "b", stepSeconds: 5))
+        var other = DriftWatch(domain: "web1", loaded)
+        feed(&one, 400..<520, faultAt: 420, factor: 8)
+        feed(&other, 400..<520, faultAt: 420, factor: 8)
+        XCTAssertEqual(one.score, other.score)
+        XCTAssertGreaterThan(other.score ?? 0, 1)
+        XCTAssertEqual(other.verdict?.side, .primary)
+        let report = other.report(onDrift: "swap", intervalMs: 20, intervalReason: "as configured")
+        XCTAssertTrue(report.isAlarm)
+        XCTAssertEqual(report.side, "primary")
+        XCTAssertEqual(report.contributions.first?.kpi, "host_storage_write_ms")
+        XCTAssertEqual(report.samples, 520)
+    }
+
+    func testWhatDoesNotFitIsLearnedAnew() throws {
+        var one = watch()
+        feed(&one, 0..<70)
+        try store.save(one.saved)
+        XCTAssertNil(store.load(uuid: "u", peer: "c", stepSeconds: 5), "another host")
+        XCTAssertNil(store.load(uuid: "u", peer: "b", stepSeconds: 1), "another step")
+        one.begin(shape: "4 CPUs", now: 2000)
+        XCTAssertNil(one.score)
+        XCTAssertEqual(one.saved.samples, 0)
+        let path = "\(store.folder)/u@b.json"
+        try "{".write(toFile: path, atomically: true, encoding: .utf8)
+        XCTAssertNil(store.load(uuid: "u", peer: "b", stepSeconds: 5), "not a file of ours")
+        store.remove(uuid: "u", peer: "b")
+        XCTAssertFalse(FileManager.default.fileExists(atPath: path))
+        store.remove(uuid: "u", peer: "b")
+    }
+
+    func testWhileLearningThereIsNoScore() {
+        var one = watch()
+        feed(&one, 0..<20)
+        let report = one.report(onDrift: "notify", intervalMs: 20, intervalReason: "as configured")
+        XCTAssertTrue(report.isLearning)
+        XCTAssertNil(report.score)
+        XCTAssertEqual(report.explanation, ["Learning the baseline: nothing is judged yet"])
+    }
+
+    func testTheShareOfPauses() {
+        var one = watch()
+        var now = MonotonicTime(nanoseconds: 1_000_000_000), total = 0.0
+        for _ in 0..<100 {
+            one.notePause(totalMilliseconds: total, at: now)
+            now = now.adding(milliseconds: 1000)
+            total += 200
+        }
+        XCTAssertEqual(one.pauseShare, 0.2, accuracy: 0.01)
+        one.notePause(totalMilliseconds: 3, at: now)
+        XCTAssertEqual(one.pauseShare, 0, "a new worker counts from 0")
+    }
+
+    func testShape() throws {
+        func shape(_ cpus: Int, _ disks: String) throws -> String {
+            try DomainDefinition(xml: "<domain type='kvm'><name>d</name><memory unit='MiB'>64</memory><vcpu>\(cpus)</vcpu><devices>\(disks)</devices></domain>").shape
+        }
+        let disk = "<disk type='file' device='disk'><target dev='vda'/></disk>"
+        XCTAssertEqual(try shape(2, disk), "2 CPUs, 65536 KiB, disks vda")
+        XCTAssertEqual(try shape(2, disk + "<disk type='file' device='cdrom'><target dev='sda'/></disk>"), try shape(2, disk), "a CD is no disk")
+        XCTAssertNotEqual(try shape(4, disk), try shape(2, disk))
+    }
+}
