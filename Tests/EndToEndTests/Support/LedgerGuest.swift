@@ -34,7 +34,7 @@ final class LedgerGuest {
         self.hosts = hosts
         self.name = name
         home = host
-        serial = SerialWatcher(paths: [.a: hosts.serialLog(.a, name), .b: hosts.serialLog(.b, name)])
+        serial = SerialWatcher(paths: Dictionary(uniqueKeysWithValues: hosts.all.map { ($0, hosts.serialLog($0, name)) }))
     }
 
     func forget() { serial.stop() }
@@ -57,16 +57,16 @@ final class LedgerGuest {
     func start(on host: Host) throws {
         home = host
         bootMark = serial.mark
-        ends = [.a: logSize(.a), .b: logSize(.b)]
+        ends = Dictionary(uniqueKeysWithValues: hosts.all.map { ($0, logSize($0)) })
         stays = [Stay(host: host, from: logSize(host))]
         let started = try hosts.virsh(host, "start", name)
         try require(started.succeeded, "virsh start: \(started.summary)")
         try waitForTicks(5, limit: 60)
     }
 
-    /// No trace of it is left on either host.
+    /// No trace of it is left on any host.
     func remove() {
-        for host in Host.allCases {
+        for host in hosts.all {
             _ = try? hosts.virsh(host, "destroy", name)
             _ = try? hosts.virsh(host, "undefine", "--nvram", name)
         }
@@ -76,9 +76,9 @@ final class LedgerGuest {
         (try? FileManager.default.attributesOfItem(atPath: hosts.serialLog(host, name))[.size] as? Int) ?? 0
     }
 
-    /// It goes on at the other host: waits until it is heard there. `mayRepeat`: ticks that may run a second time there.
-    func followToOther(mayRepeat: Int = LedgerGuest.ticksOfAnEpoch, limit: Double = 20) throws {
-        let target = home.other
+    /// It goes on at the other host, or at `target`: waits until it is heard there. `mayRepeat`: ticks that may run a second time there.
+    func followToOther(_ target: Host? = nil, mayRepeat: Int = LedgerGuest.ticksOfAnEpoch, limit: Double = 20) throws {
+        let target = target ?? home.other
         let begin = Clock.seconds
         let before = serial.last(on: target)?.time ?? 0
         try waitUntil("\(name) is heard on \(target.name) (\(hosts.service(home).logText.suffix(1500)))", limit: limit, every: 0.005) {
