@@ -24,7 +24,7 @@ let package = Package(
         .target(name: "Replication",
                 dependencies: ["Platform", "MigrationStream", "Transport", "NBDServer", "ReplicaStore", "CXXHash", "CLZ4", "CLinux"]),
         .target(name: "NBDServer", dependencies: ["Platform", "CLinux"]),
-        .target(name: "Configuration", dependencies: ["Platform"]),
+        .target(name: "Configuration", dependencies: ["Platform", "ControlProtocol"]),
         .target(name: "ControlProtocol", dependencies: ["Platform"]),
         .target(name: "Orchestration",
                 dependencies: ["Platform", "CLinux", "Libvirt", "Replication", "ReplicaStore", "Transport", "Configuration", "ControlProtocol"],

@@ -13,6 +13,9 @@ enum Report {
     case doctor(DoctorReport)
     case migration(MigrationReport)
     case forecast(MigrationForecast)
+    case policy(PolicyReport)
+    case placement(PlacementReport)
+    case drain(DrainReport)
     case done(String)
     case failure(ControlFailure)
 }
@@ -51,6 +54,9 @@ struct Renderer {
         case .doctor(let doctor): try encoder.encode(doctor)
         case .migration(let migration): try encoder.encode(migration)
         case .forecast(let forecast): try encoder.encode(forecast)
+        case .policy(let policy): try encoder.encode(policy)
+        case .placement(let placement): try encoder.encode(placement)
+        case .drain(let drain): try encoder.encode(drain)
         case .done(let text): try encoder.encode(Done(done: text))
         case .failure(let failure): try encoder.encode(Failure(failure: failure))
         }
@@ -67,6 +73,10 @@ struct Renderer {
         case .doctor(let doctor): findings(doctor.findings)
         case .migration(let migration): MigrationText.sentence(migration)
         case .forecast(let forecast): MigrationText.rows(forecast)
+        // For a file, as it is.
+        case .policy(let policy): policy.xml ?? ""
+        case .placement(let placement): PlacementText.table(placement, colour: colour)
+        case .drain(let drain): PlacementText.table(drain, colour: colour)
         case .done(let text): text.printable
         case .failure: "" // Said on stderr.
         }

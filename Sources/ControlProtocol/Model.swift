@@ -260,6 +260,7 @@ public struct ControlRequest: Codable, Sendable {
         case status, protect, unprotect, swap, failover, doctor, ping
         /// The second line of a connection whose first asked for a live migration: end it, the guest stays.
         case cancel
+        case policy, placement, drain, undrain
     }
     public var verb: Verb
     public var domain: String?
@@ -285,9 +286,20 @@ public struct ControlRequest: Codable, Sendable {
     public var migration: MigrationOptions?
     /// `protect`: how epochs are captured; absent: `auto`.
     public var engine: EngineChoice?
+    /// `policy`: what to do with it.
+    public var policy: PolicyRequest?
+    /// `protect`: nothing is left of it once the guest has ended.
+    public var ghost: Bool?
+    /// `protect`: the domain's policy stays as it is.
+    public var noPolicy: Bool?
+    /// `drain`, `undrain`: say what would be done, and do nothing.
+    public var dryRun: Bool?
 
     enum CodingKeys: String, CodingKey {
         case verb, domain, to, force, wait, pool, migration, engine
+        case policy, ghost
+        case noPolicy = "no_policy"
+        case dryRun = "dry_run"
         case intervalMs = "interval_ms"
         case withoutDisks = "without_disks"
         case discardStale = "discard_stale"
@@ -337,6 +349,9 @@ public struct ControlResponse: Codable, Sendable {
     public var doctor: DoctorReport?
     public var migration: MigrationReport?
     public var forecast: MigrationForecast?
+    public var policy: PolicyReport?
+    public var placement: PlacementReport?
+    public var drain: DrainReport?
     /// A plain success, said in words.
     public var done: String?
 

@@ -111,6 +111,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         record.apply(request)
         record.chosenEngine = engine.engine
         record.engineReason = engine.reason
+        if request.isGhost { ending.change { $0.deletesReplica = true } }
     }
 
     /// Takes up a protection that an earlier service left behind.
@@ -122,6 +123,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         client = environment.client(of: peer)
         board = StatusBoard(record.phase == .handedOver ? .failedOver : .syncing, label: "\(record.domain) -> \(peer.name)")
         self.record = record
+        if record.isGhost == true { ending.change { $0.deletesReplica = true } }
     }
 
     /// Starts the protection's thread.
@@ -203,6 +205,7 @@ public final class PrimaryProtection: @unchecked Sendable {
             case .ended(let reason):
                 cleanUp(keepGuard: false)
                 environment.records.remove(domain.uuid)
+                if record.isGhost == true { replicaNotes.forgetOwnDisks() }
                 Log.info("\(domain.name): protection ended: \(reason)")
                 isOver.change { $0 = reason }
                 pendingUnprotect?.give(.success(()))
@@ -281,6 +284,11 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// After a hand-over nothing is left to do here but to say so, until somebody protects the guest anew or removes the entry.
     private func waitForRemoval() {
         board.set(.failedOver, "The guest runs on \(peer.name)")
+        // Of a ghost nothing is to stay here, not even the memory of it.
+        guard record.isGhost != true else {
+            replicaNotes.forgetOwnDisks()
+            return environment.records.remove(domain.uuid)
+        }
         while let event = next(until: nil) {
             switch event {
             case .unprotect(let reply):
