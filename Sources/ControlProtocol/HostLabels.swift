@@ -18,9 +18,10 @@ public struct HostLabels: Codable, Sendable, Equatable {
 
     public init() {}
 
-    public struct ParseError: Error, Sendable, Equatable {
+    public struct ParseError: Error, Sendable, Equatable, CustomStringConvertible {
         public let message: String
         public let advice: String
+        public var description: String { "\(message). \(advice)" }
     }
 
     /// Parses `rack=r1 power=p1 network=n1 zone=z1 cost=3`: any of them, in any order.

@@ -31,13 +31,12 @@ extension DomainPolicy {
     public init(xml: String) throws(ControlFailure) {
         self.init()
         guard xml.utf8.count <= Self.ceilingBytes else { throw ControlFailure("The policy has \(xml.utf8.count) bytes", advice: "Use at most \(Self.ceilingBytes)") }
-        // Nothing of ours needs entities, and they can grow.
-        guard !xml.contains("<!") || !xml.contains("DOCTYPE"), let root = try? XMLDocument(xmlString: xml, options: [.nodeLoadExternalEntitiesNever]).rootElement() else {
+        guard let root = PolicyElementReader.read(xml) else {
             throw ControlFailure("The policy is no well-formed XML", advice: "`shadow-virt policy DOMAIN get` prints one")
         }
-        guard root.localName == "policy" else { throw ControlFailure("Unknown element <\(root.localName ?? "")> where <policy> was expected", advice: "`shadow-virt policy DOMAIN get` prints one") }
-        if let uri = root.uri, !uri.isEmpty, uri != Self.namespace { throw ControlFailure("<policy> has the namespace \(uri)", advice: "Use \(Self.namespace)") }
-        try read(PolicyElement(root))
+        guard root.name == "policy" else { throw ControlFailure("Unknown element <\(root.name)> where <policy> was expected", advice: "`shadow-virt policy DOMAIN get` prints one") }
+        if !root.namespace.isEmpty, root.namespace != Self.namespace { throw ControlFailure("<policy> has the namespace \(root.namespace)", advice: "Use \(Self.namespace)") }
+        try read(root)
         if let problem { throw problem }
     }
 
@@ -146,59 +145,4 @@ extension DomainPolicy {
     }
 
     private static func number(_ value: Double) -> String { Int(exactly: value).map(String.init) ?? "\(value)" }
-}
-
-/// One element of a policy, read strictly.
-struct PolicyElement {
-    let name: String
-    let children: [PolicyElement]
-    private let attributes: [String: String]
-    /// Text between the children.
-    private let stray: String
-
-    init(_ element: XMLElement) {
-        name = element.localName ?? ""
-        // Declarations of namespaces are no attributes.
-        attributes = Dictionary((element.attributes ?? []).map { ($0.name ?? "", $0.stringValue ?? "") }, uniquingKeysWith: { first, _ in first })
-        children = (element.children ?? []).compactMap { ($0 as? XMLElement).map(PolicyElement.init) }
-        stray = (element.children ?? []).filter { $0.kind == .text }.compactMap(\.stringValue).joined().trimmingCharacters(in: .whitespacesAndNewlines)
-    }
-
-    subscript(attribute: String) -> String? { attributes[attribute] }
-
-    /// Throws for whatever else is there.
-    func allow(attributes known: [String], children names: [String] = [], repeated: Set<String> = []) throws(ControlFailure) {
-        if let unknown = attributes.keys.sorted().first(where: { !known.contains($0) }) {
-            throw ControlFailure("Unknown attribute '\(unknown)' of <\(name)>", advice: known.isEmpty ? "It has none" : "It may have \(known.joined(separator: ", "))")
-        }
-        if !stray.isEmpty { throw ControlFailure("There is text in <\(name)>: '\(stray.prefix(40))'", advice: "Remove it") }
-        var seen = Set<String>()
-        for child in children {
-            guard names.contains(child.name) else {
-                throw ControlFailure("Unknown element <\(child.name)> in <\(name)>", advice: names.isEmpty ? "It has none" : "It may have \(names.map { "<\($0)>" }.joined(separator: ", "))")
-            }
-            guard seen.insert(child.name).inserted || repeated.contains(child.name) else { throw ControlFailure("<\(child.name)> occurs twice in <\(name)>", advice: "Remove one of the two") }
-        }
-        guard children.count <= DomainPolicy.mostEntries else { throw ControlFailure("<\(name)> has \(children.count) elements", advice: "Use at most \(DomainPolicy.mostEntries)") }
-    }
-
-    func needed(_ attribute: String) throws(ControlFailure) -> String {
-        guard let value = attributes[attribute], !value.isEmpty else { throw ControlFailure("<\(name)> lacks the attribute '\(attribute)'") }
-        return value
-    }
-
-    /// The meaning of an attribute that is one of a few words; nil when it is not there.
-    func choice<T>(_ attribute: String, _ meanings: [String: T]) throws(ControlFailure) -> T? {
-        guard let text = attributes[attribute] else { return nil }
-        guard let value = meanings[text] else { throw bad(attribute, meanings.keys.sorted().joined(separator: " or ")) }
-        return value
-    }
-
-    func choice<T: RawRepresentable & CaseIterable>(_ attribute: String) throws(ControlFailure) -> T? where T.RawValue == String {
-        try choice(attribute, Dictionary(uniqueKeysWithValues: T.allCases.map { ($0.rawValue, $0) }))
-    }
-
-    func bad(_ attribute: String, _ expected: String) -> ControlFailure {
-        ControlFailure("'\((attributes[attribute] ?? "").prefix(40))' is no value of attribute '\(attribute)' of <\(name)>", advice: "Use \(expected)")
-    }
 }

@@ -22,7 +22,8 @@ final class PolicyTests: HostsTestCase {
     /// Waits until a domain that runs on `host` is protected to `peer`.
     @discardableResult
     private func waitUntilProtected(_ name: String, on host: Host, to peer: Host, limit: Double = 20) throws -> Double {
-        try waitUntil("\(name) is protected from \(host.name) to \(peer.name) (\(String(describing: try? hosts.status(host, name))) \(hosts.service(host).logText.suffix(800)))", limit: limit, every: 0.02) {
+        let hosts = try hosts
+        return try waitUntil("\(name) is protected from \(host.name) to \(peer.name) (\(String(describing: try? hosts.status(host, name))) \(hosts.service(host).logText.suffix(800)))", limit: limit, every: 0.02) {
             guard let status = try hosts.status(host, name) else { return false }
             return status.state == "protected" && status.role == "primary" && status.peer == peer.name
         }
@@ -161,7 +162,8 @@ final class PolicyTests: HostsTestCase {
         XCTAssertEqual(try hosts.virsh(.a, "list", "--name").out.trimmed, "", "It is empty")
         let refuge: Host = try hosts.domainState(.b, "plain") == "running" ? .b : .c
         try plain.followToOther(refuge, mayRepeat: 0)
-        let order = drained.out.split(separator: "\n").compactMap { $0.split(separator: " ").first }.filter { $0 == "kept" || $0 == "plain" }
+        let words: [Substring] = drained.out.split(separator: "\n").compactMap { line in line.split(separator: " ").first }
+        let order = words.map(String.init).filter { $0 == "kept" || $0 == "plain" }
         XCTAssertEqual(order, ["kept", "plain"], "The smaller first")
         // It takes no shadows: the one over there goes to the other rack's other host.
         try waitUntilProtected("kept", on: .c, to: .b)
@@ -177,7 +179,8 @@ final class PolicyTests: HostsTestCase {
         XCTAssertEqual(try hosts.shadowVirt(.a, "undrain").status, 0, "Twice is no error")
         try kept.checkBooks()
         try plain.checkBooks()
-        report("drain and undrain of two guests: \(Int(drained.seconds)) and \(Int(back.seconds)) s, outages of the swaps \(kept.outages.map { "\(Int($0 * 1000))" }.joined(separator: " and ")) ms")
+        let outages = kept.outages.map { "\(Int($0 * 1000))" }.joined(separator: " and ")
+        report("drain and undrain of two guests: \(Int(drained.seconds)) and \(Int(back.seconds)) s, outages of the swaps \(outages) ms")
         kept.remove()
         plain.remove()
     }

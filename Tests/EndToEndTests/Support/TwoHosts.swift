@@ -68,7 +68,7 @@ final class TwoHosts: @unchecked Sendable {
         close(ends[0])
         leash = ends[1]
         do {
-            try hosts("up", "e2e-\(getpid())", "\(count)", limit: 60)
+            try hosts("up", "e2e-\(getpid())", "\(count)", limit: 40 * Double(count))
             guard withServices else { return }
             let guests = withLedger ? try Self.guests.get() : nil
             for host in all {

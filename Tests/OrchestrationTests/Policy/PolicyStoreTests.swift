@@ -27,7 +27,8 @@ final class PolicyStoreTests: XCTestCase {
         XCTAssertEqual(try store.read(), policy(20))
         XCTAssertEqual(try text(store.domain, .live), policy(20))
         XCTAssertEqual(try text(store.domain, .config), policy(20))
-        XCTAssertTrue(try store.domain.xml().contains("<shadow:policy xmlns:shadow=\"https://shadow-virt.org/domain/1\""), try store.domain.xml())
+        let xml = try store.domain.xml()
+        XCTAssertTrue(xml.contains("<shadow:policy xmlns:shadow=\"https://shadow-virt.org/domain/1\""), xml)
         try store.write(text: nil)
         XCTAssertNil(try store.read())
     }
