@@ -285,10 +285,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     private func waitForRemoval() {
         board.set(.failedOver, "The guest runs on \(peer.name)")
         // Of a ghost nothing is to stay here, not even the memory of it.
-        guard record.isGhost != true else {
-            replicaNotes.forgetOwnDisks()
-            return environment.records.remove(domain.uuid)
-        }
+        guard record.isGhost != true else { return environment.records.remove(domain.uuid) }
         while let event = next(until: nil) {
             switch event {
             case .unprotect(let reply):

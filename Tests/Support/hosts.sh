@@ -1,12 +1,13 @@
 #!/bin/bash
 # Two or more libvirt hosts on one machine, for tests and for trying things out.
 #
-#   hosts.sh up DIR [PREFIX [COUNT]]           hosts A, B, ...: COUNT of them, 2 to 8 (default 2);
+#   hosts.sh up DIR [PREFIX [COUNT]]           hosts A, B, ...: COUNT of them, 2 to 8 (default: $HOSTS or 2);
 #                                              PREFIX names their processes in `ps` (default: random)
 #   hosts.sh down DIR                          everything gone but DIR; may be repeated
 #   hosts.sh status DIR                        exit status 0: all hosts up, all daemons answer
 #   hosts.sh exec DIR HOST COMMAND [ARG...]    run COMMAND on host A, B, ..., in the current folder
 #   hosts.sh cut DIR [HOST] | join DIR [HOST]  pull a host's cable (default: A's) | plug it in again
+#   hosts.sh slow DIR HOST [RATE]              the line to a host takes RATE (as tc has it: 2mbit) | is as fast as before
 #   hosts.sh crash DIR HOST | boot DIR HOST    a host loses power, with all that ran there | starts again
 #   hosts.sh libvirtd-stop DIR HOST            SIGTERM, wait until it is gone (guests run on)
 #   hosts.sh libvirtd-kill DIR HOST            SIGKILL, likewise
@@ -311,7 +312,7 @@ up() { # [PREFIX [COUNT]]
     ! alive "$dir/$host/holder" >/dev/null || fail "host$host in $dir is up already (stop it with '$program down $dir')"
     [[ -z $(residents "$host") ]] || fail "Processes of an earlier host$host in $dir still run ('$program down $dir')"
   done
-  hosts=${letters[*]:0:${2:-2}}
+  hosts=${letters[*]:0:${2:-${HOSTS:-2}}}
   echo "$hosts" >"$dir/hosts"
   trap 'echo "$program: starting failed, taking the hosts down" >&2; down' EXIT
   for host in $hosts; do write_configuration "$host"; done
@@ -379,8 +380,9 @@ command=$1 dir=$2
 shift 2
 case $command in
 exec | crash | boot | libvirtd-*) (($# >= 1)) || usage ;;
-up) if (($# > 2)) || [[ ${2:-2} != [2-8] ]]; then usage; fi ;;
+up) if (($# > 2)) || [[ ${2:-${HOSTS:-2}} != [2-8] ]]; then usage; fi ;;
 cut | join) (($# <= 1)) || usage ;;
+slow) (($# >= 1 && $# <= 2)) || usage ;;
 down | status) (($# == 0)) || usage ;;
 *) usage ;;
 esac
@@ -401,6 +403,7 @@ status) status ;;
 exec) (($# >= 2)) || usage; enter "$@" ;;
 cut) on "${1:-A}" ip link set cable down ;;
 join) plug_in "${1:-A}" ;;
+slow) if (($# == 2)); then switched tc qdisc replace dev "port$1" root tbf rate "$2" burst 32kbit latency 200ms; else switched tc qdisc del dev "port$1" root; fi ;;
 crash) crash "$1" ;;
 boot) boot "$1" ;;
 libvirtd-stop) libvirtd_end "$1" TERM ;;

@@ -27,13 +27,15 @@ public final class PolicyKeeper: @unchecked Sendable {
         var isBeginning = false
         /// A host that is to be emptied of its shadow.
         var leaves: String?
-        /// Hosts where an attempt failed: when they may be tried again, and why they failed.
+        /// Hosts where an attempt failed, and why.
         var suspects: [String: Suspect] = [:]
     }
 
     struct Suspect {
+        /// When it may be tried again.
         var until: MonotonicTime
         var reason: String
+        var failures = 1
     }
 
     /// What comes next for a domain.
@@ -143,7 +145,7 @@ public final class PolicyKeeper: @unchecked Sendable {
     /// Until `release` nothing is done about a domain: a command works on it. Waits for what is under way, up to a limit.
     func hold(_ uuid: String) {
         state.change { $0.holds[uuid, default: 0] += 1 }
-        _ = state.wait(until: MonotonicTime.now.adding(milliseconds: 60_000)) { $0.entries[uuid]?.isBusy == true ? nil : true }
+        _ = state.wait(until: MonotonicTime.now.adding(milliseconds: 20_000)) { $0.entries[uuid]?.isBusy == true ? nil : true }
     }
 
     func release(_ uuid: String) {
@@ -221,12 +223,16 @@ public final class PolicyKeeper: @unchecked Sendable {
     }
 
     func suspect(_ uuid: String, _ host: String, _ reason: String) {
-        change(uuid) { $0.suspects[host] = Suspect(until: MonotonicTime.now.adding(milliseconds: Self.suspectForMs), reason: reason) }
+        let until = MonotonicTime.now.adding(milliseconds: Self.suspectForMs)
+        change(uuid) { entry in
+            let before = entry.suspects[host].flatMap { $0.until > .now ? $0.failures : nil } ?? 0
+            entry.suspects[host] = Suspect(until: until, reason: reason, failures: before + 1)
+        }
     }
 
-    /// Hosts that are not to be tried for now, with the reason.
+    /// Hosts that are not to be tried for now, with the reason. One failure is none: the guest's former host may still be taking its leave.
     func excluded(_ uuid: String) -> [String: String] {
-        entry(uuid).suspects.filter { $0.value.until > .now }.mapValues { "An attempt there failed: \($0.reason)" }
+        entry(uuid).suspects.filter { $0.value.until > .now && $0.value.failures > 1 }.mapValues { "Attempts there failed: \($0.reason)" }
     }
 
     /// Domains that should have a shadow and have none, for `status`.
@@ -235,7 +241,7 @@ public final class PolicyKeeper: @unchecked Sendable {
             state.entries.compactMap { uuid, entry in
                 guard let reason = entry.reason else { return nil }
                 let left = entry.due > .now ? Int(entry.due.milliseconds(since: .now) / 1000) : 0
-                return DomainStatus(domain: entry.name, uuid: uuid, role: .primary, peer: "-", engine: entry.engine, state: .degraded,
+                return DomainStatus(domain: entry.name.isEmpty ? uuid : entry.name, uuid: uuid, role: .primary, peer: "-", engine: entry.engine, state: .degraded,
                                     reason: "Without the shadow that its policy asks for: \(reason). Next attempt in \(left) s", since: entry.since, configuredIntervalMs: 0)
             }
         }

@@ -34,6 +34,8 @@ struct PolicyStore {
         guard try domain.isActive(), try domain.isPersistent() else { return }
         let (config, live) = (try text(.config), try text(.live))
         guard let text = config ?? live, config != live else { return }
+        // Libvirt indents anew what it reads from its files.
+        if let config, let live, let one = try? DomainPolicy(xml: config), let other = try? DomainPolicy(xml: live), one == other { return }
         try domain.setMetadata(text, namespace: DomainPolicy.namespace, prefix: DomainPolicy.prefix, impact: config == nil ? .config : .live)
         Log.info("\(domain.name): its policy was missing or older in its \(config == nil ? "persistent" : "running") definition; brought over")
     }
