@@ -16,6 +16,7 @@ enum Report {
     case policy(PolicyReport)
     case placement(PlacementReport)
     case drain(DrainReport)
+    case kpi(KPIReport)
     case done(String)
     case failure(ControlFailure)
 }
@@ -57,6 +58,7 @@ struct Renderer {
         case .policy(let policy): try encoder.encode(policy)
         case .placement(let placement): try encoder.encode(placement)
         case .drain(let drain): try encoder.encode(drain)
+        case .kpi(let report): try encoder.encode(report)
         case .done(let text): try encoder.encode(Done(done: text))
         case .failure(let failure): try encoder.encode(Failure(failure: failure))
         }
@@ -77,6 +79,7 @@ struct Renderer {
         case .policy(let policy): policy.xml ?? ""
         case .placement(let placement): PlacementText.table(placement, colour: colour)
         case .drain(let drain): PlacementText.table(drain, colour: colour)
+        case .kpi(let report): KPIText.table(report, colour: colour)
         case .done(let text): text.printable
         case .failure: "" // Said on stderr.
         }
@@ -93,7 +96,7 @@ struct Renderer {
             let pause = domain.role == .primary && domain.epoch > 0 ? Quantity.duration(milliseconds: domain.pauseMsMedian) : "-"
             table.add([
                 .init(domain.domain.printable), .init(domain.role.rawValue), .init(domain.peer.printable), .init(domain.engine.printable),
-                .init(domain.state.rawValue, style(domain.state)), .init("\(domain.epoch)"),
+                .init(domain.state.rawValue, Self.style(domain.state)), .init("\(domain.epoch)"),
                 .init(Quantity.duration(milliseconds: domain.intervalMs)), .init(pause),
                 .init("\(domain.lagEpochs)/\(Quantity.bytes(domain.lagBytes))"), .init(age(domain.lastCommitAgeMs)), .init(age(domain.rpoMs)),
             ], notes: notes(domain))
@@ -129,7 +132,7 @@ struct Renderer {
         func duration(_ milliseconds: Double) -> String { Quantity.duration(milliseconds: milliseconds) }
         let isPrimary = domain.role == .primary
         let interval = duration(domain.intervalMs), configured = duration(domain.configuredIntervalMs)
-        let state = paint(domain.state.rawValue, style(domain.state))
+        let state = paint(domain.state.rawValue, Self.style(domain.state))
         let epoch = isPrimary ? "\(domain.epoch) captured, \(domain.committedEpoch) committed" : "\(domain.committedEpoch) committed"
         let pause = "\(duration(domain.pauseMsMedian)) median, \(duration(domain.pauseMsP99)) p99"
         let share = Quantity.percent(domain.bytesSent, of: domain.bytesDirtied).map { " (\($0) of what was dirtied)" }
@@ -194,7 +197,7 @@ struct Renderer {
 
     private func age(_ milliseconds: Double?) -> String { milliseconds.map { Quantity.duration(milliseconds: $0) } ?? "-" }
 
-    private func style(_ state: ProtectionState) -> TextStyle {
+    static func style(_ state: ProtectionState) -> TextStyle {
         switch state {
         case .protected: .good
         case .syncing, .suspended, .swapping: .caution

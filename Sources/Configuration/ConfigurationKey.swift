@@ -86,12 +86,22 @@ struct ConfigurationKey: Sendable {
         ConfigurationKey("peer_timeout_ms") { input, configuration throws(ConfigurationError) in
             configuration.peerTimeoutMs = try input.integer(in: 100...600_000)
         },
+        telemetryInterval,
+        probeDirectories,
         ConfigurationKey("log_level") { input, configuration throws(ConfigurationError) in
             let name = try input.string()
             guard let level = ServiceConfiguration.LogLevel(rawValue: name) else {
                 throw input.error("'\(name)' is no log level", advice: "Use \"error\", \"warning\", \"info\" or \"debug\"")
             }
             configuration.logLevel = level
+        },
+        ConfigurationKey("metrics_listen") { input, configuration throws(ConfigurationError) in
+            let text = try input.string()
+            if text == "off" { return configuration.metricsListen = nil }
+            guard let address = PeerAddress(text), address.isNumeric else {
+                throw input.error("'\(text)' is no address to listen on", advice: "Write a numeric address and a port, \"127.0.0.1:16521\", or \"off\"")
+            }
+            configuration.metricsListen = address
         },
     ]
 }

@@ -10,7 +10,7 @@ public enum Role: String, Codable, Sendable {
 }
 
 /// Where a protection stands, as `status` shows it.
-public enum ProtectionState: String, Codable, Sendable {
+public enum ProtectionState: String, Codable, Sendable, CaseIterable {
     /// The first copy is under way; a failure now loses the guest.
     case syncing
     /// The shadow holds a committed epoch and follows.
@@ -123,9 +123,10 @@ public struct DomainStatus: Codable, Sendable {
     /// Bytes of disk writes that went over the wire, and the guest's writes that were captured, since protection began.
     public var diskBytesSent: UInt64?
     public var diskWrites: UInt64?
+    public var counters: ProtectionCounters?
 
     enum CodingKeys: String, CodingKey {
-        case domain, uuid, role, peer, engine, state, reason, since, epoch, disks
+        case domain, uuid, role, peer, engine, state, reason, since, epoch, disks, counters
         case engineReason = "engine_reason"
         case committedEpoch = "committed_epoch"
         case configuredIntervalMs = "configured_interval_ms"
@@ -177,6 +178,13 @@ public struct StatusReport: Codable, Sendable {
     /// ISO 8601 UTC.
     public var time: String
     public var domains: [DomainStatus]
+    /// What telemetry costs on this host, per cent of one core over the last two minutes; absent while it measures nothing.
+    public var telemetryCPUPercent: Double?
+
+    enum CodingKeys: String, CodingKey {
+        case schema, host, version, time, domains
+        case telemetryCPUPercent = "telemetry_cpu_percent"
+    }
 
     public init(host: String, version: String, time: String, domains: [DomainStatus]) {
         self.host = host
@@ -261,6 +269,10 @@ public struct ControlRequest: Codable, Sendable {
         /// The second line of a connection whose first asked for a live migration: end it, the guest stays.
         case cancel
         case policy, placement, drain, undrain
+        /// A call of libvirt's hook; nobody waits for the answer.
+        case hook
+        case kpi
+        case events
     }
     public var verb: Verb
     public var domain: String?
@@ -294,9 +306,17 @@ public struct ControlRequest: Codable, Sendable {
     public var noPolicy: Bool?
     /// `drain`, `undrain`: say what would be done, and do nothing.
     public var dryRun: Bool?
+    /// `hook`: the call.
+    public var hook: HookCall?
+    public var events: EventQuery?
+    /// `kpi`: samples from this moment on, milliseconds since 1970.
+    public var sinceMs: UInt64?
 
     enum CodingKeys: String, CodingKey {
         case verb, domain, to, force, wait, pool, migration, engine
+        case hook
+        case events
+        case sinceMs = "since_ms"
         case policy, ghost
         case noPolicy = "no_policy"
         case dryRun = "dry_run"
@@ -352,6 +372,8 @@ public struct ControlResponse: Codable, Sendable {
     public var policy: PolicyReport?
     public var placement: PlacementReport?
     public var drain: DrainReport?
+    public var kpi: KPIPage?
+    public var events: EventBatch?
     /// A plain success, said in words.
     public var done: String?
 

@@ -91,6 +91,7 @@ extension PrimaryProtection {
             case .running(let runMs):
                 let report = HandoverReport(domain: domain.name, from: environment.hostName, to: peer.name, epoch: epoch, epochsLost: 0,
                                             activationMs: (loaded.milliseconds ?? 0) + runMs, outageMs: MonotonicTime.now.milliseconds(since: stoppedAt))
+                board.reporter?.noteHandover(report.figures)
                 finishHandover()
                 reply.give(.success(report))
                 return .handedOver
@@ -298,7 +299,7 @@ extension PrimaryProtection {
         // Destroyed or shut down is known by now in most cases, and no shadow is loaded in vain.
         if let ended = endedOnPurpose(takeVerdict(waitMs: 0)) { return ended }
         if let shared = record.sharedDisks { return try failoverWithoutMemory(shared.joined(separator: ", ")) }
-        board.set(.swapping, "QEMU died; loading the shadow on \(peer.name)")
+        board.set(.swapping, "QEMU died; loading the shadow on \(peer.name)", cause: .failover)
         let loaded: PeerResponse
         switch try loadHoweverLongItTakes() {
         case .loaded(let response): loaded = response
@@ -311,6 +312,8 @@ extension PrimaryProtection {
         switch try commitAndRun() {
         case .running:
             Log.info("\(domain.name): runs on \(peer.name), \(Int(MonotonicTime.now.milliseconds(since: died))) ms after QEMU's end was noticed")
+            board.reporter?.noteHandover(["epoch": "\(loaded.epoch ?? 0)", "epochs_lost": "\(lost)",
+                                          "since_death_ms": "\(Int(MonotonicTime.now.milliseconds(since: died)))"])
             finishHandover()
             return .handedOver
         case .inDoubt:
@@ -329,7 +332,7 @@ extension PrimaryProtection {
         }
         while true {
             do {
-                board.set(.swapping, "QEMU died; booting the guest cold on \(peer.name)")
+                board.set(.swapping, "QEMU died; booting the guest cold on \(peer.name)", cause: .failover)
                 let persistent = persistentDefinition()
                 record.phase = .committing
                 try environment.records.write(record)

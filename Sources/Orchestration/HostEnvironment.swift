@@ -8,18 +8,26 @@ import Transport
 
 /// What every protection on this host shares.
 public struct HostEnvironment: Sendable {
-    public let configuration: ServiceConfiguration
+    /// As it stands now: the service may read its file again. All copies of this value share it.
+    private let current: Guarded<ServiceConfiguration>
     public let secretBytes: Data?
     public let records: RecordStore
+    /// What happened here, for `events`, and how often, for `status` and /metrics.
+    public let events = EventJournal()
+    let tallies = Tallies()
     /// The current connection to this host's libvirt; throws while there is none.
     public let connect: @Sendable () throws -> Connection
 
     public init(configuration: ServiceConfiguration, secretBytes: Data?, connect: @escaping @Sendable () throws -> Connection) {
-        self.configuration = configuration
+        current = Guarded(configuration)
         self.secretBytes = secretBytes
         records = RecordStore(directory: configuration.stateDirectory)
         self.connect = connect
     }
+
+    public var configuration: ServiceConfiguration { current.read { $0 } }
+    /// What is asked for after this gets the new one; whoever took a peer or an interval from the old one keeps it.
+    public func replace(configuration: ServiceConfiguration) { current.change { $0 = configuration } }
 
     public var hostName: String { configuration.hostName }
     /// What lies here is ours: the other ends of our block jobs.
@@ -52,23 +60,27 @@ public struct HostEnvironment: Sendable {
 final class StatusBoard: @unchecked Sendable {
     private let board: Guarded<(state: ProtectionState, reason: String, since: String)>
     private let label: String
+    /// Tells the journal.
+    let reporter: ProtectionReporter?
 
-    init(_ state: ProtectionState, label: String) {
+    init(_ state: ProtectionState, label: String, reporter: ProtectionReporter? = nil) {
         board = Guarded((state, "", Timestamp.now))
         self.label = label
+        self.reporter = reporter
     }
 
     var state: ProtectionState { board.read { $0.state } }
     var current: (state: ProtectionState, reason: String, since: String) { board.read { $0 } }
 
     /// Sets and logs the state; a repetition is neither.
-    func set(_ state: ProtectionState, _ reason: String = "") {
-        let changed = board.change { board in
-            guard board.state != state || board.reason != reason else { return false }
-            board = (state, reason, board.state == state ? board.since : Timestamp.now)
-            return true
+    func set(_ state: ProtectionState, _ reason: String = "", cause: StateCause? = nil) {
+        let before: ProtectionState? = board.change { board in
+            guard board.state != state || board.reason != reason else { return nil }
+            defer { board = (state, reason, board.state == state ? board.since : Timestamp.now) }
+            return board.state
         }
-        guard changed else { return }
+        guard let before else { return }
+        reporter?.changed(from: before, to: state, reason, cause)
         let text = "\(label): \(state.rawValue)" + (reason.isEmpty ? "" : ": \(reason)")
         switch state {
         case .degraded: Log.warning(text)

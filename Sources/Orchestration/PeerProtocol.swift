@@ -38,6 +38,8 @@ public struct PeerRequest: Codable, Sendable {
         case sendBack
         /// Whether a guest, not its shadow, runs there.
         case holds
+        /// What was measured there last.
+        case telemetry
     }
     public var verb: Verb
     public var session: UUID?
@@ -71,6 +73,8 @@ public struct PeerRequest: Codable, Sendable {
     public var onFailure: OnFailure?
     /// `prepare`: how its epochs are captured, for the shadow's status.
     public var engine: String?
+    /// `telemetry`: an answer without content, for its round trip.
+    public var isPing: Bool?
 
     public init(_ verb: Verb, host: String, session: UUID? = nil, uuid: String? = nil, domain: String? = nil, xml: String? = nil,
                 intervalMs: Double? = nil, memoryBytes: UInt64? = nil, autostart: Bool? = nil, disks: [ReplicaRequest]? = nil,
@@ -141,6 +145,8 @@ public struct PeerResponse: Codable, Sendable {
     public var migration: MigrationFigures?
     /// `prepare`, `discard`, `receive`, `received`, `abandon`: what an administrator should know.
     public var warnings: [String]?
+    /// `telemetry`: absent when nothing is measured there.
+    var telemetry: PeerTelemetry?
 
     public init(failure: ControlFailure? = nil, phase: ShadowPhase? = nil, epoch: UInt64? = nil, milliseconds: Double? = nil,
                 state: String? = nil, isLive: Bool? = nil, facts: HostFacts? = nil, replicas: [String: String]? = nil, warnings: [String]? = nil,

@@ -104,7 +104,8 @@ public final class PrimaryProtection: @unchecked Sendable {
         self.peer = peer
         self.onEnd = onEnd
         client = environment.client(of: peer)
-        board = StatusBoard(.syncing, label: "\(domain.name) -> \(peer.name)")
+        board = StatusBoard(.syncing, label: "\(domain.name) -> \(peer.name)",
+                            reporter: ProtectionReporter(domain: domain.name, uuid: domain.uuid, role: .primary, peer: peer.name, environment: environment))
         record = ProtectionRecord(uuid: domain.uuid, domain: domain.name, role: .primary, phase: .protecting, peer: peer.name,
                                   session: UUID(), intervalMs: request.intervalMs ?? engine.defaultIntervalMs(environment.configuration),
                                   withoutDisks: request.withoutDisks, savedParameters: [:])
@@ -121,7 +122,8 @@ public final class PrimaryProtection: @unchecked Sendable {
         self.peer = peer
         self.onEnd = onEnd
         client = environment.client(of: peer)
-        board = StatusBoard(record.phase == .handedOver ? .failedOver : .syncing, label: "\(record.domain) -> \(peer.name)")
+        board = StatusBoard(record.phase == .handedOver ? .failedOver : .syncing, label: "\(record.domain) -> \(peer.name)",
+                            reporter: ProtectionReporter(domain: record.domain, uuid: record.uuid, role: .primary, peer: peer.name, environment: environment))
         self.record = record
         if record.isGhost == true { ending.change { $0.deletesReplica = true } }
     }
@@ -205,8 +207,9 @@ public final class PrimaryProtection: @unchecked Sendable {
             case .ended(let reason):
                 cleanUp(keepGuard: false)
                 environment.records.remove(domain.uuid)
-                if record.isGhost == true { replicaNotes.forgetOwnDisks() }
+                if record.isGhost == true { forgetGhost(ended: pendingUnprotect == nil) }
                 Log.info("\(domain.name): protection ended: \(reason)")
+                board.reporter?.ended(reason)
                 isOver.change { $0 = reason }
                 pendingUnprotect?.give(.success(()))
                 return
@@ -607,7 +610,7 @@ public final class PrimaryProtection: @unchecked Sendable {
             wasEverProtected = true
             if !isSuspended { board.set(.protected) }
         case .linkLost:
-            if !isSuspended { board.set(board.state == .syncing ? .syncing : .degraded, event.reason ?? "The connection to \(peer.name) broke") }
+            if !isSuspended { board.set(board.state == .syncing ? .syncing : .degraded, event.reason ?? "The connection to \(peer.name) broke", cause: .peerLost) }
         case .disksPrepared:
             board.set(.syncing, "copying the guest's disks")
             try currentDisks.read { $0 }?.start(bytesPerSecond: record.diskRateBytesPerSecond)

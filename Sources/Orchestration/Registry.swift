@@ -28,11 +28,16 @@ public final class Registry: @unchecked Sendable {
     let isDrainUnderWay = Guarded(false)
     /// Guests on their way back to a host that was drained.
     let homecomings = Guarded<[String: Homecoming]>([:])
+    /// Calls of libvirt's hook, on their way to whoever acts on them.
+    public let hooks = HookQueue()
+    /// Nil before it is begun, and with `telemetry_interval = 0`.
+    let telemetryBox = Guarded<TelemetryKeeper?>(nil)
 
     public init(environment: HostEnvironment) {
         self.environment = environment
         drains = DrainStore(stateDirectory: environment.configuration.stateDirectory)
         keeper.attach(self)
+        hooks.onHook { [keeper] in keeper.note($0) }
     }
 
     /// Shadows that wait here.
@@ -103,7 +108,7 @@ public final class Registry: @unchecked Sendable {
     // MARK: Administrators
 
     public func status(of word: String?) throws -> [DomainStatus] {
-        let known = entries.read { $0.primaries.values.map(\.status) + $0.shadows.values.map(\.status) }
+        let known = entries.read { $0.primaries.values.map(\.status) + $0.shadows.values.map(\.status) }.map(environment.tallies.adding)
         let all = (known + keeper.waiting.filter { waiting in !known.contains { $0.uuid == waiting.uuid && $0.state != .failedOver } })
             .sorted { ($0.domain, $0.uuid) < ($1.domain, $1.uuid) }
         guard let word else { return all }
@@ -336,6 +341,8 @@ public final class Registry: @unchecked Sendable {
             return try IncomingMigration(request, environment: environment).received(autostart: request.autostart ?? false)
         case .abandon:
             return try admission.withLock { try IncomingMigration(request, environment: environment).abandon() }
+        case .telemetry:
+            return telemetry?.answer(request) ?? PeerResponse()
         case .facts:
             return PeerResponse(facts: try facts(request))
         case .leave:

@@ -12,10 +12,12 @@ final class ControlServer: Sendable {
     let configuration: ServiceConfiguration
     private static let mostClients = 64
     private let clients = Guarded(0)
+    private let feed: EventFeed
 
     init(registry: Registry, configuration: ServiceConfiguration) {
         self.registry = registry
         self.configuration = configuration
+        feed = EventFeed(registry.environment.events)
     }
 
     /// Accepts until the process ends.
@@ -51,6 +53,8 @@ final class ControlServer: Sendable {
                     response = try migrate(request, to: host, channel, progress)
                 } else if request.verb == .drain || request.verb == .undrain {
                     response = try drain(request, channel, progress)
+                } else if request.verb == .events {
+                    response = try follow(request, channel)
                 } else {
                     response = try answer(request, progress)
                 }
@@ -83,8 +87,10 @@ final class ControlServer: Sendable {
         case .ping:
             return ControlResponse(done: "shadow-virt \(ProductVersion.text)")
         case .status:
-            return ControlResponse(status: StatusReport(host: configuration.hostName, version: ProductVersion.text, time: Timestamp.now,
-                                                        domains: try registry.status(of: request.domain)))
+            var report = StatusReport(host: configuration.hostName, version: ProductVersion.text, time: Timestamp.now,
+                                      domains: try registry.status(of: request.domain))
+            report.telemetryCPUPercent = registry.telemetry?.cpuPercent
+            return ControlResponse(status: report)
         case .doctor:
             return ControlResponse(doctor: try Doctor(environment: registry.environment).report(domain: request.domain, to: request.to))
         case .protect:
@@ -105,14 +111,33 @@ final class ControlServer: Sendable {
             })
         case .policy, .placement, .drain, .undrain:
             return try answerPolicy(request, progress)
-        case .cancel:
+        case .kpi:
+            var response = ControlResponse()
+            response.kpi = try registry.kpis(of: request.domain, since: request.sinceMs ?? 0)
+            return response
+        case .cancel, .events:
             throw ControlFailure("There is nothing to cancel on this connection", advice: "It is asked for on the connection that began it")
+        case .hook:
+            guard let call = request.hook else { throw ControlFailure("The request names no call of the hook") }
+            registry.hookCalled(call)
+            return ControlResponse(done: "Noted")
         case .failover:
             let domain = try named(request)
             return ControlResponse(handover: try withProgress("Failing \(domain) over", progress) { [registry] in
                 try registry.failover(domain, force: request.force ?? false) { progress(ControlResponse.Progress($0, isNotice: true)) }
             })
         }
+    }
+
+    /// A follower may be a process that somebody stopped: it is waited for, for minutes, and told what it missed.
+    private func follow(_ request: ControlRequest, _ channel: LineChannel) throws -> ControlResponse {
+        var answer = ControlResponse()
+        answer.events = try feed.serve(request) { batch in
+            var part = ControlResponse()
+            part.events = batch
+            try channel.writeLine(ControlCodec.encode(part), deadline: MonotonicTime.now.adding(milliseconds: 600_000))
+        }
+        return answer
     }
 
     /// A live migration, which the client may cancel by a second line. One that goes away without a word leaves it going.
@@ -164,7 +189,9 @@ final class ControlServer: Sendable {
         defer { withExtendedLifetime(adoption) {} }
         let protection: PrimaryProtection
         do {
-            protection = try adoption.kept ?? registry.protect(domain, to: registry.host(for: domain, named, terms), terms)
+            protection = try registry.environment.events.noting(.refused, domain: domain) {
+                try adoption.kept ?? registry.protect(domain, to: registry.host(for: domain, named, terms), terms)
+            }
         } catch {
             adoption.undo()
             throw error

@@ -16,6 +16,7 @@ public final class Daemon: @unchecked Sendable {
     private let environment: HostEnvironment
     private var subscriptions: [EventSubscription] = []
     private let stopping = Guarded(false)
+    private let isConnected = Guarded(false)
 
     /// Runs until SIGTERM or SIGINT. Returns the process's exit status.
     public static func run(_ configuration: ServiceConfiguration) -> Int32 {
@@ -46,6 +47,9 @@ public final class Daemon: @unchecked Sendable {
         let signals = blockSignals()
         try FileManager.default.createDirectory(atPath: configuration.runtimeDirectory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o711])
         try environment.records.prepare()
+        do { try environment.events.open(folder: configuration.stateDirectory) } catch {
+            Log.warning("The journal of events: \(error). Events are kept in memory only; move that file away")
+        }
         let control = try ControlSocket.listen(path: configuration.controlSocket, group: try controlGroup())
         let peers = try TCP.listen(Endpoint(address: configuration.listen.host, port: configuration.listen.port))
         watchLibvirt()
@@ -54,6 +58,8 @@ public final class Daemon: @unchecked Sendable {
         let peerServer = PeerServer(registry: registry, environment: environment)
         startThread("control-accept") { [control = control.release()] in controlServer.accept(on: control) }
         startThread("peer-accept") { [peers = peers.release()] in peerServer.accept(on: peers) }
+        registry.startTelemetry()
+        MetricsEndpoint.start(configuration, registry) { [isConnected] in isConnected.read { $0 } }
         if libvirt.waitUntilConnected(timeoutSeconds: 5) == nil {
             Log.warning("Libvirt at \(configuration.libvirtURI) does not answer; trying on")
         }
@@ -61,13 +67,21 @@ public final class Daemon: @unchecked Sendable {
         startThread("resume") { [self] in
             while libvirt.waitUntilConnected(timeoutSeconds: 60) == nil {}
             registry.resume()
+            registry.telemetry?.noteProtectionsKnown()
         }
+        Watchdog(environment: ProcessInfo.processInfo.environment) { [registry, configuration] limit in
+            Watchdog.answers(registry, socket: configuration.controlSocket, until: limit)
+        }?.start()
         Notification.ready()
+        environment.events.record(kind: .serviceStarted, message: "The service, shadow-virt \(ProductVersion.text), began on \(configuration.hostName)")
         Log.info("shadow-virt \(ProductVersion.text) on \(configuration.hostName): libvirt \(configuration.libvirtURI), peers on \(configuration.listen)")
         waitForSignal(signals)
         Log.info("Stopping: guests run on, protections begin anew with the next start")
         Notification.stopping()
+        registry.telemetry?.stop()
+        environment.events.record(kind: .serviceStopping, message: "The service stops; guests run on")
         registry.shutDown()
+        environment.events.flush(until: MonotonicTime.now.adding(milliseconds: 1000))
         unlink(configuration.controlSocket)
         return 0
     }
@@ -84,7 +98,7 @@ public final class Daemon: @unchecked Sendable {
 
     private func watchLibvirt() {
         EventLoop.start()
-        let registry = registry
+        let registry = registry, isConnected = isConnected
         subscriptions.append(libvirt.onLifecycle { registry.dispatch($0) })
         subscriptions.append(libvirt.onMonitorEvent(event: "STOP|RESUME|MIGRATION|COLO_EXIT|BLOCK_JOB_(COMPLETED|CANCELLED|ERROR)", filter: .regex) { registry.dispatch($0) })
         subscriptions.append(libvirt.onBlockJob { registry.dispatch($0) })
@@ -93,8 +107,10 @@ public final class Daemon: @unchecked Sendable {
             switch change {
             case .connected:
                 Log.debug("Libvirt is connected")
+                isConnected.change { $0 = true }
                 registry.libvirtChanged(isThere: true)
             case .lost(let reason):
+                isConnected.change { $0 = false }
                 registry.libvirtChanged(isThere: false)
                 Log.warning("The connection to libvirt was lost (\(reason)); protections go on")
             default: break
@@ -121,7 +137,9 @@ public final class Daemon: @unchecked Sendable {
             var number: Int32 = 0
             guard sigwait(&signals, &number) == 0 else { continue }
             if number == SIGHUP {
-                Log.info("SIGHUP: the configuration is read at start only")
+                Notification.reloading()
+                ConfigurationReload.run(environment)
+                Notification.reloaded()
                 continue
             }
             return
@@ -134,7 +152,7 @@ enum Notification {
     static func ready() { send("READY=1\nSTATUS=Serving") }
     static func stopping() { send("STOPPING=1") }
 
-    private static func send(_ message: String) {
+    static func send(_ message: String) {
         guard var path = ProcessInfo.processInfo.environment["NOTIFY_SOCKET"], !path.isEmpty else { return }
         // An abstract socket is written with @ and addressed with a zero byte.
         if path.hasPrefix("@") { path = "\0" + path.dropFirst() }

@@ -107,6 +107,19 @@ public final class PolicyKeeper: @unchecked Sendable {
         }
     }
 
+    /// A call of libvirt's hook: the same as its events, a moment earlier.
+    func note(_ call: HookCall) {
+        // From the text: what a hook was given need not be well-formed.
+        guard let xml = call.xml, let begin = xml.range(of: "<uuid>"), let end = xml.range(of: "</uuid>", range: begin.upperBound..<xml.endIndex),
+              UUID(uuidString: String(xml[begin.upperBound..<end.lowerBound])) != nil else { return }
+        let uuid = String(xml[begin.upperBound..<end.lowerBound])
+        switch call.operation {
+        case .started, .attach, .reconnect: domainStarted(uuid)
+        case .stopped, .release: domainStopped(uuid)
+        case .prepare, .start, .migrate, .restore: break
+        }
+    }
+
     public func note(_ event: MetadataEvent) {
         if event.namespace == DomainPolicy.namespace { policyChanged(event.domainUUID) }
     }
