@@ -153,8 +153,10 @@ final class PolicyTests: HostsTestCase {
         try hosts.defineDefaultPools()
         let (kept, plain) = (try guest("kept"), try guest("plain"))
         try kept.boot(on: .a) { self.withPolicy($0) }
-        try plain.boot(on: .a) { $0.replacingOccurrences(of: "<disk type='file'><driver name='qemu' type='raw'/>", with: "<disk type='file'><driver name='qemu' type='raw'/><readonly/>")
-            .replacingOccurrences(of: "<memory unit='MiB'>64", with: "<memory unit='MiB'>96") }
+        for host in try hosts.all { try FileManager.default.copyItem(atPath: TwoHosts.guests.get() + "/ledger.img", toPath: hosts.root(host) + "/var/lib/libvirt/images/plain.img") }
+        try plain.boot(on: .a, keys: ["DISK=/var/lib/libvirt/images/plain.img", "MEMORY_MIB=96"]) {
+            $0.replacingOccurrences(of: "<disk type='file'><driver name='qemu' type='raw'/>", with: "<disk type='file'><driver name='qemu' type='raw'/><readonly/>")
+        }
         try waitUntilProtected("kept", on: .a, to: .c)
 
         let planned = try hosts.shadowVirt(.a, "drain", "hostA", "--dry-run")
