@@ -11,15 +11,19 @@ struct PolicyAction {
     private static let unprotectMs = 60_000.0
 
     func run() throws -> PolicyKeeper.Step {
+        do {
+            return try step()
+        } catch let error as LibvirtError where error.isNoDomain {
+            // Gone before or while it was looked at.
+            return .done
+        }
+    }
+
+    private func step() throws -> PolicyKeeper.Step {
         // A shadow is its primary's business.
         if let shadow = registry.shadow(uuid), shadow.phase != .running { return .done }
         guard registry.migrations.read({ $0[uuid] == nil }) else { return .again(milliseconds: 2000) }
-        let domain: Domain
-        do {
-            domain = try registry.environment.connect().lookup(uuid: uuid)
-        } catch let error as LibvirtError where error.isNoDomain {
-            return .done
-        }
+        let domain = try registry.environment.connect().lookup(uuid: uuid)
         keeper.change(uuid) { $0.name = domain.name }
         guard try domain.isActive() else { return .done }
         let store = PolicyStore(domain: domain)
