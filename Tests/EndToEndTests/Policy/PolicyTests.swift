@@ -38,7 +38,7 @@ final class PolicyTests: HostsTestCase {
 
     /// What is left of it anywhere.
     private func traces(_ name: String) throws -> [String] {
-        try hosts.all.flatMap { host -> [String] in
+        try hosts.members.flatMap { host -> [String] in
             let domains = try hosts.virsh(host, "list", "--all", "--name").out.split(separator: "\n").filter { $0 == name }.map { "domain \($0) on \(host.name)" }
             let left = try ["/var/lib/shadow-virt", "/run/shadow-virt"].flatMap { folder in
                 files(below: try hosts.root(host) + folder).filter { $0 != "control.sock" }.map { "\(host.name):\(folder)/\($0)" }
@@ -68,7 +68,7 @@ final class PolicyTests: HostsTestCase {
         // The policy went along; over there the guest gets its shadow by itself, in the other rack again, where most differs.
         let swapped = try hosts.shadowVirt(.a, "swap", "web1")
         try require(swapped.succeeded, swapped.summary)
-        try guest.followToOther(.c, mayRepeat: 0)
+        try guest.follow(to: .c, mayRepeat: 0)
         let again = try waitUntilProtected("web1", on: .c, to: .a)
         let text = try hosts.shadowVirt(.c, "policy", "web1", "get")
         XCTAssertTrue(text.out.contains("<differ in=\"rack\" level=\"required\"/>"), text.summary)
@@ -153,7 +153,7 @@ final class PolicyTests: HostsTestCase {
         try hosts.defineDefaultPools()
         let (kept, plain) = (try guest("kept"), try guest("plain"))
         try kept.boot(on: .a) { self.withPolicy($0) }
-        for host in try hosts.all { try FileManager.default.copyItem(atPath: TwoHosts.guests.get() + "/ledger.img", toPath: hosts.root(host) + "/var/lib/libvirt/images/plain.img") }
+        for host in try hosts.members { try FileManager.default.copyItem(atPath: TwoHosts.guests.get() + "/ledger.img", toPath: hosts.root(host) + "/var/lib/libvirt/images/plain.img") }
         try plain.boot(on: .a, keys: ["DISK=/var/lib/libvirt/images/plain.img", "MEMORY_MIB=96"]) {
             $0.replacingOccurrences(of: "<disk type='file'><driver name='qemu' type='raw'/>", with: "<disk type='file'><driver name='qemu' type='raw'/><readonly/>")
         }
@@ -167,10 +167,10 @@ final class PolicyTests: HostsTestCase {
         let drained = try hosts.shadowVirt(.a, "drain", limit: 90)
         try require(drained.succeeded, drained.summary)
         print(drained.out)
-        try kept.followToOther(.c, mayRepeat: 0)
+        try kept.follow(to: .c, mayRepeat: 0)
         XCTAssertEqual(try hosts.virsh(.a, "list", "--name").out.trimmed, "", "It is empty")
         let refuge: Host = try hosts.domainState(.b, "plain") == "running" ? .b : .c
-        try plain.followToOther(refuge, mayRepeat: 0)
+        try plain.follow(to: refuge, mayRepeat: 0)
         let words: [Substring] = drained.out.split(separator: "\n").compactMap { line in line.split(separator: " ").first }
         let order = words.map(String.init).filter { $0 == "kept" || $0 == "plain" }
         XCTAssertEqual(order, ["kept", "plain"], "The smaller first")
@@ -182,8 +182,8 @@ final class PolicyTests: HostsTestCase {
         let back = try hosts.shadowVirt(.a, "undrain", limit: 120)
         try require(back.succeeded, back.summary)
         print(back.out)
-        try kept.followToOther(.a, mayRepeat: 0)
-        try plain.followToOther(.a, mayRepeat: 0)
+        try kept.follow(to: .a, mayRepeat: 0)
+        try plain.follow(to: .a, mayRepeat: 0)
         try waitUntilProtected("kept", on: .a, to: .c)
         XCTAssertEqual(try hosts.shadowVirt(.a, "undrain").status, 0, "Twice is no error")
         try kept.checkBooks()

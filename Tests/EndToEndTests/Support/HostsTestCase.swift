@@ -26,7 +26,7 @@ class HostsTestCase: XCTestCase {
     /// Lines for the configuration of one host.
     class var ownLines: [Host: [String]] { [:] }
 
-    private class func makeHosts() throws -> TwoHosts { try TwoHosts(count: hostCount, configuration: configuration, ownLines: ownLines) }
+    private class func makeHosts() throws -> TwoHosts { try TwoHosts(configuration: configuration, count: hostCount, ownLines: ownLines) }
 
     override class func tearDown() {
         if case .success(let mine) = shared {
@@ -121,7 +121,7 @@ class HostsTestCase: XCTestCase {
 
     override func tearDownWithError() throws {
         if (testRun?.totalFailureCount ?? 0) > 0, let mine = try? Self.shared?.get() {
-            for host in mine.hosts.all { print("--- service on \(host.name) (last lines)\n\(mine.hosts.service(host).logText.split(separator: "\n").suffix(15).joined(separator: "\n"))") }
+            for host in mine.hosts.members { print("--- service on \(host.name) (last lines)\n\(mine.hosts.service(host).logText.split(separator: "\n").suffix(15).joined(separator: "\n"))") }
         }
     }
 

@@ -4,7 +4,7 @@ import Glibc
 enum Host: String {
     case a = "A", b = "B", c = "C", d = "D"
 
-    /// The pair that most tests get along with; `TwoHosts.all` are those that there are.
+    /// The pair that most tests get along with; `TwoHosts.members` are those that there are.
     static let allCases: [Host] = [.a, .b]
     /// In the order of their addresses.
     static let possible: [Host] = [.a, .b, .c, .d]
