@@ -13,6 +13,9 @@ enum Report {
     case doctor(DoctorReport)
     case migration(MigrationReport)
     case forecast(MigrationForecast)
+    case policy(PolicyReport)
+    case placement(PlacementReport)
+    case drain(DrainReport)
     case kpi(KPIReport)
     case health(HealthReport, allEvents: Bool)
     case done(String)
@@ -53,6 +56,9 @@ struct Renderer {
         case .doctor(let doctor): try encoder.encode(doctor)
         case .migration(let migration): try encoder.encode(migration)
         case .forecast(let forecast): try encoder.encode(forecast)
+        case .policy(let policy): try encoder.encode(policy)
+        case .placement(let placement): try encoder.encode(placement)
+        case .drain(let drain): try encoder.encode(drain)
         case .kpi(let report): try encoder.encode(report)
         case .health(let health, _): try encoder.encode(health)
         case .done(let text): try encoder.encode(Done(done: text))
@@ -71,6 +77,10 @@ struct Renderer {
         case .doctor(let doctor): findings(doctor.findings)
         case .migration(let migration): MigrationText.sentence(migration)
         case .forecast(let forecast): MigrationText.rows(forecast)
+        // For a file, as it is.
+        case .policy(let policy): policy.xml ?? ""
+        case .placement(let placement): PlacementText.table(placement, colour: colour)
+        case .drain(let drain): PlacementText.table(drain, colour: colour)
         case .kpi(let report): KPIText.table(report, colour: colour)
         case .health(let health, let all): HealthText(colour: colour, eventsSince: all ? nil : Date().timeIntervalSince1970 - 86400).text(health)
         case .done(let text): text.printable
