@@ -25,7 +25,7 @@ let package = Package(
         .target(name: "Replication",
                 dependencies: ["Platform", "MigrationStream", "Transport", "NBDServer", "ReplicaStore", "CXXHash", "CLZ4", "CLinux"]),
         .target(name: "NBDServer", dependencies: ["Platform", "CLinux"]),
-        .target(name: "Configuration", dependencies: ["Platform"]),
+        .target(name: "Configuration", dependencies: ["Platform", "ControlProtocol"]),
         .target(name: "ControlProtocol", dependencies: ["Platform"]),
         .target(name: "Telemetry", dependencies: ["Platform", "CLinux", "CXXHash", "Libvirt"], exclude: ["README.md"]),
         .target(name: "Health", dependencies: ["Platform", "Configuration", "ControlProtocol", "CIPMIMonitoring"]),

@@ -5,7 +5,8 @@ struct ProtectCommand: Command {
         name: "protect", summary: "keep a live shadow of a domain on another host",
         operands: [.init(name: "DOMAIN")],
         options: [
-            .init("to", value: "HOST", isRequired: true, help: "The host that holds the shadow: a name from 'peers' in the configuration."),
+            .init("to", value: "HOST", help: "The host that holds the shadow: a name from 'peers' in the configuration. Without it, or with 'auto', the one that suits best: "
+                + "`shadow-virt placement DOMAIN --explain`."),
             .init("interval", value: "TIME", help: "Time between two epochs: 20ms, 0.5s, 5min; a plain number means milliseconds. 5ms to 60s with the engine "
                 + "continuous (default: interval_ms of the configuration), 1s to 1h with periodic (default: 30s)."),
             .init("engine", value: "auto|continuous|periodic", help: "How epochs are captured. 'continuous': many a second, KVM guests only. 'periodic': one every few seconds to "
@@ -17,6 +18,9 @@ struct ProtectCommand: Command {
             .init("disk-rate", value: "BYTES/s", help: "Limit of the disks' first copy, 64KiB/s to 1024GiB/s: 50MiB/s; a plain number means bytes per second."),
             .init("on-failure", value: "restart|none", help: "For a guest with disks on storage that both hosts share: 'restart' boots it cold on HOST once the "
                 + "primary is proved dead; 'none', the default, leaves that to you. `swap` works either way."),
+            .init("ghost", help: "Leave nothing behind: when the guest ends, its replicas and all records of it go, on both hosts. For transient domains and batch jobs."),
+            .init("no-policy", help: "Leave the domain's policy as it is. Otherwise this is written into its metadata, and holds wherever it runs: after a hand-over or its next start the "
+                + "guest gets its shadow by itself, until `unprotect`. With --to HOST it is about this host and HOST, else about all that suit."),
             .init("no-wait", help: "Return as soon as the first copy has begun."),
         ] + CommandSpec.Option.client,
         description: [
@@ -43,6 +47,8 @@ struct ProtectCommand: Command {
         }
         var request = ControlRequest(.protect, domain: domain, to: arguments.value("to"), intervalMs: intervalMs,
                                      withoutDisks: arguments.has("without-disks"), wait: !arguments.has("no-wait"))
+        if arguments.has("ghost") { request.ghost = true }
+        if arguments.has("no-policy") { request.noPolicy = true }
         if let text = arguments.value("engine") {
             guard let engine = EngineChoice(rawValue: text) else {
                 throw UsageError(message: "Option '--engine': '\(text)' is none of auto, continuous and periodic", command: spec.name)

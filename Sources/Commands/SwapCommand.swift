@@ -27,7 +27,7 @@ struct SwapCommand: Command {
                 + "source. If anything fails before the shadow runs, the guest goes on here as if nothing had been.",
             "A domain without a shadow is moved by libvirt's live migration: say where with --to. Its local disks are copied to volumes on the other host, its definition and "
                 + "autostart go with it. Ctrl-C cancels, and the guest stays. Libvirt on HOST has to be reachable from libvirt here.",
-            "When it is over, the guest is not protected until `protect` is run on its new host.",
+            "When it is over, the guest gets its shadow by itself if it has a policy (`shadow-virt policy`); otherwise it is not protected until `protect` is run on its new host.",
         ],
         examples: [
             .init("shadow-virt swap web1", "Empty this host for maintenance: to its shadow"),

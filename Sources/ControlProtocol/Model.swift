@@ -274,6 +274,7 @@ public struct ControlRequest: Codable, Sendable {
         case status, protect, unprotect, swap, failover, doctor, ping
         /// The second line of a connection whose first asked for a live migration: end it, the guest stays.
         case cancel
+        case policy, placement, drain, undrain
         /// A call of libvirt's hook; nobody waits for the answer.
         case hook
         case kpi
@@ -305,6 +306,14 @@ public struct ControlRequest: Codable, Sendable {
     public var migration: MigrationOptions?
     /// `protect`: how epochs are captured; absent: `auto`.
     public var engine: EngineChoice?
+    /// `policy`: what to do with it.
+    public var policy: PolicyRequest?
+    /// `protect`: nothing is left of it once the guest has ended.
+    public var ghost: Bool?
+    /// `protect`: the domain's policy stays as it is.
+    public var noPolicy: Bool?
+    /// `drain`, `undrain`: say what would be done, and do nothing.
+    public var dryRun: Bool?
     /// `hook`: the call.
     public var hook: HookCall?
     public var events: EventQuery?
@@ -316,6 +325,9 @@ public struct ControlRequest: Codable, Sendable {
         case hook
         case events
         case sinceMs = "since_ms"
+        case policy, ghost
+        case noPolicy = "no_policy"
+        case dryRun = "dry_run"
         case intervalMs = "interval_ms"
         case withoutDisks = "without_disks"
         case discardStale = "discard_stale"
@@ -365,6 +377,9 @@ public struct ControlResponse: Codable, Sendable {
     public var doctor: DoctorReport?
     public var migration: MigrationReport?
     public var forecast: MigrationForecast?
+    public var policy: PolicyReport?
+    public var placement: PlacementReport?
+    public var drain: DrainReport?
     public var kpi: KPIPage?
     public var drift: DriftReport?
     public var health: HealthReport?

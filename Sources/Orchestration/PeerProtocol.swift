@@ -32,6 +32,12 @@ public struct PeerRequest: Codable, Sendable {
         case received
         /// It did not come: remove what was made for it.
         case abandon
+        /// The asking host is being drained: make the shadow that it holds elsewhere.
+        case leave
+        /// The asking host is drained no more: bring the guest back, or tell how far that is.
+        case sendBack
+        /// Whether a guest, not its shadow, runs there.
+        case holds
         /// What was measured there last.
         case telemetry
     }
@@ -114,6 +120,8 @@ public struct HostFacts: Codable, Sendable {
     public var disks: [Finding]?
     /// What was found about the needs that were asked about.
     public var definition: [Finding]?
+    /// Absent: a release that knows nothing of placement.
+    public var placement: PlacementFacts?
 }
 
 public struct PeerResponse: Codable, Sendable {
@@ -122,9 +130,10 @@ public struct PeerResponse: Codable, Sendable {
     public var epoch: UInt64?
     /// `load`, `run`: how long it took there, milliseconds.
     public var milliseconds: Double?
-    /// `domainState`: libvirt's word for it (`running`, `paused`, `shut off`), or `absent`.
+    /// `domainState`: libvirt's word for it (`running`, `paused`, `shut off`), or `absent`. `leave`: the host that the shadow goes to.
+    /// `sendBack`: what it is at, for a person.
     public var state: String?
-    /// `domainState`: the domain executes guest code, or would without another decision.
+    /// `domainState`: the domain executes guest code, or would without another decision. `holds`: it runs there. `sendBack`: it is still on its way.
     public var isLive: Bool?
     public var facts: HostFacts?
     /// `prepare`, `receive`: the replicas' paths by target.

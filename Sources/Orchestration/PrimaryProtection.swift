@@ -114,6 +114,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         record.apply(request)
         record.chosenEngine = engine.engine
         record.engineReason = engine.reason
+        if request.isGhost { ending.change { $0.deletesReplica = true } }
     }
 
     /// Takes up a protection that an earlier service left behind.
@@ -126,6 +127,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         board = StatusBoard(record.phase == .handedOver ? .failedOver : .syncing, label: "\(record.domain) -> \(peer.name)",
                             reporter: ProtectionReporter(domain: record.domain, uuid: record.uuid, role: .primary, peer: peer.name, environment: environment))
         self.record = record
+        if record.isGhost == true { ending.change { $0.deletesReplica = true } }
     }
 
     /// Starts the protection's thread.
@@ -207,6 +209,7 @@ public final class PrimaryProtection: @unchecked Sendable {
             case .ended(let reason):
                 cleanUp(keepGuard: false)
                 environment.records.remove(domain.uuid)
+                if record.isGhost == true { forgetGhost(ended: pendingUnprotect == nil) }
                 Log.info("\(domain.name): protection ended: \(reason)")
                 board.reporter?.ended(reason)
                 isOver.change { $0 = reason }
@@ -286,6 +289,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// After a hand-over nothing is left to do here but to say so, until somebody protects the guest anew or removes the entry.
     private func waitForRemoval() {
         board.set(.failedOver, "The guest runs on \(peer.name)")
+        // Of a ghost nothing is to stay here, not even the memory of it.
+        guard record.isGhost != true else { return environment.records.remove(domain.uuid) }
         while let event = next(until: nil) {
             switch event {
             case .unprotect(let reply):

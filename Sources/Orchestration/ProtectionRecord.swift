@@ -53,6 +53,8 @@ struct ProtectionRecord: Codable, Sendable {
     var engineReason: String?
 
     var engine: Engine { chosenEngine ?? .continuous }
+    /// (primary) Nothing is left of it once the guest has ended.
+    var isGhost: Bool?
 
     /// (shadow) The domain's persistent definition, for when its primary's host cannot tell it any more.
     var carried: CarriedDefinition?
@@ -63,6 +65,7 @@ struct ProtectionRecord: Codable, Sendable {
         discardStale = request.discardStale ? true : nil
         diskRateBytesPerSecond = request.diskRateBytesPerSecond
         onFailure = request.onFailure == .leave ? nil : request.onFailure
+        isGhost = request.isGhost ? true : nil
     }
 }
 
@@ -77,6 +80,8 @@ public struct ProtectRequest: Sendable, Equatable {
     public var diskRateBytesPerSecond: UInt64?
     public var onFailure = OnFailure.leave
     public var engine = EngineChoice.auto
+    /// Nothing is left of it once the guest has ended.
+    public var isGhost = false
 
     public init(intervalMs: Double? = nil, withoutDisks: Bool = false) {
         self.intervalMs = intervalMs
@@ -91,6 +96,7 @@ public struct ProtectRequest: Sendable, Equatable {
         diskRateBytesPerSecond = request.diskRateBytesPerSecond
         onFailure = request.onFailure ?? .leave
         engine = request.engine ?? .auto
+        isGhost = request.ghost ?? false
     }
 }
 

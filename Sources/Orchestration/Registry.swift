@@ -21,13 +21,30 @@ public final class Registry: @unchecked Sendable {
     let admission = NSLock()
     /// Domains without a shadow that are on their way to another host, by UUID.
     let migrations = Guarded<[String: LiveMigration]>([:])
+    /// Does what domains' policies ask for.
+    public let keeper = PolicyKeeper()
+    /// Whether this host takes guests and shadows at the moment.
+    let drains: DrainStore
+    let isDrainUnderWay = Guarded(false)
+    /// Guests on their way back to a host that was drained.
+    let homecomings = Guarded<[String: Homecoming]>([:])
     /// Calls of libvirt's hook, on their way to whoever acts on them.
     public let hooks = HookQueue()
     /// Nil before it is begun, and with `telemetry_interval = 0`.
     let telemetryBox = Guarded<TelemetryKeeper?>(nil)
     let driftBox = Guarded<DriftKeeper?>(nil)
 
-    public init(environment: HostEnvironment) { self.environment = environment }
+    public init(environment: HostEnvironment) {
+        self.environment = environment
+        drains = DrainStore(stateDirectory: environment.configuration.stateDirectory)
+        keeper.attach(self)
+        hooks.onHook { [keeper] in keeper.note($0) }
+    }
+
+    /// Shadows that wait here.
+    var waitingShadows: [ShadowProtection] { entries.read { $0.shadows.values.filter { $0.phase != .running } } }
+    /// Protections of guests that run here.
+    var runningPrimaries: [PrimaryProtection] { entries.read { Array($0.primaries.values) }.filter { $0.board.state != .failedOver } }
 
     func primary(_ uuid: String) -> PrimaryProtection? { entries.read { $0.primaries[uuid] } }
     func shadow(_ uuid: String) -> ShadowProtection? { entries.read { $0.shadows[uuid] } }
@@ -42,6 +59,7 @@ public final class Registry: @unchecked Sendable {
 
     public func dispatch(_ event: LifecycleEvent) {
         primary(event.domainUUID)?.post(.lifecycle(event.event))
+        keeper.note(event)
         switch event.event {
         case .stopped: shadowChanged(event.domainUUID, isResumed: false)
         case .resumed:
@@ -85,12 +103,14 @@ public final class Registry: @unchecked Sendable {
 
     public func libvirtChanged(isThere: Bool) {
         for primary in entries.read({ Array($0.primaries.values) }) { primary.noteLibvirt(isThere: isThere) }
+        if isThere { keeper.lookAtAll() }
     }
 
     // MARK: Administrators
 
     public func status(of word: String?) throws -> [DomainStatus] {
-        let all = entries.read { $0.primaries.values.map(\.status) + $0.shadows.values.map(\.status) }.map(environment.tallies.adding).map(addingDrift)
+        let known = entries.read { $0.primaries.values.map(\.status) + $0.shadows.values.map(\.status) }.map(environment.tallies.adding).map(addingDrift)
+        let all = (known + keeper.waiting.filter { waiting in !known.contains { $0.uuid == waiting.uuid && $0.state != .failedOver } })
             .sorted { ($0.domain, $0.uuid) < ($1.domain, $1.uuid) }
         guard let word else { return all }
         let chosen = all.filter { $0.domain == word || $0.uuid == word.lowercased() }
@@ -163,7 +183,7 @@ public final class Registry: @unchecked Sendable {
     public func unprotect(_ word: String, deleteReplica: Bool = false, deadline: MonotonicTime) throws -> [String] {
         let protection = try primaryNamed(word)
         let reply = Reply<Void>()
-        protection.ending.change { $0.deletesReplica = deleteReplica }
+        protection.ending.change { $0.deletesReplica = deleteReplica || protection.record.isGhost == true }
         protection.post(.unprotect(reply))
         try reply.wait(until: deadline)
         return protection.ending.read { $0.remarks }
@@ -325,7 +345,14 @@ public final class Registry: @unchecked Sendable {
         case .telemetry:
             return telemetry?.answer(request) ?? PeerResponse()
         case .facts:
-            return PeerResponse(facts: try Doctor(environment: environment).facts(request))
+            return PeerResponse(facts: try facts(request))
+        case .leave:
+            return try moveShadow(request)
+        case .sendBack:
+            return try sendBack(request)
+        case .holds:
+            let uuid = (request.uuid ?? "").lowercased()
+            return PeerResponse(isLive: shadow(uuid).map { $0.phase == .running } ?? true && (try? environment.connect().lookup(uuid: uuid).isActive()) == true)
         }
     }
 
@@ -440,6 +467,7 @@ public final class Registry: @unchecked Sendable {
             protection.start()
         }
         for record in records where record.role == .shadow { resumeShadow(record) }
+        keeper.begin()
     }
 
     private func resumeShadow(_ record: ProtectionRecord) {

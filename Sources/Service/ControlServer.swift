@@ -9,8 +9,8 @@ import Platform
 /// The control socket: one request a connection, progress at least every five seconds, then one answer. What was begun is
 /// finished even when the client goes away; a live migration ends when it says `cancel`.
 final class ControlServer: Sendable {
-    private let registry: Registry
-    private let configuration: ServiceConfiguration
+    let registry: Registry
+    let configuration: ServiceConfiguration
     private let health: HealthMonitor
     private static let mostClients = 64
     private let clients = Guarded(0)
@@ -54,6 +54,8 @@ final class ControlServer: Sendable {
                 let progress: @Sendable (ControlResponse.Progress) -> Void = { [self] progress in send(ControlResponse(progress: progress), channel) }
                 if request.verb == .swap, let host = request.to {
                     response = try migrate(request, to: host, channel, progress)
+                } else if request.verb == .drain || request.verb == .undrain {
+                    response = try drain(request, channel, progress)
                 } else if request.verb == .events {
                     response = try follow(request, channel)
                 } else {
@@ -101,7 +103,7 @@ final class ControlServer: Sendable {
         case .unprotect:
             let domain = try named(request)
             let remarks = try withProgress("Ending the protection of \(domain)", progress) { [registry] in
-                try registry.unprotect(domain, deleteReplica: request.deleteReplica ?? false, deadline: MonotonicTime.now.adding(milliseconds: 60_000))
+                try registry.unprotectForGood(domain, deleteReplica: request.deleteReplica ?? false, deadline: MonotonicTime.now.adding(milliseconds: 60_000))
             }
             return ControlResponse(done: (["Domain \(domain) is not protected any more; it runs on"] + remarks).joined(separator: ". "))
         case .swap:
@@ -112,6 +114,8 @@ final class ControlServer: Sendable {
                 // Longer than the engine periodic tries.
                 try registry.swap(domain, deadline: MonotonicTime.now.adding(milliseconds: 300_000))
             })
+        case .policy, .placement, .drain, .undrain:
+            return try answerPolicy(request, progress)
         case .kpi:
             var response = ControlResponse()
             response.kpi = try registry.kpis(of: request.domain, since: request.sinceMs ?? 0)
@@ -156,9 +160,7 @@ final class ControlServer: Sendable {
         let last = Guarded(ControlResponse.Progress("Moving \(domain) to \(host)"))
         let answer = try withProgress({ last.read { $0 } }, progress) { [registry] in
             try registry.migrate(domain, to: host, request.migration ?? MigrationOptions(), pool: request.pool, discardStale: request.discardStale ?? false, onBegin: { cancel in
-                startThread("control-cancel") {
-                    // Ends with the connection.
-                    guard let line = try? channel.readLine(deadline: nil), let second = try? ControlCodec.decode(ControlRequest.self, from: line), second.verb == .cancel else { return }
+                self.watchForCancel(channel) {
                     Log.info("\(domain): the migration is to be cancelled")
                     cancel()
                 }
@@ -173,22 +175,39 @@ final class ControlServer: Sendable {
         }
     }
 
-    private func named(_ request: ControlRequest) throws -> String {
+    /// Calls `body` when the client says `cancel`. Ends with the connection.
+    func watchForCancel(_ channel: LineChannel, _ body: @escaping @Sendable () -> Void) {
+        startThread("control-cancel") {
+            guard let line = try? channel.readLine(deadline: nil), let second = try? ControlCodec.decode(ControlRequest.self, from: line), second.verb == .cancel else { return }
+            body()
+        }
+    }
+
+    func named(_ request: ControlRequest) throws -> String {
         guard let domain = request.domain, !domain.isEmpty else { throw ControlFailure("The request names no domain") }
         return domain
     }
 
     private func protect(_ request: ControlRequest, _ progress: @Sendable (ControlResponse.Progress) -> Void) throws -> ControlResponse {
         let domain = try named(request)
-        guard let host = request.to else { throw ControlFailure("The request names no host", advice: "Use --to HOST") }
         if let interval = request.intervalMs, !Interval.rangeMs.contains(interval) {
             throw ControlFailure("The interval of \(interval) ms is outside \(Interval.rangeMs.lowerBound) to \(Interval.rangeMs.upperBound) ms")
         }
         if let rate = request.diskRateBytesPerSecond, !DataRate.range.contains(rate) {
             throw ControlFailure("The disk rate of \(rate) bytes per second is outside \(DataRate.range.lowerBound) to \(DataRate.range.upperBound)")
         }
-        let protection = try registry.environment.events.noting(.refused, domain: domain) {
-            try registry.protect(domain, to: host, ProtectRequest(request))
+        let terms = ProtectRequest(request)
+        let named = request.to == "auto" ? nil : request.to
+        let adoption = try registry.adoptPolicy(domain, host: named, terms, writes: request.noPolicy != true)
+        defer { withExtendedLifetime(adoption) {} }
+        let protection: PrimaryProtection
+        do {
+            protection = try registry.environment.events.noting(.refused, domain: domain) {
+                try adoption.kept ?? registry.protect(domain, to: registry.host(for: domain, named, terms), terms)
+            }
+        } catch {
+            adoption.undo()
+            throw error
         }
         guard request.wait ?? true else {
             return ControlResponse(done: "Protecting \(protection.domain.name) to \(protection.peerName); `shadow-virt status` shows how far it is")
@@ -199,6 +218,7 @@ final class ControlServer: Sendable {
                 let done = "Domain \(protection.domain.name) is protected to \(protection.peerName)"
                 return ControlResponse(done: ([done] + protection.warnings).joined(separator: ". "))
             case .refused(let reason):
+                adoption.undo()
                 _ = try? registry.unprotect(protection.domain.uuid, deadline: MonotonicTime.now.adding(milliseconds: 30_000))
                 throw ControlFailure("Domain \(protection.domain.name) could not be protected: \(reason)")
             case .ended(let reason):
@@ -216,7 +236,7 @@ final class ControlServer: Sendable {
     }
 
     /// Runs `work` and says what it does every few seconds.
-    private func withProgress<R: Sendable>(_ what: () -> ControlResponse.Progress, _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void,
+    func withProgress<R: Sendable>(_ what: () -> ControlResponse.Progress, _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void,
                                            _ work: @escaping @Sendable () throws -> R) throws -> R {
         let result = Guarded<Result<R, any Error>?>(nil)
         startThread("work") {

@@ -86,7 +86,7 @@ extension TwoHosts {
 
     /// Libvirt's usual pool, where a host has none of that name.
     func defineDefaultPools() throws {
-        for host in Host.allCases where try !virsh(host, "pool-info", "default").succeeded { try definePool(host, "default", DisksTestCase.images) }
+        for host in members where try !virsh(host, "pool-info", "default").succeeded { try definePool(host, "default", DisksTestCase.images) }
     }
 
     func definePool(_ host: Host, _ name: String, _ folder: String) throws {
