@@ -23,7 +23,7 @@ public struct CommandTable: Sendable {
         [ServeCommand(), ProtectCommand(), UnprotectCommand(), StatusCommand(), SwapCommand(), FailoverCommand(),
          PolicyCommand(), PlacementCommand(), DrainCommand.drain, DrainCommand.undrain,
          KPICommand(),
-         DriftCommand(),
+         DriftCommand(), HostsCommand(), DiagnoseCommand(),
          EventsCommand(), TopCommand(), HealthCommand(),
          DoctorCommand(canRunHere: doctor != nil),
          InstallCommand(), UninstallCommand(),

@@ -18,6 +18,7 @@ enum Report {
     case drain(DrainReport)
     case kpi(KPIReport)
     case drift(DriftReport)
+    case hosts(HostsReport)
     case health(HealthReport, allEvents: Bool)
     case done(String)
     case failure(ControlFailure)
@@ -62,6 +63,7 @@ struct Renderer {
         case .drain(let drain): try encoder.encode(drain)
         case .kpi(let report): try encoder.encode(report)
         case .drift(let report): try encoder.encode(report)
+        case .hosts(let report): try encoder.encode(report)
         case .health(let health, _): try encoder.encode(health)
         case .done(let text): try encoder.encode(Done(done: text))
         case .failure(let failure): try encoder.encode(Failure(failure: failure))
@@ -85,6 +87,7 @@ struct Renderer {
         case .drain(let drain): PlacementText.table(drain, colour: colour)
         case .kpi(let report): KPIText.table(report, colour: colour)
         case .drift(let report): DriftText(colour: colour).text(report)
+        case .hosts(let report): HostsCommand.text(report, colour: colour)
         case .health(let health, let all): HealthText(colour: colour, eventsSince: all ? nil : Date().timeIntervalSince1970 - 86400).text(health)
         case .done(let text): text.printable
         case .failure: "" // Said on stderr.

@@ -1,14 +1,9 @@
-/// What drift leads to, for domains whose policy says nothing of it.
-public enum OnDrift: String, Sendable, CaseIterable {
-    /// An event, and no more.
-    case notify
-    /// The guest goes to its shadow without asking.
-    case swap
-}
+import ControlProtocol
 
 /// How the service steers epochs and hand-overs by what it measures.
 public struct DriftSettings: Sendable, Equatable {
-    public var onDrift = OnDrift.notify
+    /// For domains whose policy says nothing of it.
+    public var onDrift = DomainPolicy.DriftAction.notify
     /// Seconds, 0...3600, for which drift must accuse the primary's host before a guest goes by itself.
     public var swapAfter = 60
     /// The shortest interval in doubt, milliseconds; 0: a quarter of the configured one, but 10 ms or more.
@@ -23,7 +18,7 @@ extension ConfigurationKey {
     static let drift: [ConfigurationKey] = [
         ConfigurationKey("on_drift") { input, configuration throws(ConfigurationError) in
             let word = try input.string()
-            guard let action = OnDrift(rawValue: word) else { throw input.error("'\(word)' is nothing that drift can lead to", advice: "Use \"notify\" or \"swap\"") }
+            guard let action = DomainPolicy.DriftAction(rawValue: word) else { throw input.error("'\(word)' is nothing that drift can lead to", advice: "Use \"notify\" or \"swap\"") }
             configuration.drift.onDrift = action
         },
         ConfigurationKey("drift_swap_after") { input, configuration throws(ConfigurationError) in

@@ -48,7 +48,8 @@ public struct DomainPolicy: Codable, Sendable, Equatable {
     /// Targets (`vda`) that have to be part of the epochs: without them there is no protection.
     public var criticalDisks: [String] = []
     public var onFailure = OnFailure.leave
-    public var onDrift = DriftAction.notify
+    /// Nil: as the configuration of the guest's host has it.
+    public var onDrift: DriftAction?
     /// Limits of drift, by the name of the figure.
     public var thresholds: [String: Double] = [:]
 

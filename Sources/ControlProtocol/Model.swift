@@ -279,6 +279,10 @@ public struct ControlRequest: Codable, Sendable {
         case hook
         case kpi
         case drift
+        /// Which hosts are trusted; with `to`: trust that one again.
+        case hosts
+        /// Of this host, or of `to`: a bundle of what there is to know.
+        case diagnose
         case health
         case events
     }
@@ -382,6 +386,7 @@ public struct ControlResponse: Codable, Sendable {
     public var drain: DrainReport?
     public var kpi: KPIPage?
     public var drift: DriftReport?
+    public var hosts: HostsReport?
     public var health: HealthReport?
     public var events: EventBatch?
     /// A plain success, said in words.

@@ -15,6 +15,8 @@ public struct HostEnvironment: Sendable {
     /// What happened here, for `events`, and how often, for `status` and /metrics.
     public let events = EventJournal()
     let tallies = Tallies()
+    /// Hosts that are not trusted.
+    public let marks: HostMarks
     /// The current connection to this host's libvirt; throws while there is none.
     public let connect: @Sendable () throws -> Connection
 
@@ -22,6 +24,7 @@ public struct HostEnvironment: Sendable {
         current = Guarded(configuration)
         self.secretBytes = secretBytes
         records = RecordStore(directory: configuration.stateDirectory)
+        marks = HostMarks(stateDirectory: configuration.stateDirectory)
         self.connect = connect
     }
 

@@ -40,6 +40,8 @@ public struct PeerRequest: Codable, Sendable {
         case holds
         /// What was measured there last.
         case telemetry
+        /// Whether a host is trusted.
+        case trust
     }
     public var verb: Verb
     public var session: UUID?
@@ -75,6 +77,8 @@ public struct PeerRequest: Codable, Sendable {
     public var engine: String?
     /// `telemetry`: an answer without content, for its round trip.
     public var isPing: Bool?
+    /// `trust`: what about.
+    var trust: TrustCall?
 
     public init(_ verb: Verb, host: String, session: UUID? = nil, uuid: String? = nil, domain: String? = nil, xml: String? = nil,
                 intervalMs: Double? = nil, memoryBytes: UInt64? = nil, autostart: Bool? = nil, disks: [ReplicaRequest]? = nil,

@@ -33,6 +33,8 @@ public final class Registry: @unchecked Sendable {
     /// Nil before it is begun, and with `telemetry_interval = 0`.
     let telemetryBox = Guarded<TelemetryKeeper?>(nil)
     let driftBox = Guarded<DriftKeeper?>(nil)
+    /// One bundle at a time.
+    let diagnosing = NSLock()
 
     public init(environment: HostEnvironment) {
         self.environment = environment
@@ -163,6 +165,7 @@ public final class Registry: @unchecked Sendable {
                 shadow.awaitSettled()
                 entries.change { $0.shadows[domain.uuid] = nil }
             }
+            try environment.marks.checkTrusted(peer.name)
             let (findings, engine) = try Doctor(environment: environment).check(domain: domain, peer: peer, request)
             if let failed = findings.first(where: { $0.verdict == .failed }) {
                 throw ControlFailure("Cannot protect \(domain.name): \(failed.detail)", advice: failed.advice)
@@ -342,6 +345,8 @@ public final class Registry: @unchecked Sendable {
             return try IncomingMigration(request, environment: environment).received(autostart: request.autostart ?? false)
         case .abandon:
             return try admission.withLock { try IncomingMigration(request, environment: environment).abandon() }
+        case .trust:
+            return try answerTrust(request)
         case .telemetry:
             return telemetry?.answer(request) ?? PeerResponse()
         case .facts:

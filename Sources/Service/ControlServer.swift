@@ -120,6 +120,13 @@ final class ControlServer: Sendable {
             var response = ControlResponse()
             response.kpi = try registry.kpis(of: request.domain, since: request.sinceMs ?? 0)
             return response
+        case .hosts:
+            if let host = request.to { return ControlResponse(done: try withProgress("Telling the other hosts", progress) { [registry] in try registry.clearHost(host) }) }
+            var response = ControlResponse()
+            response.hosts = registry.hosts()
+            return response
+        case .diagnose:
+            return ControlResponse(done: try withProgress("Collecting", progress) { [registry] in try registry.diagnose(host: request.to) })
         case .drift:
             var response = ControlResponse()
             response.drift = try registry.driftReport(of: request.domain)

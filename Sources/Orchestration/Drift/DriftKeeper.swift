@@ -97,6 +97,7 @@ public final class DriftKeeper: @unchecked Sendable {
             let trouble = trouble(watch, now)
             let status = protection.status
             steer(key, protection, status, trouble, now)
+            consider(key, protection, status, trouble, now)
             if watch.savedAt.adding(milliseconds: Self.saveEveryMs) <= .now {
                 save(watch)
                 watches.change { $0[key]?.savedAt = .now }
@@ -148,15 +149,10 @@ public final class DriftKeeper: @unchecked Sendable {
         }
     }
 
-    func trouble(_ watch: DriftWatch, _ now: Double) -> HardwareTrouble { HardwareTrouble(health(), kpis: watch.hostValues, now: now, since: 0) }
+    func trouble(_ watch: DriftWatch, _ now: Double) -> HardwareTrouble { HardwareTrouble(health(), kpis: watch.hostValues, now: now, since: environment.marks.clearedAt) }
 
     func record(_ kind: EventKind, _ watch: DriftWatch, _ message: String, _ details: [String: String] = [:]) {
         environment.events.record(kind: kind, domain: watch.domain, uuid: watch.saved.uuid, message: message,
                                   details: details.merging(["peer": watch.saved.peer]) { mine, _ in mine })
     }
-}
-
-extension DriftKeeper {
-    /// What drift of a domain leads to: its policy's word, else the configuration's.
-    func onDrift(_ uuid: String) -> OnDrift { environment.configuration.drift.onDrift }
 }

@@ -33,6 +33,11 @@ struct DriftWatch {
     /// Since when an alarm is told of.
     var isAlarmTold = false
     var isSwapping = false
+    /// The word of the domain's policy; nil: it has none.
+    var policy: DomainPolicy.DriftAction?
+    var policyAt: MonotonicTime?
+    /// What the shadow's host had against it when it was asked last.
+    var peerObstacle: (text: String, at: MonotonicTime)?
     var retryAt: Double?
     var failures = 0
     var savedAt = MonotonicTime.now

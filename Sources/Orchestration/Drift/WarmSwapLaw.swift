@@ -1,4 +1,3 @@
-import Configuration
 import ControlProtocol
 import Foundation
 
@@ -15,7 +14,7 @@ struct WarmSwapLaw: Equatable, Sendable {
         var isShadowAccused = false
         /// What is critical about this host's hardware.
         var hardware: String?
-        var onDrift = OnDrift.notify
+        var onDrift = DomainPolicy.DriftAction.notify
         var swapAfter = 60.0
         var state = ProtectionState.protected
         /// Of the last commit's capture, milliseconds; nil: there was none.

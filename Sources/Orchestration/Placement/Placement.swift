@@ -12,6 +12,7 @@ struct Placement {
 
     /// - Parameter excluded: hosts that are out from the beginning, and why.
     func report(_ domain: Domain, policy: DomainPolicy, _ request: ProtectRequest, excluded: [String: String] = [:]) throws -> PlacementReport {
+        let excluded = excluded.merging(environment.marks.exclusions) { mine, _ in mine }
         let definition = try DomainDefinition(xml: domain.xml(flags: [.secure]))
         let plan = try request.withoutDisks || !domain.isActive() ? nil : DiskPlan.make(domain, definition, ownFolders: environment.ownFolders)
         let needs = try definition.needs { try environment.connect().capabilitiesXML() }
@@ -87,6 +88,7 @@ struct Placement {
         result.labels = placement.labels
         result.reservedBytes = placement.reservedBytes
         if placement.isDraining { result.failures.insert("It is being drained (`shadow-virt undrain` there ends that)", at: 0) }
+        if let suspicion = placement.suspicion { result.failures.insert(suspicion, at: 0) }
         return result
     }
 }

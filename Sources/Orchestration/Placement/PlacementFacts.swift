@@ -9,6 +9,8 @@ public struct PlacementFacts: Codable, Sendable, Equatable {
     /// Memory that shadows there have not touched yet, but may at any time.
     public var reservedBytes: UInt64
     public var isDraining: Bool
+    /// Why it is not trusted; nil: it is.
+    public var suspicion: String?
 }
 
 extension Registry {
@@ -17,7 +19,8 @@ extension Registry {
         var facts = try Doctor(environment: environment).facts(request)
         let reserved = reservedBytes(except: request.uuid?.lowercased())
         facts.freeMemoryBytes -= min(facts.freeMemoryBytes, reserved)
-        facts.placement = PlacementFacts(labels: environment.configuration.labels, reservedBytes: reserved, isDraining: drains.isDraining)
+        facts.placement = PlacementFacts(labels: environment.configuration.labels, reservedBytes: reserved, isDraining: drains.isDraining,
+                                           suspicion: environment.marks.suspicion(environment.hostName).map(HostMarks.text))
         return facts
     }
 

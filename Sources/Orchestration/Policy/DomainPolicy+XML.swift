@@ -134,8 +134,9 @@ extension DomainPolicy {
         if let rate = diskRateBytesPerSecond { disks.set("rate", rate % (1 << 20) == 0 ? "\(rate >> 20)MiB/s" : "\(rate)") }
         for target in criticalDisks { disks.add("critical").set("target", target) }
         root.add("failure").set("action", onFailure.rawValue)
+        guard onDrift != nil || !thresholds.isEmpty else { return root.xmlString(options: [.nodePrettyPrint, .nodeCompactEmptyElement]) }
         let drift = root.add("drift")
-        drift.set("action", onDrift.rawValue)
+        if let onDrift { drift.set("action", onDrift.rawValue) }
         for (metric, value) in thresholds.sorted(by: { $0.key < $1.key }) {
             let element = drift.add("threshold")
             element.set("metric", metric)

@@ -1,0 +1,64 @@
+import ControlProtocol
+
+/// `hosts` and `hosts clear HOST`.
+struct HostsCommand: Command {
+    let spec = CommandSpec(
+        name: "hosts", summary: "show which hosts are trusted, and trust one again",
+        operands: [.init(name: "list|clear", isRequired: false), .init(name: "HOST", isRequired: false)],
+        options: CommandSpec.Option.client,
+        description: [
+            "A host that a guest left by itself, because the host drifted or its hardware failed, is suspect: it gets no guests and no shadows, on all hosts that know of "
+                + "it. `clear HOST` ends that, here and on the others; what its hardware reported until then is taken as seen.",
+        ],
+        examples: [.init("shadow-virt hosts", "Who is suspect, and why"), .init("shadow-virt hosts clear node1", "node1 was repaired")],
+        exitCodes: [(ExitCode.found, "list: a host is suspect")])
+
+    func run(_ arguments: ParsedArguments, _ context: CommandContext) throws -> Int32 {
+        let words = arguments.operands
+        switch (words.first ?? "list", words.dropFirst().first) {
+        case ("list", nil):
+            guard let report = try context.ask(ControlRequest(.hosts), arguments, command: spec.name, notice: "").hosts else { throw context.unexpected(spec.name) }
+            try context.print(.hosts(report), arguments, command: spec.name)
+            return report.hosts.contains { $0.suspect != nil } ? ExitCode.found : ExitCode.ok
+        case ("clear", let host?):
+            let response = try context.ask(ControlRequest(.hosts, to: host), arguments, command: spec.name, notice: "")
+            guard let done = response.done else { throw context.unexpected(spec.name) }
+            try context.printDone(done, arguments, command: spec.name)
+            return ExitCode.ok
+        case ("clear", nil): throw UsageError(message: "Missing HOST: which one is to be trusted again?", command: spec.name)
+        case ("list", _?): throw UsageError(message: "'list' takes no HOST", command: spec.name)
+        case (let word, _): throw UsageError(message: "Unknown action '\(word)': use list or clear", command: spec.name)
+        }
+    }
+
+    static func text(_ report: HostsReport, colour: Bool) -> String {
+        var table = TextTable(columns: [.init("HOST"), .init("TRUST"), .init("SINCE"), .init("REASON")])
+        for host in report.hosts {
+            let trust: TextTable.Cell = host.suspect == nil ? .init("trusted", .good) : .init("suspect", .bad)
+            table.add([.init(host.name.printable + (host.isThisHost ? " (this host)" : "")), trust, .init(host.suspect?.since.printable ?? "-"),
+                       .init(host.suspect?.reason.printable ?? "-")])
+        }
+        return table.render(colour: colour)
+    }
+}
+
+struct DiagnoseCommand: Command {
+    let spec = CommandSpec(
+        name: "diagnose", summary: "put aside what there is to know about a host",
+        operands: [.init(name: "HOST", isRequired: false)],
+        options: CommandSpec.Option.client,
+        description: [
+            "Makes one archive of this host, or of HOST, which must be listed in the configuration: status, KPIs, what drift rests on, the BMC's sensors and events, "
+                + "the kernel's log, the journal of events, libvirt's logs of the domains. It stays on that host, below state_dir/diagnose, readable by root; "
+                + "the last five are kept. After a guest has left by itself there is one already.",
+        ],
+        examples: [.init("shadow-virt diagnose", "This host"), .init("shadow-virt diagnose node1", "Another one")])
+
+    func run(_ arguments: ParsedArguments, _ context: CommandContext) throws -> Int32 {
+        let response = try context.ask(ControlRequest(.diagnose, to: arguments.operands.first), arguments, command: spec.name, notice: "The bundle is made all the same")
+        guard let done = response.done else { throw context.unexpected(spec.name) }
+        // Where it is, is what was asked for.
+        try context.print(.done(done), arguments, command: spec.name)
+        return ExitCode.ok
+    }
+}

@@ -1,0 +1,107 @@
+import ControlProtocol
+import Foundation
+import Platform
+
+/// Hosts that are not trusted at the moment, and guests that left one by themselves; below `STATE_DIRECTORY/host/`, over restarts.
+public final class HostMarks: Sendable {
+    struct Content: Codable, Equatable {
+        var version = 1
+        var suspects: [HostMark] = []
+        /// The last automatic swap of a domain, by UUID, in seconds since 1970.
+        var swaps: [String: Double] = [:]
+        /// When an administrator last said that this host is in order, in seconds since 1970.
+        var clearedAt = 0.0
+    }
+
+    private static let mostSuspects = 256, mostSwaps = 4096
+
+    private let folder: String
+    private var path: String { "\(folder)/marks.json" }
+    /// Nil: not read yet.
+    private let content = Guarded<Content?>(nil)
+
+    init(stateDirectory: String) { folder = "\(stateDirectory)/host" }
+
+    private func load() -> Content {
+        guard let data = FileManager.default.contents(atPath: path) else { return Content() }
+        do {
+            return try JSONDecoder().decode(Content.self, from: data)
+        } catch {
+            Log.error("Cannot read \(path): \(error). No host counts as suspect until somebody marks it again; remove the file")
+            return Content()
+        }
+    }
+
+    private func read<R>(_ body: (Content) -> R) -> R {
+        content.change { content in
+            let current = content ?? load()
+            content = current
+            return body(current)
+        }
+    }
+
+    private func change(_ body: (inout Content) -> Void) throws {
+        let error: (any Error)? = content.change { content in
+            var current = content ?? load()
+            body(&current)
+            content = current
+            do {
+                try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+                try DurableFile.write(json: current, to: path)
+                return nil
+            } catch { return error }
+        }
+        if let error { throw error }
+    }
+
+    // MARK: Suspects
+
+    public var suspects: [HostMark] { read(\.suspects) }
+
+    func suspicion(_ host: String) -> HostMark? { read { $0.suspects.first { $0.host.lowercased() == host.lowercased() } } }
+
+    /// For placement: hosts that are out, and why.
+    var exclusions: [String: String] { Dictionary(suspects.map { ($0.host, Self.text($0)) }, uniquingKeysWith: { first, _ in first }) }
+
+    static func text(_ mark: HostMark) -> String { "It is suspect since \(mark.since): \(mark.reason) (`shadow-virt hosts clear \(mark.host)` ends that)" }
+
+    func checkTrusted(_ host: String) throws {
+        guard let mark = suspicion(host) else { return }
+        throw ControlFailure("\(mark.host) is suspect since \(mark.since): \(mark.reason)", advice: "Once it is in order: `shadow-virt hosts clear \(mark.host)`")
+    }
+
+    func suspect(_ host: String, _ reason: String) throws {
+        try change { content in
+            content.suspects.removeAll { $0.host.lowercased() == host.lowercased() }
+            content.suspects.append(HostMark(host: host, reason: String(reason.prefix(400)), since: Timestamp.now))
+            content.suspects = content.suspects.suffix(Self.mostSuspects)
+        }
+    }
+
+    /// False: it was not suspect.
+    @discardableResult
+    func clear(_ host: String, isThisHost: Bool, now: Double) throws -> Bool {
+        let was = suspicion(host) != nil
+        try change { content in
+            content.suspects.removeAll { $0.host.lowercased() == host.lowercased() }
+            if isThisHost { content.clearedAt = now }
+        }
+        return was
+    }
+
+    var clearedAt: Double { read(\.clearedAt) }
+
+    // MARK: Automatic swaps
+
+    func lastSwap(_ uuid: String) -> Double? { read { $0.swaps[uuid] } }
+
+    func noteSwap(_ uuid: String, _ now: Double) throws {
+        try change { content in
+            // What is older than an hour holds nothing up.
+            content.swaps = content.swaps.filter { now - $0.value < WarmSwapLaw.secondsBetweenSwaps }
+            if content.swaps.count < Self.mostSwaps { content.swaps[uuid] = now }
+        }
+    }
+
+    func forgetSwap(_ uuid: String) throws { try change { $0.swaps[uuid] = nil } }
+}
