@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 import Platform
 
 /// What was learned of each pair, a file each below the state folder.
@@ -32,6 +33,9 @@ struct DriftStore {
 
     func remove(uuid: String, peer: String) {
         let path = path(uuid, peer)
-        if FileManager.default.fileExists(atPath: path) { DurableFile.remove(path) }
+        guard FileManager.default.fileExists(atPath: path) else { return }
+        DurableFile.remove(path)
+        // Refused while it holds others.
+        rmdir(folder)
     }
 }
