@@ -118,6 +118,8 @@ public struct DomainStatus: Codable, Sendable {
     /// The first copy's progress, while syncing.
     public var syncBytesDone: UInt64?
     public var syncBytesTotal: UInt64?
+    /// (primary) All shadows; the fields above are of the best of them. Absent on the shadow's side.
+    public var shadows: [ShadowStatus]?
     /// Its disks; absent when none is part of the epochs.
     public var disks: [DiskStatus]?
     /// Bytes of disk writes that went over the wire, and the guest's writes that were captured, since protection began.
@@ -125,7 +127,7 @@ public struct DomainStatus: Codable, Sendable {
     public var diskWrites: UInt64?
 
     enum CodingKeys: String, CodingKey {
-        case domain, uuid, role, peer, engine, state, reason, since, epoch, disks
+        case domain, uuid, role, peer, engine, state, reason, since, epoch, disks, shadows
         case engineReason = "engine_reason"
         case committedEpoch = "committed_epoch"
         case configuredIntervalMs = "configured_interval_ms"
@@ -285,9 +287,13 @@ public struct ControlRequest: Codable, Sendable {
     public var migration: MigrationOptions?
     /// `protect`: how epochs are captured; absent: `auto`.
     public var engine: EngineChoice?
+    /// `protect`: all shadows to be had, when they are several or commit less often; `to` is the first of them.
+    public var shadows: [ShadowChoice]?
+    /// `unprotect`: the host whose shadow is to go; absent: all.
+    public var from: String?
 
     enum CodingKeys: String, CodingKey {
-        case verb, domain, to, force, wait, pool, migration, engine
+        case verb, domain, to, force, wait, pool, migration, engine, shadows, from
         case intervalMs = "interval_ms"
         case withoutDisks = "without_disks"
         case discardStale = "discard_stale"

@@ -53,6 +53,7 @@ final class StatusBoard: @unchecked Sendable {
     private let board: Guarded<(state: ProtectionState, reason: String, since: String)>
     private let label: String
 
+    /// `label`: what the log calls it; empty: nothing is logged.
     init(_ state: ProtectionState, label: String) {
         board = Guarded((state, "", Timestamp.now))
         self.label = label
@@ -68,7 +69,7 @@ final class StatusBoard: @unchecked Sendable {
             board = (state, reason, board.state == state ? board.since : Timestamp.now)
             return true
         }
-        guard changed else { return }
+        guard changed, !label.isEmpty else { return }
         let text = "\(label): \(state.rawValue)" + (reason.isEmpty ? "" : ": \(reason)")
         switch state {
         case .degraded: Log.warning(text)

@@ -24,6 +24,12 @@ public struct PeerRequest: Codable, Sendable {
         case stopPrimary
         /// The persistent definition has changed: the one to keep when the guest goes over.
         case carry
+        /// Who the guest's other shadows are has changed.
+        case family
+        /// Where the shadow of that domain stands, whatever its session: another shadow of it asks.
+        case sibling
+        /// May the asking host, which holds a shadow, make it the guest? From then on its primary orders no other to; it takes the question back.
+        case claim, unclaim
         /// Facts for `doctor`.
         case facts
         /// A live migration of a domain without a shadow is to come: make volumes for its disks.
@@ -65,6 +71,8 @@ public struct PeerRequest: Codable, Sendable {
     public var onFailure: OnFailure?
     /// `prepare`: how its epochs are captured, for the shadow's status.
     public var engine: String?
+    /// `prepare`, `run`, `family`: the guest's shadows.
+    public var family: ShadowFamily?
 
     public init(_ verb: Verb, host: String, session: UUID? = nil, uuid: String? = nil, domain: String? = nil, xml: String? = nil,
                 intervalMs: Double? = nil, memoryBytes: UInt64? = nil, autostart: Bool? = nil, disks: [ReplicaRequest]? = nil,
@@ -132,6 +140,8 @@ public struct PeerResponse: Codable, Sendable {
     public var migration: MigrationFigures?
     /// `prepare`, `discard`, `receive`, `received`, `abandon`: what an administrator should know.
     public var warnings: [String]?
+    /// `sibling`.
+    public var sibling: SiblingState?
 
     public init(failure: ControlFailure? = nil, phase: ShadowPhase? = nil, epoch: UInt64? = nil, milliseconds: Double? = nil,
                 state: String? = nil, isLive: Bool? = nil, facts: HostFacts? = nil, replicas: [String: String]? = nil, warnings: [String]? = nil,

@@ -27,6 +27,7 @@ struct ProtectionRecord: Codable, Sendable {
     var domain: String
     var role: Role
     var phase: Phase
+    /// (primary) The host of the shadow that messages go to, and its session; (shadow) the primary's.
     var peer: String
     var session: UUID
     var intervalMs: Double
@@ -54,6 +55,24 @@ struct ProtectionRecord: Codable, Sendable {
 
     var engine: Engine { chosenEngine ?? .continuous }
 
+    // Of several shadows; records of a release with one lack these.
+    /// (primary) All shadows.
+    var shadows: [ShadowEntry]?
+    /// (shadow) What it knows of the others.
+    var family: ShadowFamily?
+
+    var entries: [ShadowEntry] { shadows ?? [ShadowEntry(peer: peer, session: session, multiple: 1)] }
+
+    /// (primary) As it would be asked for anew.
+    var request: ProtectRequest {
+        var request = ProtectRequest(intervalMs: intervalMs, withoutDisks: withoutDisks)
+        request.pool = pool
+        request.diskRateBytesPerSecond = diskRateBytesPerSecond
+        request.onFailure = onFailure ?? .leave
+        request.engine = engine == .periodic ? .periodic : .continuous
+        return request
+    }
+
     /// (shadow) The domain's persistent definition, for when its primary's host cannot tell it any more.
     var carried: CarriedDefinition?
 
@@ -67,7 +86,7 @@ struct ProtectionRecord: Codable, Sendable {
 }
 
 /// How a guest is to be protected, as `protect` was told.
-public struct ProtectRequest: Sendable, Equatable {
+public struct ProtectRequest: Codable, Sendable, Equatable {
     /// Milliseconds between two epochs; nil: as the configuration has it.
     public var intervalMs: Double?
     public var withoutDisks = false

@@ -47,7 +47,7 @@ final class ControlServer: Sendable {
             do {
                 let request = try ControlCodec.decode(ControlRequest.self, from: line)
                 let progress: @Sendable (ControlResponse.Progress) -> Void = { [self] progress in send(ControlResponse(progress: progress), channel) }
-                if request.verb == .swap, let host = request.to {
+                if request.verb == .swap, let host = request.to, !registry.hasShadow(request.domain ?? "", on: host) {
                     response = try migrate(request, to: host, channel, progress)
                 } else {
                     response = try answer(request, progress)
@@ -89,6 +89,7 @@ final class ControlServer: Sendable {
             return try protect(request, progress)
         case .unprotect:
             let domain = try named(request)
+            if let host = request.from { return try unprotect(domain, from: host, request, progress) }
             let remarks = try withProgress("Ending the protection of \(domain)", progress) { [registry] in
                 try registry.unprotect(domain, deleteReplica: request.deleteReplica ?? false, deadline: MonotonicTime.now.adding(milliseconds: 60_000))
             }
@@ -99,7 +100,7 @@ final class ControlServer: Sendable {
                 ControlResponse.Progress("Swapping \(domain)" + (registry.swapStep(of: domain).map { ": \($0)" } ?? ""))
             }, progress) { [registry] in
                 // Longer than the engine periodic tries.
-                try registry.swap(domain, deadline: MonotonicTime.now.adding(milliseconds: 300_000))
+                try registry.swap(domain, to: request.to, deadline: MonotonicTime.now.adding(milliseconds: 300_000))
             })
         case .cancel:
             throw ControlFailure("There is nothing to cancel on this connection", advice: "It is asked for on the connection that began it")
@@ -149,15 +150,20 @@ final class ControlServer: Sendable {
         if let rate = request.diskRateBytesPerSecond, !DataRate.range.contains(rate) {
             throw ControlFailure("The disk rate of \(rate) bytes per second is outside \(DataRate.range.lowerBound) to \(DataRate.range.upperBound)")
         }
-        let protection = try registry.protect(domain, to: host, ProtectRequest(request))
+        let hosts = request.shadows ?? [ShadowChoice(host: host)]
+        let begun = MonotonicTime.now
+        let protection = try registry.protect(domain, to: hosts, ProtectRequest(request))
         guard request.wait ?? true else {
             return ControlResponse(done: "Protecting \(protection.domain.name) to \(protection.peerName); `shadow-virt status` shows how far it is")
         }
         while true {
-            switch protection.settled(until: MonotonicTime.now.adding(milliseconds: 1000)) {
+            switch protection.settled(hosts.map(\.host), since: begun, until: MonotonicTime.now.adding(milliseconds: 1000)) {
             case .protected:
                 let done = "Domain \(protection.domain.name) is protected to \(protection.peerName)"
                 return ControlResponse(done: ([done] + protection.warnings).joined(separator: ". "))
+            case .refused(let reason) where protection.slots(besides: hosts.map(\.host)) > 0:
+                for host in hosts { _ = try? registry.unprotect(protection.domain.uuid, from: host.host, deleteReplica: false, deadline: MonotonicTime.now.adding(milliseconds: 30_000)) }
+                throw ControlFailure("Domain \(protection.domain.name) got no shadow there: \(reason)")
             case .refused(let reason):
                 _ = try? registry.unprotect(protection.domain.uuid, deadline: MonotonicTime.now.adding(milliseconds: 30_000))
                 throw ControlFailure("Domain \(protection.domain.name) could not be protected: \(reason)")
@@ -168,6 +174,14 @@ final class ControlServer: Sendable {
                 progress(ControlResponse.Progress(status.reason, bytesDone: status.syncBytesDone, bytesTotal: status.syncBytesTotal))
             }
         }
+    }
+
+    private func unprotect(_ domain: String, from host: String, _ request: ControlRequest,
+                           _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void) throws -> ControlResponse {
+        let remarks = try withProgress("Taking the shadow of \(domain) away from \(host)", progress) { [registry] in
+            try registry.unprotect(domain, from: host, deleteReplica: request.deleteReplica ?? false, deadline: MonotonicTime.now.adding(milliseconds: 60_000))
+        }
+        return ControlResponse(done: (["Domain \(domain) has no shadow on \(host) any more; it runs on"] + remarks).joined(separator: ". "))
     }
 
     private func withProgress<R: Sendable>(_ what: String, _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void,
