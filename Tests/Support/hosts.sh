@@ -1,12 +1,13 @@
 #!/bin/bash
-# Two libvirt hosts on one machine, for tests and for trying things out.
+# Two libvirt hosts (with HOSTS=3 in the environment of `up` three) on one machine, for tests and for trying things out.
 #
 #   hosts.sh up DIR [PREFIX]                   both hosts; PREFIX names their processes in `ps` (default: random)
 #   hosts.sh down DIR                          everything gone but DIR; may be repeated
 #   hosts.sh status DIR                        exit status 0: both hosts up, both daemons answer
-#   hosts.sh exec DIR A|B COMMAND [ARG...]     run COMMAND on a host, in the current folder
+#   hosts.sh exec DIR A|B|C COMMAND [ARG...]   run COMMAND on a host, in the current folder
 #   hosts.sh cut DIR | join DIR                pull the cable between the hosts | plug it in again
 #   hosts.sh crash DIR A|B | boot DIR A|B      a host loses power, with all that ran there | starts again
+#   hosts.sh slow DIR C [RATE]                 the line to host C takes RATE (as tc has it: 2mbit) | is as fast as before
 #   hosts.sh libvirtd-stop DIR A|B             SIGTERM, wait until it is gone (guests run on)
 #   hosts.sh libvirtd-kill DIR A|B             SIGKILL, likewise
 #   hosts.sh libvirtd-start DIR A|B            start it again, wait until it answers
@@ -15,7 +16,7 @@
 # /run/netns and addresses live inside the namespaces only, so any number of pairs run side by side.
 #
 #   hostA                                             hostB
-#   br0 10.77.0.1/24 -- cable  <----- veth ----->  cable -- br0 10.77.0.2/24
+#   br0 10.77.0.1/24 -- cable  <----- veth ----->  cable -- br0 10.77.0.2/24 -- line <----- veth -----> cable -- br0 10.77.0.3/24 (hostC)
 #
 # Each host has folders of its own under the paths in `private_paths`: they are DIR/A/PATH and DIR/B/PATH.
 # All other paths are the machine's, so a file in a work folder has the same name on both hosts.
@@ -97,7 +98,8 @@ kill_residents() { # HOST SIGNAL SECONDS; true when none is left
 
 # --- one host ------------------------------------------------------------------------------------------------------
 
-address() { [[ $1 == A ]] && echo 10.77.0.1 || echo 10.77.0.2; }
+number() { case $1 in A) echo 1 ;; B) echo 2 ;; C) echo 3 ;; esac; } # HOST
+address() { echo "10.77.0.$(number "$1")"; }
 
 write_configuration() { # HOST
   local root=$dir/$1 path
@@ -105,7 +107,7 @@ write_configuration() { # HOST
   mkdir -p "$root/var/lib/libvirt/images" "$root/nothing"
   clear_volatile "$1"
   rm -f "$root/libvirtd.out" "$root/var/log/libvirt/libvirtd.log"
-  printf '%s\n' '127.0.0.1 localhost' '10.77.0.1 hostA' '10.77.0.2 hostB' >"$root/hosts"
+  printf '%s\n' '127.0.0.1 localhost' '10.77.0.1 hostA' '10.77.0.2 hostB' '10.77.0.3 hostC' >"$root/hosts"
   [[ -s $root/uuid ]] || cat /proc/sys/kernel/random/uuid >"$root/uuid"
   cat >"$root/etc/libvirt/libvirtd.conf" <<END
 listen_tls = 0
@@ -162,14 +164,20 @@ connect_hosts() {
   local a b host
   a=$(holder A) b=$(holder B)
   ip link add cable netns "$a" type veth peer name cable netns "$b"
-  for host in A B; do
+  [[ ${members[*]} != *C* ]] || ip link add line netns "$b" type veth peer name cable netns "$(holder C)"
+  for host in "${members[@]}"; do
     # A fixed address: a bridge otherwise takes over the lowest of its ports', which changes with every guest.
-    on "$host" ip link add br0 address "52:54:00:77:00:0$([[ $host == A ]] && echo 1 || echo 2)" type bridge
+    on "$host" ip link add br0 address "52:54:00:77:00:0$(number "$host")" type bridge
     on "$host" ip link set cable master br0
     on "$host" ip addr add "$(address "$host")/24" dev br0
     on "$host" ip link set lo up
     on "$host" ip link set br0 up
   done
+  if [[ ${members[*]} == *C* ]]; then
+    on B ip link set line master br0
+    on B ip link set line up
+    on C ip link set cable up
+  fi
   on B ip link set cable up
   plug_in A
 }
@@ -264,7 +272,7 @@ release_mount_points() {
   for entry in "$registry"/user-*; do
     [[ -f $entry ]] || continue
     used=$(<"$entry")
-    for host in A B; do ! alive "$used/$host/holder" >/dev/null || return 0; done
+    for host in A B C; do ! alive "$used/$host/holder" >/dev/null || return 0; done
     rm -f "$entry"
   done
   if [[ -f $registry/made ]]; then
@@ -281,29 +289,30 @@ up() { # [PREFIX]
   for tool in ip nsenter unshare setsid virsh flock; do
     PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null || fail "$tool not found (needs iproute2, util-linux, libvirt-clients)"
   done
-  for host in A B; do
+  for host in "${members[@]}"; do
     ! alive "$dir/$host/holder" >/dev/null || fail "host$host in $dir is up already (stop it with '$program down $dir')"
     [[ -z $(residents "$host") ]] || fail "Processes of an earlier host$host in $dir still run ('$program down $dir')"
   done
   trap 'echo "$program: starting failed, taking both hosts down" >&2; down' EXIT
-  for host in A B; do write_configuration "$host"; done
+  echo "${members[@]}" >"$dir/members"
+  for host in "${members[@]}"; do write_configuration "$host"; done
   locked bring_up_namespaces "$name"
   connect_hosts
-  for host in A B; do libvirtd_start "$host"; done
-  for host in A B; do libvirtd_wait "$host"; done
+  for host in "${members[@]}"; do libvirtd_start "$host"; done
+  for host in "${members[@]}"; do libvirtd_wait "$host"; done
   trap - EXIT
 }
 
 bring_up_namespaces() { # NAME; under the lock, so that no mount point goes away meanwhile
   take_mount_points
-  start_holder A "$1-A"
-  start_holder B "$1-B"
+  local host
+  for host in "${members[@]}"; do start_holder "$host" "$1-$host"; done
 }
 
 down() {
   local host pid
   trap - EXIT
-  for host in A B; do
+  for host in A B C; do
     [[ -d $dir/$host ]] || continue
     # libvirtd first: it would report and clean up after every guest that dies under it.
     if pid=$(alive "$dir/$host/libvirtd.pid"); then kill -KILL "$pid"; fi
@@ -333,7 +342,7 @@ boot() { # HOST
 
 status() {
   local host pid state=0 daemon
-  for host in A B; do
+  for host in "${members[@]}"; do
     if ! pid=$(alive "$dir/$host/holder"); then echo "host$host down"; state=1; continue; fi
     daemon=$(alive "$dir/$host/libvirtd.pid") || daemon=-
     if answers "$host"; then echo -n "host$host up"; else echo -n "host$host silent"; state=1; fi
@@ -347,8 +356,10 @@ status() {
 command=$1 dir=$2
 shift 2
 case $command in
-exec | crash | boot | libvirtd-*)
-  (($# >= 1)) && [[ $1 == [AB] ]] || usage ;;
+exec | libvirtd-*)
+  (($# >= 1)) && [[ $1 == [ABC] ]] || usage ;;
+crash | boot) (($# >= 1)) && [[ $1 == [AB] ]] || usage ;;
+slow) (($# >= 1 && $# <= 2)) && [[ $1 == C ]] || usage ;;
 up) (($# <= 1)) || usage ;;
 down | status | cut | join) (($# == 0)) || usage ;;
 *) usage ;;
@@ -360,12 +371,16 @@ if [[ ! -d $dir ]]; then
   fail "No such folder: $dir"
 fi
 dir=$(realpath "$dir")
+members=(A B)
+[[ $command != up || ${HOSTS:-2} != 3 ]] || members=(A B C)
+[[ $command == up || ! -s $dir/members ]] || read -ra members <"$dir/members"
 
 case $command in
 up) up "$@" ;;
 down) down ;;
 status) status ;;
 exec) (($# >= 2)) || usage; enter "$@" ;;
+slow) if (($# == 2)); then on B tc qdisc replace dev line root tbf rate "$2" burst 32kbit latency 200ms; else on B tc qdisc del dev line root; fi ;;
 cut) on A ip link set cable down ;;
 join) plug_in A ;;
 crash) crash "$1" ;;

@@ -3,11 +3,20 @@ import Glibc
 
 enum Host: String, CaseIterable {
     case a = "A", b = "B"
+    /// With three hosts only.
+    case c = "C"
 
+    static let allCases: [Host] = [.a, .b]
     var other: Host { self == .a ? .b : .a }
     /// As the configuration calls it.
     var name: String { "host\(rawValue)" }
-    var address: String { self == .a ? "10.77.0.1" : "10.77.0.2" }
+    var address: String {
+        switch self {
+        case .a: "10.77.0.1"
+        case .b: "10.77.0.2"
+        case .c: "10.77.0.3"
+        }
+    }
 }
 
 /// One `T` line of the ledger guest.
@@ -36,7 +45,7 @@ final class SerialWatcher: @unchecked Sendable {
 
     init(paths: [Host: String]) {
         Thread.detachNewThread { [self] in
-            var files = Host.allCases.map { File(host: $0, path: paths[$0]!) }
+            var files = paths.map { File(host: $0.key, path: $0.value) }
             while !lock.withLock({ ended }) {
                 for index in files.indices { read(&files[index]) }
                 usleep(500)
