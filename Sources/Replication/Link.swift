@@ -90,7 +90,11 @@ final class Link: @unchecked Sendable {
         for record in epoch.filledRecords where !record.location.isDropped {
             var word = record.location.word
             if !record.location.isFill, let page = record.bytes {
-                if let slot = slots.map({ $0 + blobs * PageCodec.slotBytes }), let length = PageCodec.compress(page, into: slot) {
+                if record.location.isPatch, let slot = slots.map({ $0 + blobs * PageCodec.slotBytes }) {
+                    let length = PageCodec.compress(patch: page, length: PagePatch.length(of: page) ?? 0, into: slot)
+                    vectors[blobs + 1] = iovec(iov_base: slot, iov_len: length)
+                    bytes += length
+                } else if let slot = slots.map({ $0 + blobs * PageCodec.slotBytes }), let length = PageCodec.compress(page, into: slot) {
                     word |= PageLocation.compressedBit
                     vectors[blobs + 1] = iovec(iov_base: slot, iov_len: length)
                     bytes += length

@@ -12,11 +12,12 @@ struct PassSink: PageSink {
 
     private let worker: SourceWorker
     private let readPool: ChunkPool
-    private let table: ([RAMBlock]) throws(StreamError) -> PageTable
+    private let table: ([RAMBlock]) throws(StreamError) -> (PageTable, PatchTable)
     private let number: UInt64
     private let connection: UInt64?
     private let mayWait: Bool
     private var pages: PageTable?
+    private var patches: PatchTable?
     private var records: UnsafeMutableBufferPointer<PageRecord>
     private var count = 0
     /// Pages that went out, for when the connection breaks.
@@ -31,9 +32,9 @@ struct PassSink: PageSink {
     /// - Parameters:
     ///   - number: the epoch that the pages are going to belong to; 0: of the first copy.
     ///   - connection: see `CapturedEpoch.connection`.
-    ///   - table: the page table for these blocks.
+    ///   - table: what the shadow holds of these blocks.
     init(worker: SourceWorker, readPool: ChunkPool, number: UInt64, connection: UInt64?, mayWait: Bool,
-         table: @escaping ([RAMBlock]) throws(StreamError) -> PageTable) {
+         table: @escaping ([RAMBlock]) throws(StreamError) -> (PageTable, PatchTable)) {
         self.worker = worker
         self.readPool = readPool
         self.number = number
@@ -45,7 +46,7 @@ struct PassSink: PageSink {
 
     func deallocate() { records.deallocate() }
 
-    mutating func blocks(_ blocks: [RAMBlock]) throws(StreamError) { pages = try table(blocks) }
+    mutating func blocks(_ blocks: [RAMBlock]) throws(StreamError) { (pages, patches) = try table(blocks) }
 
     @inline(__always)
     mutating func page(block: Int, offset: UInt64, bytes: UnsafeRawPointer) {
@@ -75,7 +76,7 @@ struct PassSink: PageSink {
 
     /// Copies what the shadow lacks of the pages so far into the open piece.
     private mutating func flush() {
-        guard count > 0, let pages else { return }
+        guard count > 0, let pages, let patches else { return }
         let batch = UnsafeMutableBufferPointer(rebasing: records[..<count])
         count = 0
         worker.statistics[.syncBytes] += UInt64(batch.count) * 4096
@@ -86,12 +87,19 @@ struct PassSink: PageSink {
                 return pages.forget(batch[index...].lazy.filter { !$0.location.isDropped }.map(\.location))
             }
             var held = record
+            held.bytes = nil
             if let bytes = record.bytes, !record.location.isFill {
-                memcpy(place, bytes, PageLocation.pageBytes)
                 held.bytes = UnsafeRawPointer(place)
-                used += PageLocation.pageBytes
+                if let changed = worker.hash.withHasher({ patches.update(record.location, bytes, epoch: number, $0) }) {
+                    PagePatch.write(changed, of: bytes, to: place)
+                    held.location.word |= PageLocation.patchBit
+                    used += PagePatch.length(changed)
+                } else {
+                    memcpy(place, bytes, PageLocation.pageBytes)
+                    used += PageLocation.pageBytes
+                }
             } else {
-                held.bytes = nil
+                patches.forget(CollectionOfOne(record.location))
             }
             piece?.append(held)
             sent.append(record.location)

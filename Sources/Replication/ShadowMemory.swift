@@ -227,6 +227,8 @@ final class ShadowMemory: @unchecked Sendable {
         let slot = Int(word(2) & 1) ^ (committedEpoch == epoch ? 0 : 1)
         let device = state.base + Self.mebibyte + slot * Self.deviceLimit
         var deviceBytes = 0
+        let patch = UnsafeMutableRawPointer.allocate(byteCount: PagePatch.mostBytes, alignment: 16)
+        defer { patch.deallocate() }
         while offset < end {
             let frame = journal.base + offset
             let type = FrameType(rawValue: UInt8(truncatingIfNeeded: frame.loadUnaligned(fromByteOffset: 12, as: UInt32.self)))
@@ -246,6 +248,11 @@ final class ShadowMemory: @unchecked Sendable {
                     guard let target = page(location) else { continue }
                     if location.isFill {
                         memset(target, Int32(entry.hashLow & 0xff), PageLocation.pageBytes)
+                    } else if location.isPatch {
+                        let available = frame + PageFrame.headerBytes + length - blob
+                        guard let taken = PageCodec.restore(patch: blob, available: available, to: patch) else { continue }
+                        blob += taken
+                        PagePatch.apply(patch, to: target)
                     } else if location.isCompressed {
                         // It was restored once already, when it came.
                         blob += PageCodec.restore(blob, available: frame + PageFrame.headerBytes + length - blob, to: target) ?? 0

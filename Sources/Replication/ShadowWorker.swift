@@ -34,6 +34,7 @@ public final class ShadowWorker: @unchecked Sendable {
     private let sealing = Guarded(Sealing())
     /// A compressed page, for its hash; the receiving thread's.
     private let restored = UnsafeMutableRawPointer.allocate(byteCount: PageLocation.pageBytes, alignment: 64)
+    private let patch = UnsafeMutableRawPointer.allocate(byteCount: PagePatch.mostBytes, alignment: 64)
 
     /// Damage on this many connections in a row is not line noise.
     private static let mostDamagedConnections = 3
@@ -61,7 +62,10 @@ public final class ShadowWorker: @unchecked Sendable {
                                   journalLimitBytes: options.journalLimitBytes, committed: committed)
     }
 
-    deinit { restored.deallocate() }
+    deinit {
+        restored.deallocate()
+        patch.deallocate()
+    }
 
     /// The journal and the state file of a new session, for the parent to hold across workers.
     public static func makeFiles() throws -> (journal: Int32, state: Int32) { try ShadowMemory.makeFiles() }
@@ -414,7 +418,15 @@ public final class ShadowWorker: @unchecked Sendable {
                         continue
                     }
                     var page = UnsafeRawPointer(blobs + offset)
-                    if location.isCompressed {
+                    if location.isPatch {
+                        guard let taken = PageCodec.restore(patch: page, available: length - offset, to: patch) else {
+                            throw .damaged("the patch of page \(location.page) of block \(location.block)", frame: frame.sequence)
+                        }
+                        memcpy(restored, target, PageLocation.pageBytes)
+                        PagePatch.apply(patch, to: restored)
+                        page = UnsafeRawPointer(restored)
+                        offset += taken
+                    } else if location.isCompressed {
                         guard let taken = PageCodec.restore(page, available: length - offset, to: restored) else {
                             throw .damaged("page \(location.page) of block \(location.block), compressed", frame: frame.sequence)
                         }

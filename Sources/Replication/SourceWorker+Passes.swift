@@ -37,7 +37,7 @@ private final class PassRunner {
     private let worker: SourceWorker
     /// Two to read into, one that waits in the parser: nothing is kept here.
     private let readPool = ChunkPool(limitBytes: 8 << 20, keepChunks: 3)
-    private var table: PageTable?
+    private var tables: (PageTable, PatchTable)?
     private var blocks: [RAMBlock] = []
     /// What went out for the next epoch, and over which connection.
     private var sent: [PageLocation] = []
@@ -139,20 +139,21 @@ private final class PassRunner {
     }
 
     private func forgetSent() {
-        table?.forget(sent)
+        tables?.0.forget(sent)
+        tables?.1.forget(sent)
         sent = []
     }
 
-    private func pages(for blocks: [RAMBlock]) throws(StreamError) -> PageTable {
+    private func pages(for blocks: [RAMBlock]) throws(StreamError) -> (PageTable, PatchTable) {
         worker.statistics[.syncBytesTotal] = blocks.reduce(0) { $0 + $1.length }
         worker.statistics[.syncBytes] = 0
-        if let table {
+        if let tables {
             guard blocks == self.blocks else { throw StreamError(.badBlockList(reason: "The guest's memory has another layout than before"), section: "ram start", offset: 0) }
-            return table
+            return tables
         }
         do {
-            let fresh = try PageTable(blocks)
-            (table, self.blocks) = (fresh, blocks)
+            let fresh = (try PageTable(blocks), try PatchTable(blocks))
+            (tables, self.blocks) = (fresh, blocks)
             return fresh
         } catch {
             throw StreamError(.system(call: "mmap", code: error.code), section: "ram start", offset: 0)

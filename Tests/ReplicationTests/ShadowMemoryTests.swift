@@ -157,7 +157,7 @@ final class ShadowMemoryTests: XCTestCase {
         XCTAssertNil(memory.page(PageLocation(block: 1, offset: 64 << 12)))
         XCTAssertNil(memory.page(PageLocation(block: 2, offset: 0)))
         XCTAssertNil(memory.page(PageLocation(block: 0, offset: 8 << 12)))
-        XCTAssertNil(memory.page(PageLocation(word: 1 << 60)))
+        XCTAssertNil(memory.page(PageLocation(word: 1 << 59)))
         XCTAssertNil(memory.page(PageLocation(word: PageLocation.highestPage)))
     }
 
