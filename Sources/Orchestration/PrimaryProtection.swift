@@ -141,6 +141,9 @@ public final class PrimaryProtection: @unchecked Sendable {
         self.record = record
     }
 
+    /// The session of the shadow here that became the guest; before the start.
+    func note(cameBy session: UUID?) { record.cameBy = session }
+
     /// Starts the protection's thread.
     public func start() {
         isProtecting.change { $0 = record.phase == .protecting }

@@ -61,6 +61,9 @@ struct ProtectionRecord: Codable, Sendable {
     /// (shadow) What it knows of the others.
     var family: ShadowFamily?
 
+    /// (primary) The session by which the guest came here, for a former primary that was away then.
+    var cameBy: UUID?
+
     var entries: [ShadowEntry] { shadows ?? [ShadowEntry(peer: peer, session: session, multiple: 1)] }
 
     /// (primary) As it would be asked for anew.
@@ -129,6 +132,12 @@ public struct RecordStore: Sendable {
     func write(_ record: ProtectionRecord) throws { try DurableFile.write(json: record, to: path(record.uuid)) }
 
     func remove(_ uuid: String) { DurableFile.remove(path(uuid)) }
+
+    /// Whether what is here of the domain is a shadow that waits.
+    func holdsShadow(_ uuid: String) -> Bool {
+        guard let data = FileManager.default.contents(atPath: path(uuid.lowercased())) else { return false }
+        return (try? JSONDecoder().decode(ProtectionRecord.self, from: data))?.phase == .shadowing
+    }
 
     /// Every record that can be read; one that cannot is reported and left where it is.
     func load() -> [ProtectionRecord] { DurableFile.readAll(ProtectionRecord.self, in: directory, kind: "protection record") }

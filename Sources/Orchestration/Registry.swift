@@ -17,6 +17,8 @@ public final class Registry: @unchecked Sendable {
 
     public let environment: HostEnvironment
     let entries = Guarded(Entries())
+    /// Sessions by which guests came here that have not been protected from here yet.
+    private let origins = Guarded<[String: UUID]>([:])
     /// `protect` and `prepare` of one domain must not overlap; they are rare, so all of them take turns.
     let admission = NSLock()
     /// Domains without a shadow that are on their way to another host, by UUID.
@@ -136,12 +138,15 @@ public final class Registry: @unchecked Sendable {
                 ControlFailure("Domain \(domain.name) is protected already, to \(known.peerName) (\(known.board.state.rawValue))",
                                advice: "End that with `shadow-virt unprotect \(domain.name)` first")
             }
+            var cameBy: UUID?
             if let shadow = shadow(domain.uuid) {
                 // The guest may run here while libvirt has not yet answered the order that started it: that is waited for.
                 guard try shadow.verifiedPhase() == .running else {
                     throw ControlFailure("\(environment.hostName) holds the shadow of \(domain.name); the guest runs on \(shadow.primary)")
                 }
                 shadow.awaitSettled()
+                cameBy = shadow.session
+                origins.change { $0[domain.uuid] = shadow.session }
                 entries.change { $0.shadows[domain.uuid] = nil }
             }
             let (findings, engine) = try check(domain, slots, demandsAll: demandsAll, request)
@@ -150,6 +155,7 @@ public final class Registry: @unchecked Sendable {
                 request: request, engine: engine, demandsAll: demandsAll) { [weak self] in self?.forget($0) }
             protection.remarks.change { $0 = findings.filter { $0.verdict == .warning && ($0.check.hasPrefix("disk-") || DefinitionCheck.remarked.contains($0.check)) }.map(\.detail) }
             entries.change { $0.primaries[domain.uuid] = protection }
+            protection.note(cameBy: cameBy ?? origins.read { $0[domain.uuid] })
             protection.start()
             return protection
         }
@@ -321,7 +327,7 @@ public final class Registry: @unchecked Sendable {
         case .claim, .unclaim:
             return try answerClaim(request)
         case .query:
-            guard let shadow = try? session(request) else { return PeerResponse(phase: .unknown) }
+            guard let shadow = try? session(request) else { return PeerResponse(phase: hasComeBy(request) ? .running : .unknown) }
             return PeerResponse(phase: try shadow.verifiedPhase(), epoch: shadow.status.committedEpoch)
         case .carry:
             try session(request).carry(request.carried)
@@ -345,6 +351,12 @@ public final class Registry: @unchecked Sendable {
         case .facts:
             return PeerResponse(facts: try Doctor(environment: environment).facts(request))
         }
+    }
+
+    /// A former primary asks for the session by which the guest came here, and it has been protected from here since.
+    private func hasComeBy(_ request: PeerRequest) -> Bool {
+        guard let session = request.session, let protection = primary((request.uuid ?? "").lowercased()) else { return false }
+        return protection.record.cameBy == session
     }
 
     /// A protection that ended with the guest on the other side is over, and forgotten; any other one is `refusal`'s to explain.

@@ -72,13 +72,13 @@ private final class FanRig {
 final class FollowerTests: XCTestCase {
     func testBothHoldTheSame() throws {
         let rig = try FanRig(seed: 31)
-        try rig.epochs(80)
+        try rig.epochs(30)
         for index in 0..<2 {
-            XCTAssertTrue(rig.shadows[index].waitForCommit(80))
-            XCTAssertEqual(try rig.assertWhole(index), 80)
+            XCTAssertTrue(rig.shadows[index].waitForCommit(30))
+            XCTAssertEqual(try rig.assertWhole(index), 30)
         }
-        rig.eventually("both commits are known") { rig.statistics[0, .committedEpoch] == 80 && rig.statistics[1, .committedEpoch] == 80 }
-        XCTAssertEqual(rig.statistics[.committedEpoch], 80)
+        rig.eventually("both commits are known") { rig.statistics[0, .committedEpoch] == 30 && rig.statistics[1, .committedEpoch] == 30 }
+        XCTAssertEqual(rig.statistics[.committedEpoch], 30)
         XCTAssertGreaterThan(rig.statistics[1, .bytesSent], 0)
         XCTAssertEqual(rig.statistics[.bytesSent], rig.statistics[0, .bytesSent] + rig.statistics[1, .bytesSent])
         XCTAssertEqual(Set(rig.parent.events.read { $0.filter { $0.kind == .following }.map(\.peer) }), [0, 1])
@@ -92,30 +92,29 @@ final class FollowerTests: XCTestCase {
         try rig.epochs(5)
         rig.eventually("both follow") { rig.statistics[1, .committedEpoch] == 5 }
         rig.proxies[1].faults.change { $0.stalled = true }
-        let begin = MonotonicTime.now
-        try rig.epochs(200)
-        XCTAssertTrue(rig.shadows[0].waitForCommit(205))
-        XCTAssertLessThan(MonotonicTime.now.milliseconds(since: begin), 1900, "well before the other one's link counts as broken")
-        XCTAssertLessThan(try rig.assertWhole(1), 205)
+        try rig.epochs(40)
+        XCTAssertTrue(rig.shadows[0].waitForCommit(45))
+        XCTAssertLessThan(try rig.assertWhole(1), 45)
         XCTAssertEqual(rig.statistics[.intervalMicroseconds], 1000, "the capture keeps its pace")
         rig.proxies[1].faults.change { $0.stalled = false }
-        XCTAssertTrue(rig.shadows[1].waitForCommit(205))
-        XCTAssertEqual(try rig.assertWhole(1), 205)
+        XCTAssertTrue(rig.shadows[1].waitForCommit(45))
+        XCTAssertEqual(try rig.assertWhole(1), 45)
         XCTAssertEqual(rig.parent.count(.sessionLost), 0)
     }
 
     /// A slow network gets fewer and larger epochs, and every one that is committed is one of the guest's.
     func testASlowOneCatchesUpInSteps() throws {
         let rig = try FanRig(seed: 33)
-        rig.eventually("both are connected") { rig.statistics[1, .linkUp] == 1 }
-        rig.proxies[1].faults.change { $0.bytesPerMillisecond = 200 }
-        for _ in 0..<10 {
-            try rig.epochs(40, pages: 30)
+        try rig.epochs(5)
+        rig.eventually("both follow") { rig.statistics[1, .committedEpoch] == 5 }
+        rig.proxies[1].faults.change { $0.bytesPerMillisecond = 800 }
+        for _ in 0..<5 {
+            try rig.epochs(19, pages: 100)
             XCTAssertTrue(rig.shadows[0].waitForCommit(rig.qemu.epoch))
         }
         rig.proxies[1].faults.change { $0.bytesPerMillisecond = nil }
-        XCTAssertTrue(rig.shadows[1].waitForCommit(400))
-        XCTAssertEqual(try rig.assertWhole(1), 400)
+        XCTAssertTrue(rig.shadows[1].waitForCommit(100))
+        XCTAssertEqual(try rig.assertWhole(1), 100)
         XCTAssertLessThan(rig.statistics[1, .bytesSent], rig.statistics[0, .bytesSent], "pages that changed several times crossed once")
     }
 
@@ -125,16 +124,16 @@ final class FollowerTests: XCTestCase {
         XCTAssertTrue(rig.shadows[0].waitForCommit(4))
         usleep(50_000)
         XCTAssertEqual(try rig.shadows[1].digest().epoch, 0, "four of five")
-        try rig.epochs(97)
-        XCTAssertTrue(rig.shadows[1].waitForCommit(97))
-        XCTAssertTrue(rig.shadows[0].waitForCommit(101))
+        try rig.epochs(17)
+        XCTAssertTrue(rig.shadows[1].waitForCommit(17))
+        XCTAssertTrue(rig.shadows[0].waitForCommit(21))
         let held = try rig.assertWhole(1)
-        XCTAssertLessThanOrEqual(held, 101)
+        XCTAssertLessThanOrEqual(held, 21)
         XCTAssertLessThan(rig.statistics[1, .bytesSent], rig.statistics[0, .bytesSent])
-        // A swap to it does not wait for the multiple.
         rig.parent.send(.suspend)
-        XCTAssertTrue(rig.shadows[1].waitForCommit(101), "nothing waits while the guest is suspended")
-        XCTAssertEqual(try rig.assertWhole(1), 101)
+        XCTAssertFalse(try rig.qemu.request(ms: 200))
+        XCTAssertTrue(rig.shadows[1].waitForCommit(21), "nothing waits while the guest is suspended")
+        XCTAssertEqual(try rig.assertWhole(1), 21)
     }
 
     func testOneIsRefusedAndTheOtherGoesOn() throws {
@@ -145,9 +144,9 @@ final class FollowerTests: XCTestCase {
         rig.shadows[1].cut()
         XCTAssertEqual(rig.parent.event(.sessionLost)?.peer, 1)
         XCTAssertEqual(rig.statistics[1, .isLost], 1)
-        try rig.epochs(50)
-        XCTAssertTrue(rig.shadows[0].waitForCommit(60))
-        XCTAssertEqual(try rig.assertWhole(0), 60)
+        try rig.epochs(20)
+        XCTAssertTrue(rig.shadows[0].waitForCommit(30))
+        XCTAssertEqual(try rig.assertWhole(0), 30)
         XCTAssertEqual(rig.statistics[.linkUp], 1)
         rig.eventually("nothing is kept for the one that is gone") { rig.worker.followers[1].backlog.counts.unsent == 0 }
     }
@@ -176,11 +175,11 @@ final class FollowerTests: XCTestCase {
         rig.eventually("both follow") { rig.statistics[1, .committedEpoch] == 5 }
         rig.proxies[1].faults.change { ($0.refuses, $0.stalled) = (true, true) }
         rig.shadows[1].cut()
-        for _ in 0..<30 {
-            try rig.epochs(20, pages: 200)
+        for _ in 0..<6 {
+            try rig.epochs(10, pages: 200)
             XCTAssertTrue(rig.shadows[0].waitForCommit(rig.qemu.epoch))
             XCTAssertLessThanOrEqual(rig.worker.pool.bytesInUse, 8 << 20)
         }
-        XCTAssertEqual(try rig.assertWhole(0), 605)
+        XCTAssertEqual(try rig.assertWhole(0), 65)
     }
 }

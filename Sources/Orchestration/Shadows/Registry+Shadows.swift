@@ -98,7 +98,8 @@ extension Registry {
             var pauseMs = 250.0
             for _ in 1...Self.mostTries {
                 // Ended, protected by hand, or gone on meanwhile.
-                guard self.shadow(shadow.uuid) === shadow, primary(shadow.uuid) == nil else { return }
+                guard primary(shadow.uuid) == nil, self.shadow(shadow.uuid).map({ $0 === shadow }) ?? true,
+                      (try? environment.connect().lookup(uuid: shadow.uuid).isActive()) != false else { return }
                 do {
                     _ = try protect(shadow.uuid, to: known, demandsAll: false, family.request)
                     return Log.info("\(shadow.name): protected from here to \(known.map(\.host).joined(separator: ", "))")

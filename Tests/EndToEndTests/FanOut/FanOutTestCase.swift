@@ -4,16 +4,28 @@ import XCTest
 class FanOutTestCase: DisksTestCase {
     override class var hostCount: Int { 3 }
 
-    /// Protected from host A to both others.
-    func guestWithTwoShadows(_ second: String = "hostC") throws -> LedgerGuest {
-        let guest = try freshDiskGuest()
-        try protect(guest, ["hostB", second])
+    /// Not protected, on host A: brought back there when an earlier test has left it elsewhere.
+    func guestOnHostA() throws -> LedgerGuest {
+        let guest = try runningGuest()
+        for host in try hosts.members where try hosts.service(host).pid == nil {
+            try hosts.service(host).start()
+            try hosts.waitForService(host)
+        }
+        if guest.home != .a {
+            if try hosts.status(guest.home, guest.name)?.role == "primary" { try guest.unprotect() }
+            // What it ran on here last may be newer than what it went on from.
+            try protect(guest, ["hostA"], "--discard-stale")
+            let swapped = try hosts.shadowVirt(guest.home, "swap", guest.name)
+            try require(swapped.succeeded, "swap back: \(swapped.summary)")
+            try guest.follow(to: .a, mayRepeat: 0)
+        }
+        if let status = try hosts.status(.a, guest.name), status.role == "primary", status.state != "failed_over" { try guest.unprotect() }
         return guest
     }
 
-    func protect(_ guest: LedgerGuest, _ hosts: [String]) throws {
+    func protect(_ guest: LedgerGuest, _ hosts: [String], _ more: String...) throws {
         let words = hosts.flatMap { ["--to", $0] }
-        let result = try self.hosts.run(guest.home, [TwoHosts.binary, "protect", guest.name, "--interval", "20ms"] + words, limit: 60)
+        let result = try self.hosts.run(guest.home, [TwoHosts.binary, "protect", guest.name, "--interval", "20ms"] + words + more, limit: 60)
         let service = try self.hosts.service(guest.home)
         try require(result.succeeded, "protect: \(result.summary); service: \(service.logText.suffix(1500))")
         try waitForShadows(guest, Set(hosts.map { String($0.prefix { $0 != ":" }) }))
