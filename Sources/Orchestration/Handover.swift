@@ -206,6 +206,12 @@ extension PrimaryProtection {
                     finishHandover()
                     return .handedOver
                 case .loaded:
+                    if let taker = slots.first(where: { $0.session != record.session && runs(on: $0) }) {
+                        // By force, while this side was away.
+                        aim(at: taker)
+                        finishHandover()
+                        return .handedOver
+                    }
                     _ = try client.ask(runOrder, timeoutMs: 15_000)
                     continue
                 case .receiving, .failed, .unknown, nil:
@@ -236,6 +242,10 @@ extension PrimaryProtection {
                 }
             }
         }
+    }
+
+    private func runs(on slot: ShadowSlot) -> Bool {
+        (try? slot.client.ask(PeerRequest(.sibling, host: environment.hostName, uuid: domain.uuid, domain: domain.name)))?.sibling?.runs == true
     }
 
     /// The guest runs on the peer: remove the copy here.
@@ -325,7 +335,7 @@ extension PrimaryProtection {
     func failover() throws -> Outcome {
         guard qemuIsGone(waitMs: 5000) else { return .retry("Libvirt reports the guest's end, but its QEMU still runs") }
         let died = MonotonicTime.now
-        let lost = drain()
+        var lost = drain()
         // Destroyed or shut down is known by now in most cases, and no shadow is loaded in vain.
         if let ended = endedOnPurpose(takeVerdict(waitMs: 0)) { return ended }
         if let outcome = takenOverByHand() { return outcome }
@@ -333,7 +343,10 @@ extension PrimaryProtection {
         board.set(.swapping, "QEMU died; loading the shadow on \(peer.name)")
         let loaded: PeerResponse
         switch try loadHoweverLongItTakes() {
-        case .loaded(let response): loaded = response
+        case .loaded(let response):
+            loaded = response
+            // The freshest may not have answered.
+            if let best = worker?.statistics[.committedEpoch], let epoch = response.epoch, best > epoch { lost += best - epoch }
         case .outcome(let outcome): return outcome
         }
         let verdict = takeVerdict(waitMs: nil)

@@ -16,7 +16,8 @@ extension SourceWorker {
         for follower in followers {
             let shipper = Shipper(worker: self, follower: follower)
             startThread("shipper") { shipper.run() }
-            guard followers.count > 1 else { continue }
+            // One that commits every Nth epoch holds as many meanwhile.
+            guard followers.count > 1 || follower.target.multiple > 1 else { continue }
             startThread("compact") { [self] in
                 while !follower.keepCompact() {
                     // The one that all the others lag behind makes the capture wait instead.

@@ -47,7 +47,7 @@ final class ControlServer: Sendable {
             do {
                 let request = try ControlCodec.decode(ControlRequest.self, from: line)
                 let progress: @Sendable (ControlResponse.Progress) -> Void = { [self] progress in send(ControlResponse(progress: progress), channel) }
-                if request.verb == .swap, let host = request.to, !registry.hasShadow(request.domain ?? "", on: host) {
+                if request.verb == .swap, let host = request.to, !isToShadow(request, host) {
                     response = try migrate(request, to: host, channel, progress)
                 } else {
                     response = try answer(request, progress)
@@ -134,6 +134,12 @@ final class ControlServer: Sendable {
         case .moved(let report): ControlResponse(migration: report)
         case .predicted(let forecast): ControlResponse(forecast: forecast)
         }
+    }
+
+    /// With options of a live migration it is meant to be one, which a protected domain is refused.
+    private func isToShadow(_ request: ControlRequest, _ host: String) -> Bool {
+        let isPlain = request.migration.map { $0 == MigrationOptions() } ?? true
+        return isPlain && request.pool == nil && request.discardStale != true && registry.hasShadow(request.domain ?? "", on: host)
     }
 
     private func named(_ request: ControlRequest) throws -> String {

@@ -100,22 +100,7 @@ final class FollowerTests: XCTestCase {
         XCTAssertTrue(rig.shadows[1].waitForCommit(45))
         XCTAssertEqual(try rig.assertWhole(1), 45)
         XCTAssertEqual(rig.parent.count(.sessionLost), 0)
-    }
-
-    /// A slow network gets fewer and larger epochs, and every one that is committed is one of the guest's.
-    func testASlowOneCatchesUpInSteps() throws {
-        let rig = try FanRig(seed: 33)
-        try rig.epochs(5)
-        rig.eventually("both follow") { rig.statistics[1, .committedEpoch] == 5 }
-        rig.proxies[1].faults.change { $0.bytesPerMillisecond = 800 }
-        for _ in 0..<5 {
-            try rig.epochs(19, pages: 100)
-            XCTAssertTrue(rig.shadows[0].waitForCommit(rig.qemu.epoch))
-        }
-        rig.proxies[1].faults.change { $0.bytesPerMillisecond = nil }
-        XCTAssertTrue(rig.shadows[1].waitForCommit(100))
-        XCTAssertEqual(try rig.assertWhole(1), 100)
-        XCTAssertLessThan(rig.statistics[1, .bytesSent], rig.statistics[0, .bytesSent], "pages that changed several times crossed once")
+        XCTAssertLessThan(rig.statistics[1, .bytesSent], rig.statistics[0, .bytesSent], "what changed several times meanwhile crossed once")
     }
 
     func testEveryFifth() throws {
@@ -168,18 +153,18 @@ final class FollowerTests: XCTestCase {
         XCTAssertEqual(try rig.assertWhole(1), 31)
     }
 
-    /// Nothing comes back from the one: what it holds is bounded, then it is given up, and the capture has never stopped.
-    func testOneThatTakesNothingIsGivenUp() throws {
+    /// Nothing comes back from the one: what is held for it is bounded, and the capture never stops.
+    func testWhatIsHeldForOneThatIsAwayIsBounded() throws {
         let rig = try FanRig(seed: 37, ceilingBytes: 8 << 20)
         try rig.epochs(5)
         rig.eventually("both follow") { rig.statistics[1, .committedEpoch] == 5 }
         rig.proxies[1].faults.change { ($0.refuses, $0.stalled) = (true, true) }
         rig.shadows[1].cut()
-        for _ in 0..<6 {
-            try rig.epochs(10, pages: 200)
+        for _ in 0..<3 {
+            try rig.epochs(8, pages: 200)
             XCTAssertTrue(rig.shadows[0].waitForCommit(rig.qemu.epoch))
-            XCTAssertLessThanOrEqual(rig.worker.pool.bytesInUse, 8 << 20)
+            XCTAssertLessThanOrEqual(rig.worker.followers[1].backlog.held.captured, 4 << 20)
         }
-        XCTAssertEqual(try rig.assertWhole(0), 65)
+        XCTAssertEqual(try rig.assertWhole(0), 29)
     }
 }

@@ -32,8 +32,8 @@ final class ShadowSlot: @unchecked Sendable {
     /// Between two attempts to bring back one that was lost: each costs a new first copy.
     private static let firstPauseMs = 5000.0
     private static let longestPauseMs = 600_000.0
-    /// One that followed for so long was all right.
-    private static let steadyMs = 60_000.0
+    /// One that followed for so long was all right. Shorter, and a line that is too slow for the guest would cost everybody a first copy again and again.
+    private static let steadyMs = 600_000.0
 
     init(_ entry: ShadowEntry, peer: Peer, environment: HostEnvironment, state: ProtectionState = .syncing) {
         self.peer = peer
