@@ -48,6 +48,8 @@ need_packages "${build_packages[@]}" || echo "$install_problem" >&2 # the build 
 # libvirt's own tests run on a qemu driver too, so these are wanted by both kinds.
 need_packages "${host_packages[@]}" "${test_packages[@]}" || echo "$install_problem (tests that need them are skipped)" >&2
 
+need_promtool "$repository/.build/promtool" || echo "No promtool from apt (the tests of examples/monitoring are skipped)" >&2
+
 if [[ -n $end_to_end ]]; then
   ((EUID == 0)) || echo "Not root: the end-to-end tests are going to be skipped"
   [[ -c /dev/kvm ]] || echo "No /dev/kvm: tests with KVM guests are going to be skipped"

@@ -21,6 +21,7 @@ public struct CommandTable: Sendable {
 
     var commands: [any Command] {
         [ServeCommand(), ProtectCommand(), UnprotectCommand(), StatusCommand(), SwapCommand(), FailoverCommand(),
+         EventsCommand(), TopCommand(),
          DoctorCommand(canRunHere: doctor != nil), HelpCommand()]
     }
 

@@ -47,6 +47,13 @@ public final class Output: @unchecked Sendable {
         if outCode == 0 { outCode = code }
     }
 
+    /// True once the reader of a pipe on stdout has left, as `head` does: nothing more needs to be written.
+    public var readerHasLeft: Bool {
+        lock.lock()
+        defer { lock.unlock() }
+        return outCode == EPIPE
+    }
+
     /// A message for the person at the terminal, one line.
     public func message(_ text: String) {
         _ = writeError(Array((text + "\n").utf8))

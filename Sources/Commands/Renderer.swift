@@ -83,14 +83,14 @@ struct Renderer {
             let pause = domain.role == .primary && domain.epoch > 0 ? Quantity.duration(milliseconds: domain.pauseMsMedian) : "-"
             table.add([
                 .init(domain.domain.printable), .init(domain.role.rawValue), .init(domain.peer.printable), .init(domain.engine.printable),
-                .init(domain.state.rawValue, style(domain.state)), .init("\(domain.epoch)"),
+                .init(domain.state.rawValue, Self.style(domain.state)), .init("\(domain.epoch)"),
                 .init(Quantity.duration(milliseconds: domain.intervalMs)), .init(pause),
                 .init("\(domain.lagEpochs)/\(Quantity.bytes(domain.lagBytes))"), .init(age(domain.lastCommitAgeMs)), .init(age(domain.rpoMs)),
             ], notes: notes(domain))
             // The best of several stands above.
             for shadow in (domain.shadows ?? []) where domain.shadows?.count ?? 0 > 1 {
                 table.add([
-                    .init(""), .init("shadow"), .init(shadow.peer.printable), .init(""), .init(shadow.state.rawValue, style(shadow.state)), .init("\(shadow.committedEpoch)"),
+                    .init(""), .init("shadow"), .init(shadow.peer.printable), .init(""), .init(shadow.state.rawValue, Self.style(shadow.state)), .init("\(shadow.committedEpoch)"),
                     .init(shadow.multiple > 1 ? "x\(shadow.multiple)" : ""), .init(""), .init("\(shadow.lagEpochs)/\(Quantity.bytes(shadow.lagBytes))"),
                     .init(age(shadow.lastCommitAgeMs)), .init(age(shadow.rpoMs)),
                 ])
@@ -127,7 +127,7 @@ struct Renderer {
         func duration(_ milliseconds: Double) -> String { Quantity.duration(milliseconds: milliseconds) }
         let isPrimary = domain.role == .primary
         let interval = duration(domain.intervalMs), configured = duration(domain.configuredIntervalMs)
-        let state = paint(domain.state.rawValue, style(domain.state))
+        let state = paint(domain.state.rawValue, Self.style(domain.state))
         let epoch = isPrimary ? "\(domain.epoch) captured, \(domain.committedEpoch) committed" : "\(domain.committedEpoch) committed"
         let pause = "\(duration(domain.pauseMsMedian)) median, \(duration(domain.pauseMsP99)) p99"
         let share = Quantity.percent(domain.bytesSent, of: domain.bytesDirtied).map { " (\($0) of what was dirtied)" }
@@ -163,7 +163,7 @@ struct Renderer {
 
     private func row(_ shadow: ShadowStatus) -> String {
         let every = shadow.multiple > 1 ? ", every \(shadow.multiple) epochs" : ""
-        return paint(shadow.state.rawValue, style(shadow.state)) + ", epoch \(shadow.committedEpoch)\(every), lag \(Quantity.count(shadow.lagEpochs, "epoch")), "
+        return paint(shadow.state.rawValue, Self.style(shadow.state)) + ", epoch \(shadow.committedEpoch)\(every), lag \(Quantity.count(shadow.lagEpochs, "epoch")), "
             + "\(Quantity.bytes(shadow.lagBytes)), RPO \(age(shadow.rpoMs))" + (shadow.reason.isEmpty ? "" : ": \(shadow.reason.printable)")
     }
 
@@ -199,7 +199,7 @@ struct Renderer {
 
     private func age(_ milliseconds: Double?) -> String { milliseconds.map { Quantity.duration(milliseconds: $0) } ?? "-" }
 
-    private func style(_ state: ProtectionState) -> TextStyle {
+    static func style(_ state: ProtectionState) -> TextStyle {
         switch state {
         case .protected: .good
         case .syncing, .suspended, .swapping: .caution

@@ -83,6 +83,14 @@ struct ConfigurationKey: Sendable {
             }
             configuration.logLevel = level
         },
+        ConfigurationKey("metrics_listen") { input, configuration throws(ConfigurationError) in
+            let text = try input.string()
+            if text == "off" { return configuration.metricsListen = nil }
+            guard let address = PeerAddress(text), address.isNumeric else {
+                throw input.error("'\(text)' is no address to listen on", advice: "Write a numeric address and a port, \"127.0.0.1:16521\", or \"off\"")
+            }
+            configuration.metricsListen = address
+        },
     ]
 }
 

@@ -40,6 +40,8 @@ public struct ServiceConfiguration: Sendable, Equatable {
     /// Milliseconds of silence after which a peer counts as unreachable; at least twice `keepaliveMs`.
     public var peerTimeoutMs = 5000
     public var logLevel = LogLevel.info
+    /// Where Prometheus finds /metrics, always a numeric address; nil: nowhere. The port is in no range of Prometheus' list of default ports, and beside that of `listen`.
+    public var metricsListen: PeerAddress? = PeerAddress(host: "127.0.0.1", port: 16521)
 
     /// The defaults, with `LIBVIRT_DEFAULT_URI` from `environment`.
     public init(environment: [String: String] = ProcessInfo.processInfo.environment) {
@@ -105,6 +107,9 @@ public struct ServiceConfiguration: Sendable, Equatable {
         if let peer = peer(named: hostName) {
             throw error("peers", message: "Peer '\(peer.name)' has the name of this host",
                         advice: "List the other hosts only, or set host_name")
+        }
+        if metricsListen == listen {
+            throw error("metrics_listen", "listen", message: "metrics_listen and listen are the same address (\(listen))", advice: "Give one of them another port")
         }
         if let peer = peers.first(where: { $0.address == listen }) {
             throw error("peers", message: "Peer '\(peer.name)' has the address that this host listens on (\(listen))",

@@ -69,14 +69,7 @@ public struct ControlClient: Sendable {
     /// the service is told to end what it does.
     public func exchange(_ request: ControlRequest, cancel: WakeUp? = nil, progress: (ControlResponse.Progress) -> Void = { _ in })
         throws(ControlClientError) -> ControlResponse {
-        let channel = LineChannel(try connect(), ceiling: ceiling)
-        do {
-            try channel.writeLine(try ControlCodec.encode(request), deadline: .now.adding(milliseconds: silenceLimitMs))
-        } catch LineChannel.Failure.closed {
-            // A service that turns the request down before reading it has left its reason in the socket.
-        } catch {
-            throw explained(error)
-        }
+        let channel = try begin(request)
         var cancel = cancel
         while true {
             guard let response = try nextResponse(channel, wake: cancel?.raw ?? -1) else {
@@ -95,8 +88,21 @@ public struct ControlClient: Sendable {
         }
     }
 
+    /// Connects and sends the request.
+    func begin(_ request: ControlRequest) throws(ControlClientError) -> LineChannel {
+        let channel = LineChannel(try connect(), ceiling: ceiling)
+        do {
+            try channel.writeLine(try ControlCodec.encode(request), deadline: .now.adding(milliseconds: silenceLimitMs))
+        } catch LineChannel.Failure.closed {
+            // A service that turns the request down before reading it has left its reason in the socket.
+        } catch {
+            throw explained(error)
+        }
+        return channel
+    }
+
     /// Nil when `wake` became readable.
-    private func nextResponse(_ channel: LineChannel, wake: Int32) throws(ControlClientError) -> ControlResponse? {
+    func nextResponse(_ channel: LineChannel, wake: Int32) throws(ControlClientError) -> ControlResponse? {
         let response: ControlResponse
         do {
             guard let line = try channel.readLine(deadline: .now.adding(milliseconds: silenceLimitMs), wake: wake) else {
@@ -149,5 +155,5 @@ public struct ControlClient: Sendable {
 
 extension ControlResponse {
     /// True when one of the answers' keys is there.
-    var isAnswer: Bool { failure != nil || status != nil || handover != nil || doctor != nil || migration != nil || forecast != nil || done != nil }
+    var isAnswer: Bool { failure != nil || status != nil || handover != nil || doctor != nil || migration != nil || forecast != nil || done != nil || events != nil }
 }

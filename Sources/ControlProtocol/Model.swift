@@ -10,7 +10,7 @@ public enum Role: String, Codable, Sendable {
 }
 
 /// Where a protection stands, as `status` shows it.
-public enum ProtectionState: String, Codable, Sendable {
+public enum ProtectionState: String, Codable, Sendable, CaseIterable {
     /// The first copy is under way; a failure now loses the guest.
     case syncing
     /// The shadow holds a committed epoch and follows.
@@ -125,9 +125,11 @@ public struct DomainStatus: Codable, Sendable {
     /// Bytes of disk writes that went over the wire, and the guest's writes that were captured, since protection began.
     public var diskBytesSent: UInt64?
     public var diskWrites: UInt64?
+    public var counters: ProtectionCounters?
 
     enum CodingKeys: String, CodingKey {
-        case domain, uuid, role, peer, engine, state, reason, since, epoch, disks, shadows
+        case domain, uuid, role, peer, engine, state, reason, since, epoch, disks, counters
+        case shadows
         case engineReason = "engine_reason"
         case committedEpoch = "committed_epoch"
         case configuredIntervalMs = "configured_interval_ms"
@@ -262,6 +264,7 @@ public struct ControlRequest: Codable, Sendable {
         case status, protect, unprotect, swap, failover, doctor, ping
         /// The second line of a connection whose first asked for a live migration: end it, the guest stays.
         case cancel
+        case events
     }
     public var verb: Verb
     public var domain: String?
@@ -291,9 +294,12 @@ public struct ControlRequest: Codable, Sendable {
     public var shadows: [ShadowChoice]?
     /// `unprotect`: the host whose shadow is to go; absent: all.
     public var from: String?
+    public var events: EventQuery?
 
     enum CodingKeys: String, CodingKey {
-        case verb, domain, to, force, wait, pool, migration, engine, shadows, from
+        case verb, domain, to, force, wait, pool, migration, engine
+        case events
+        case shadows, from
         case intervalMs = "interval_ms"
         case withoutDisks = "without_disks"
         case discardStale = "discard_stale"
@@ -343,6 +349,7 @@ public struct ControlResponse: Codable, Sendable {
     public var doctor: DoctorReport?
     public var migration: MigrationReport?
     public var forecast: MigrationForecast?
+    public var events: EventBatch?
     /// A plain success, said in words.
     public var done: String?
 

@@ -109,6 +109,7 @@ extension PrimaryProtection {
             case .running(let runMs):
                 let report = HandoverReport(domain: domain.name, from: environment.hostName, to: peer.name, epoch: epoch, epochsLost: 0,
                                             activationMs: (loaded.milliseconds ?? 0) + runMs, outageMs: MonotonicTime.now.milliseconds(since: stoppedAt))
+                board.reporter?.noteHandover(report.figures)
                 finishHandover()
                 reply.give(.success(report))
                 return .handedOver
@@ -340,7 +341,7 @@ extension PrimaryProtection {
         if let ended = endedOnPurpose(takeVerdict(waitMs: 0)) { return ended }
         if let outcome = takenOverByHand() { return outcome }
         if let shared = record.sharedDisks { return try failoverWithoutMemory(shared.joined(separator: ", ")) }
-        board.set(.swapping, "QEMU died; loading the shadow on \(peer.name)")
+        board.set(.swapping, "QEMU died; loading the shadow on \(peer.name)", cause: .failover)
         let loaded: PeerResponse
         switch try loadHoweverLongItTakes() {
         case .loaded(let response):
@@ -362,6 +363,8 @@ extension PrimaryProtection {
         switch outcome {
         case .running:
             Log.info("\(domain.name): runs on \(peer.name), \(Int(MonotonicTime.now.milliseconds(since: died))) ms after QEMU's end was noticed")
+            board.reporter?.noteHandover(["epoch": "\(loaded.epoch ?? 0)", "epochs_lost": "\(lost)",
+                                          "since_death_ms": "\(Int(MonotonicTime.now.milliseconds(since: died)))"])
             finishHandover()
             return .handedOver
         case .inDoubt:
@@ -390,7 +393,7 @@ extension PrimaryProtection {
         }
         while true {
             do {
-                board.set(.swapping, "QEMU died; booting the guest cold on \(peer.name)")
+                board.set(.swapping, "QEMU died; booting the guest cold on \(peer.name)", cause: .failover)
                 let persistent = persistentDefinition()
                 guard claim(peer.name) else { throw ControlFailure("\(claimant.read { $0 } ?? "") takes the guest over by its administrator's order") }
                 record.phase = .committing

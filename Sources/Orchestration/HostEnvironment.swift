@@ -11,6 +11,9 @@ public struct HostEnvironment: Sendable {
     public let configuration: ServiceConfiguration
     public let secretBytes: Data?
     public let records: RecordStore
+    /// What happened here, for `events`, and how often, for `status` and /metrics.
+    public let events = EventJournal()
+    let tallies = Tallies()
     /// The current connection to this host's libvirt; throws while there is none.
     public let connect: @Sendable () throws -> Connection
 
@@ -52,24 +55,29 @@ public struct HostEnvironment: Sendable {
 final class StatusBoard: @unchecked Sendable {
     private let board: Guarded<(state: ProtectionState, reason: String, since: String)>
     private let label: String
+    /// Tells the journal.
+    let reporter: ProtectionReporter?
 
     /// `label`: what the log calls it; empty: nothing is logged.
-    init(_ state: ProtectionState, label: String) {
+    init(_ state: ProtectionState, label: String, reporter: ProtectionReporter? = nil) {
         board = Guarded((state, "", Timestamp.now))
         self.label = label
+        self.reporter = reporter
     }
 
     var state: ProtectionState { board.read { $0.state } }
     var current: (state: ProtectionState, reason: String, since: String) { board.read { $0 } }
 
     /// Sets and logs the state; a repetition is neither.
-    func set(_ state: ProtectionState, _ reason: String = "") {
-        let changed = board.change { board in
-            guard board.state != state || board.reason != reason else { return false }
-            board = (state, reason, board.state == state ? board.since : Timestamp.now)
-            return true
+    func set(_ state: ProtectionState, _ reason: String = "", cause: StateCause? = nil) {
+        let before: ProtectionState? = board.change { board in
+            guard board.state != state || board.reason != reason else { return nil }
+            defer { board = (state, reason, board.state == state ? board.since : Timestamp.now) }
+            return board.state
         }
-        guard changed, !label.isEmpty else { return }
+        guard let before else { return }
+        reporter?.changed(from: before, to: state, reason, cause)
+        guard !label.isEmpty else { return }
         let text = "\(label): \(state.rawValue)" + (reason.isEmpty ? "" : ": \(reason)")
         switch state {
         case .degraded: Log.warning(text)

@@ -115,7 +115,8 @@ public final class PrimaryProtection: @unchecked Sendable {
         self.onEnd = onEnd
         slotBox = Guarded(slots)
         target = Guarded(slots[0])
-        board = StatusBoard(.syncing, label: "\(domain.name) -> \(slots.map(\.peer.name).joined(separator: ", "))")
+        board = StatusBoard(.syncing, label: "\(domain.name) -> \(slots.map(\.peer.name).joined(separator: ", "))",
+                            reporter: ProtectionReporter(domain: domain.name, uuid: domain.uuid, role: .primary, peer: slots[0].peer.name, environment: environment))
         record = ProtectionRecord(uuid: domain.uuid, domain: domain.name, role: .primary, phase: .protecting, peer: slots[0].peer.name,
                                   session: slots[0].session, intervalMs: request.intervalMs ?? engine.defaultIntervalMs(environment.configuration),
                                   withoutDisks: request.withoutDisks, savedParameters: [:])
@@ -137,7 +138,8 @@ public final class PrimaryProtection: @unchecked Sendable {
             return environment.configuration.peer(named: entry.peer).map { ShadowSlot(entry, peer: $0, environment: environment) }
         })
         target = Guarded(aimed)
-        board = StatusBoard(record.phase == .handedOver ? .failedOver : .syncing, label: "\(record.domain) -> \(record.entries.map(\.peer).joined(separator: ", "))")
+        board = StatusBoard(record.phase == .handedOver ? .failedOver : .syncing, label: "\(record.domain) -> \(record.entries.map(\.peer).joined(separator: ", "))",
+                            reporter: ProtectionReporter(domain: record.domain, uuid: record.uuid, role: .primary, peer: peer.name, environment: environment))
         self.record = record
     }
 
@@ -224,6 +226,7 @@ public final class PrimaryProtection: @unchecked Sendable {
                 cleanUp(keepGuard: false)
                 environment.records.remove(domain.uuid)
                 Log.info("\(domain.name): protection ended: \(reason)")
+                board.reporter?.ended(reason)
                 isOver.change { $0 = reason }
                 pendingUnprotect?.give(.success(()))
                 return

@@ -87,7 +87,7 @@ public final class Registry: @unchecked Sendable {
     // MARK: Administrators
 
     public func status(of word: String?) throws -> [DomainStatus] {
-        let all = entries.read { $0.primaries.values.map(\.status) + $0.shadows.values.map(\.status) }
+        let all = entries.read { $0.primaries.values.map(\.status) + $0.shadows.values.map(\.status) }.map(environment.tallies.adding)
             .sorted { ($0.domain, $0.uuid) < ($1.domain, $1.uuid) }
         guard let word else { return all }
         let chosen = all.filter { $0.domain == word || $0.uuid == word.lowercased() }

@@ -64,7 +64,8 @@ public final class ShadowProtection: @unchecked Sendable {
         intervalMs = request.intervalMs ?? 0
         engine = request.engine ?? Engine.continuous.rawValue
         domain = LocalDomain(uuid: uuid.lowercased(), name: name, connect: environment.connect)
-        board = StatusBoard(.syncing, label: "\(name) <- \(request.host)")
+        board = StatusBoard(.syncing, label: "\(name) <- \(request.host)",
+                            reporter: ProtectionReporter(domain: name, uuid: uuid.lowercased(), role: .shadow, peer: primary, environment: environment))
     }
 
     fileprivate init(record: ProtectionRecord, environment: HostEnvironment) {
@@ -76,7 +77,8 @@ public final class ShadowProtection: @unchecked Sendable {
         intervalMs = record.intervalMs
         engine = record.engine.rawValue
         domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
-        board = StatusBoard(.failedOver, label: "\(record.domain) <- \(record.peer)")
+        board = StatusBoard(.failedOver, label: "\(record.domain) <- \(record.peer)",
+                            reporter: ProtectionReporter(domain: record.domain, uuid: record.uuid, role: .shadow, peer: record.peer, environment: environment))
         family.change { $0 = record.family }
         carried.change { $0 = record.carried }
     }
@@ -96,7 +98,7 @@ public final class ShadowProtection: @unchecked Sendable {
     fileprivate func markRunning() {
         phaseBox.change { $0 = .running }
         Self.removeSocket(uuid, environment)
-        board.set(.failedOver, "Runs here since \(primary) handed it over; not protected")
+        board.set(.failedOver, "Runs here since \(primary) handed it over; not protected", cause: isTakingOver.read { $0 } ? .failover : nil)
     }
 
     deinit {
@@ -279,7 +281,7 @@ public final class ShadowProtection: @unchecked Sendable {
     private func take(_ event: WorkerEvent) {
         switch event.kind {
         case .linkLost:
-            if phase == .receiving { board.set(.degraded, event.reason ?? "The connection to \(primary) broke") }
+            if phase == .receiving { board.set(.degraded, event.reason ?? "The connection to \(primary) broke", cause: .peerLost) }
         case .sessionLost, .failed:
             board.set(.degraded, event.reason ?? "The shadow worker gave up")
             events.change { $0.append(event) }
@@ -319,6 +321,7 @@ public final class ShadowProtection: @unchecked Sendable {
     /// A data connection of this session, handshake done.
     public func connect(_ descriptor: consuming Descriptor) {
         let fd = descriptor.raw
+        board.reporter?.linked()
         worker.read { $0 }?.order(WorkerCommand(.connection), descriptor: fd)
     }
 

@@ -21,6 +21,7 @@ extension DomainStatus {
         }
         bytesDirtied = statistics[.pagesDirtied] * 4096
         bytesSent = statistics[.bytesSent]
+        counters = ProtectionCounters(statistics)
         if state == .syncing, statistics[.syncBytesTotal] > 0 {
             syncBytesDone = min(statistics[.syncBytes], statistics[.syncBytesTotal])
             syncBytesTotal = statistics[.syncBytesTotal]

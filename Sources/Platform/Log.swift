@@ -1,4 +1,5 @@
 import Foundation
+import Glibc
 
 /// Messages to stderr, one line each, by audience: error = an administrator must act; warning = something degraded;
 /// info = life-cycle, once; debug = for developers. Under systemd the lines carry `<N>` priorities that journald reads.
@@ -28,7 +29,15 @@ public enum Log {
         }
     }()
 
-    private static let underJournal = ProcessInfo.processInfo.environment["JOURNAL_STREAM"] != nil
+    /// Whether stderr is the journal's own stream: `JOURNAL_STREAM` is inherited, but holds only for the descriptor whose device and inode it names (systemd.exec(5)).
+    private static let underJournal = isJournal(2, stream: ProcessInfo.processInfo.environment["JOURNAL_STREAM"])
+
+    static func isJournal(_ descriptor: Int32, stream: String?) -> Bool {
+        let numbers = (stream ?? "").split(separator: ":").map { UInt64($0) }
+        var status = stat()
+        guard numbers.count == 2, fstat(descriptor, &status) == 0 else { return false }
+        return numbers == [UInt64(status.st_dev), UInt64(status.st_ino)]
+    }
 
     public static func error(_ message: @autoclosure () -> String) { write(.error, message) }
     public static func warning(_ message: @autoclosure () -> String) { write(.warning, message) }
@@ -54,6 +63,18 @@ public enum Timestamp {
         var time = timespec()
         clock_gettime(CLOCK_REALTIME, &time)
         return format(seconds: Int(time.tv_sec), milliseconds: Int(time.tv_nsec) / 1_000_000)
+    }
+
+    /// Unix time of a text that `format` made; nil of any other.
+    public static func seconds(_ text: String) -> Double? {
+        let numbers = text.split(whereSeparator: { !("0"..."9").contains($0) }).compactMap { Int32($0) }
+        guard numbers.count == 7 else { return nil }
+        var parts = tm()
+        (parts.tm_year, parts.tm_mon, parts.tm_mday) = (numbers[0] - 1900, numbers[1] - 1, numbers[2])
+        (parts.tm_hour, parts.tm_min, parts.tm_sec) = (numbers[3], numbers[4], numbers[5])
+        let seconds = timegm(&parts)
+        guard format(seconds: seconds, milliseconds: Int(numbers[6])) == text else { return nil }
+        return Double(seconds) + Double(numbers[6]) / 1000
     }
 
     public static func format(seconds: Int, milliseconds: Int) -> String {

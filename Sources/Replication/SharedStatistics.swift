@@ -31,6 +31,8 @@ public final class SharedStatistics: @unchecked Sendable {
         case heartbeat
         /// 1: QEMU's stream is closed, and none of its epochs is under way.
         case streamEnded
+        /// All pauses since the session began.
+        case pauseMicrosecondsTotal
     }
 
     /// Of each shadow of the guest.
@@ -104,6 +106,7 @@ public final class SharedStatistics: @unchecked Sendable {
         let pause = self[.pauseCount]
         memory.base.storeBytes(of: pauseMicroseconds, toByteOffset: Self.pausesAt + Int(pause % UInt64(Self.pauses)) * 4, as: UInt32.self)
         self[.pauseCount] = pause + 1
+        self[.pauseMicrosecondsTotal] += UInt64(pauseMicroseconds)
     }
 
     /// The guest is about to be allowed to run on. Before the order goes out: its RESUME event must not be taken for somebody else's.

@@ -12,10 +12,12 @@ final class ControlServer: Sendable {
     private let configuration: ServiceConfiguration
     private static let mostClients = 64
     private let clients = Guarded(0)
+    private let feed: EventFeed
 
     init(registry: Registry, configuration: ServiceConfiguration) {
         self.registry = registry
         self.configuration = configuration
+        feed = EventFeed(registry.environment.events)
     }
 
     /// Accepts until the process ends.
@@ -49,6 +51,8 @@ final class ControlServer: Sendable {
                 let progress: @Sendable (ControlResponse.Progress) -> Void = { [self] progress in send(ControlResponse(progress: progress), channel) }
                 if request.verb == .swap, let host = request.to, !isToShadow(request, host) {
                     response = try migrate(request, to: host, channel, progress)
+                } else if request.verb == .events {
+                    response = try follow(request, channel)
                 } else {
                     response = try answer(request, progress)
                 }
@@ -102,7 +106,7 @@ final class ControlServer: Sendable {
                 // Longer than the engine periodic tries.
                 try registry.swap(domain, to: request.to, deadline: MonotonicTime.now.adding(milliseconds: 300_000))
             })
-        case .cancel:
+        case .cancel, .events:
             throw ControlFailure("There is nothing to cancel on this connection", advice: "It is asked for on the connection that began it")
         case .failover:
             let domain = try named(request)
@@ -110,6 +114,17 @@ final class ControlServer: Sendable {
                 try registry.failover(domain, force: request.force ?? false) { progress(ControlResponse.Progress($0, isNotice: true)) }
             })
         }
+    }
+
+    /// A follower may be a process that somebody stopped: it is waited for, for minutes, and told what it missed.
+    private func follow(_ request: ControlRequest, _ channel: LineChannel) throws -> ControlResponse {
+        var answer = ControlResponse()
+        answer.events = try feed.serve(request) { batch in
+            var part = ControlResponse()
+            part.events = batch
+            try channel.writeLine(ControlCodec.encode(part), deadline: MonotonicTime.now.adding(milliseconds: 600_000))
+        }
+        return answer
     }
 
     /// A live migration, which the client may cancel by a second line. One that goes away without a word leaves it going.
@@ -158,7 +173,9 @@ final class ControlServer: Sendable {
         }
         let hosts = request.shadows ?? [ShadowChoice(host: host)]
         let begun = MonotonicTime.now
-        let protection = try registry.protect(domain, to: hosts, ProtectRequest(request))
+        let protection = try registry.environment.events.noting(.refused, domain: domain) {
+            try registry.protect(domain, to: hosts, ProtectRequest(request))
+        }
         guard request.wait ?? true else {
             return ControlResponse(done: "Protecting \(protection.domain.name) to \(protection.peerName); `shadow-virt status` shows how far it is")
         }

@@ -16,6 +16,7 @@ public final class Daemon: @unchecked Sendable {
     private let environment: HostEnvironment
     private var subscriptions: [EventSubscription] = []
     private let stopping = Guarded(false)
+    private let isConnected = Guarded(false)
 
     /// Runs until SIGTERM or SIGINT. Returns the process's exit status.
     public static func run(_ configuration: ServiceConfiguration) -> Int32 {
@@ -46,6 +47,9 @@ public final class Daemon: @unchecked Sendable {
         let signals = blockSignals()
         try FileManager.default.createDirectory(atPath: configuration.runtimeDirectory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o711])
         try environment.records.prepare()
+        do { try environment.events.open(folder: configuration.stateDirectory) } catch {
+            Log.warning("The journal of events: \(error). Events are kept in memory only; move that file away")
+        }
         let control = try ControlSocket.listen(path: configuration.controlSocket, group: try controlGroup())
         let peers = try TCP.listen(Endpoint(address: configuration.listen.host, port: configuration.listen.port))
         watchLibvirt()
@@ -54,6 +58,7 @@ public final class Daemon: @unchecked Sendable {
         let peerServer = PeerServer(registry: registry, environment: environment)
         startThread("control-accept") { [control = control.release()] in controlServer.accept(on: control) }
         startThread("peer-accept") { [peers = peers.release()] in peerServer.accept(on: peers) }
+        MetricsEndpoint.start(configuration, registry) { [isConnected] in isConnected.read { $0 } }
         if libvirt.waitUntilConnected(timeoutSeconds: 5) == nil {
             Log.warning("Libvirt at \(configuration.libvirtURI) does not answer; trying on")
         }
@@ -63,11 +68,14 @@ public final class Daemon: @unchecked Sendable {
             registry.resume()
         }
         Notification.ready()
+        environment.events.record(kind: .serviceStarted, message: "The service, shadow-virt \(ProductVersion.text), began on \(configuration.hostName)")
         Log.info("shadow-virt \(ProductVersion.text) on \(configuration.hostName): libvirt \(configuration.libvirtURI), peers on \(configuration.listen)")
         waitForSignal(signals)
         Log.info("Stopping: guests run on, protections begin anew with the next start")
         Notification.stopping()
+        environment.events.record(kind: .serviceStopping, message: "The service stops; guests run on")
         registry.shutDown()
+        environment.events.flush(until: MonotonicTime.now.adding(milliseconds: 1000))
         unlink(configuration.controlSocket)
         return 0
     }
@@ -84,7 +92,7 @@ public final class Daemon: @unchecked Sendable {
 
     private func watchLibvirt() {
         EventLoop.start()
-        let registry = registry
+        let registry = registry, isConnected = isConnected
         subscriptions.append(libvirt.onLifecycle { registry.dispatch($0) })
         subscriptions.append(libvirt.onMonitorEvent(event: "STOP|RESUME|MIGRATION|COLO_EXIT|BLOCK_JOB_(COMPLETED|CANCELLED|ERROR)", filter: .regex) { registry.dispatch($0) })
         subscriptions.append(libvirt.onBlockJob { registry.dispatch($0) })
@@ -92,8 +100,10 @@ public final class Daemon: @unchecked Sendable {
             switch change {
             case .connected:
                 Log.debug("Libvirt is connected")
+                isConnected.change { $0 = true }
                 registry.libvirtChanged(isThere: true)
             case .lost(let reason):
+                isConnected.change { $0 = false }
                 registry.libvirtChanged(isThere: false)
                 Log.warning("The connection to libvirt was lost (\(reason)); protections go on")
             default: break

@@ -39,6 +39,7 @@ final class ServiceConfigurationTests: XCTestCase {
             keepalive_ms = 100
             peer_timeout_ms = 200
             log_level = "debug"
+            metrics_listen = "[::1]:9000"
             """)
         XCTAssertEqual(configuration.hostName, "a.example.com")
         XCTAssertEqual(configuration.listen, PeerAddress(host: "2001:db8::1", port: 1))
@@ -51,6 +52,9 @@ final class ServiceConfigurationTests: XCTestCase {
         XCTAssertNil(configuration.peer(named: "e"))
         XCTAssertEqual([configuration.intervalMs, configuration.intervalLimitMs, configuration.unsentCeilingMiB], [5, 60000, 16])
         XCTAssertEqual(configuration.logLevel, .debug)
+        XCTAssertEqual(configuration.metricsListen, PeerAddress(host: "::1", port: 9000))
+        XCTAssertNil(try parse("metrics_listen = \"off\"").metricsListen)
+        XCTAssertEqual(try parse("").metricsListen?.description, "127.0.0.1:16521")
     }
 
     func testEnvironmentNamesLibvirtUnlessTheFileDoes() throws {
@@ -77,6 +81,10 @@ final class ServiceConfigurationTests: XCTestCase {
             ("libvirt_uri = \"localhost\"", 1, 15, "no libvirt URI"),
             ("listen = \"127.0.0.1\"", 1, 10, "no address to listen on"),
             ("listen = \"localhost:16520\"", 1, 10, "no address to listen on"),
+            ("metrics_listen = \"on\"", 1, 18, "Write a numeric address and a port, \"127.0.0.1:16521\", or \"off\""),
+            ("metrics_listen = \"localhost:1\"", 1, 18, "no address to listen on"),
+            ("metrics_listen = 9817", 1, 18, "Expected a string"),
+            ("metrics_listen = \"127.0.0.1:16520\"", 1, 18, "metrics_listen and listen are the same address"),
             ("listen = \"2001:db8::1:16520\"", 1, 10, "no address to listen on"),
             ("listen = \"127.0.0.1:0\"", 1, 10, "no address to listen on"),
             ("listen = \"127.0.0.1:65536\"", 1, 10, "no address to listen on"),

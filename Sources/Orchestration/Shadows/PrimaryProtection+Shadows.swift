@@ -78,7 +78,7 @@ extension PrimaryProtection {
     func shadowLostItsLink(_ index: Int?, _ reason: String) {
         guard let slot = slot(index: index) else { return }
         slot.board.set(slot.board.state == .syncing ? .syncing : .degraded, reason)
-        showShadows()
+        showShadows(cause: .peerLost)
     }
 
     /// True: others go on.
@@ -91,14 +91,14 @@ extension PrimaryProtection {
     }
 
     /// The guest is protected as long as one of its shadows follows; what is wrong with the others is said all the same.
-    func showShadows() {
+    func showShadows(cause: StateCause? = nil) {
         guard !isSuspended else { return }
         let all = slots
         let lacking = all.filter { !$0.follows }
         if let one = lacking.first, lacking.count == all.count {
             let reason = (lacking.first { $0.board.state == .degraded } ?? one).board.current.reason
             guard board.state != .syncing || !reason.isEmpty else { return }
-            return board.set(board.state == .syncing ? .syncing : .degraded, reason)
+            return board.set(board.state == .syncing ? .syncing : .degraded, reason, cause: cause)
         }
         board.set(.protected, lacking.map { "\($0.peer.name): \($0.board.current.reason.isEmpty ? $0.board.state.rawValue : $0.board.current.reason)" }.joined(separator: "; "))
     }
