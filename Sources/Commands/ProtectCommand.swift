@@ -5,8 +5,8 @@ struct ProtectCommand: Command {
         name: "protect", summary: "keep a live shadow of a domain on another host",
         operands: [.init(name: "DOMAIN")],
         options: [
-            .init("to", value: "HOST[:N]", isRequired: true, isRepeatable: true, help: "The host that holds the shadow: a name from 'peers' in the configuration. Given several "
-                + "times: a shadow on each, all fed from one capture (engine continuous). ':N': that one commits every Nth epoch only, 1 to 1000."),
+            .init("to", value: "HOST", isRequired: true, isRepeatable: true, help: "The host that holds the shadow: a name from 'peers' in the configuration. Given several "
+                + "times: a shadow on each, all fed from one capture (engine continuous). HOST:N: that one commits every Nth epoch only, 1 to 1000."),
             .init("interval", value: "TIME", help: "Time between two epochs: 20ms, 0.5s, 5min; a plain number means milliseconds. 5ms to 60s with the engine "
                 + "continuous (default: interval_ms of the configuration), 1s to 1h with periodic (default: 30s)."),
             .init("engine", value: "ENGINE", help: "How epochs are captured. 'continuous': many a second, KVM guests only. 'periodic': one every few seconds to "
@@ -49,6 +49,9 @@ struct ProtectCommand: Command {
                 throw UsageError(message: "Option '--to': '\(text)' is neither HOST nor HOST:N with N from 1 to \(ShadowChoice.multipleRange.upperBound)", command: spec.name)
             }
             return choice
+        }
+        if let twice = shadows.enumerated().first(where: { index, shadow in shadows[..<index].contains { $0.host == shadow.host } })?.element.host {
+            throw UsageError(message: "Option '--to': host \(twice) is named twice", command: spec.name)
         }
         var request = ControlRequest(.protect, domain: domain, to: shadows.first?.host, intervalMs: intervalMs,
                                      withoutDisks: arguments.has("without-disks"), wait: !arguments.has("no-wait"))

@@ -92,7 +92,7 @@ final class FollowerTests: XCTestCase {
         try rig.epochs(5)
         rig.eventually("both follow") { rig.statistics[1, .committedEpoch] == 5 }
         rig.proxies[1].faults.change { $0.stalled = true }
-        try rig.epochs(40)
+        try rig.epochs(40, pages: 100)
         XCTAssertTrue(rig.shadows[0].waitForCommit(45))
         XCTAssertLessThan(try rig.assertWhole(1), 45)
         XCTAssertEqual(rig.statistics[.intervalMicroseconds], 1000, "the capture keeps its pace")

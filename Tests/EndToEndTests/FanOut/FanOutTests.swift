@@ -17,7 +17,6 @@ final class FanOutTests: FanOutTestCase {
             for shadow in try hosts.status(.a, guest.name)?.shadows ?? [] { lags[shadow.peer, default: []].append(shadow.lagEpochs) }
         }
         let end = try XCTUnwrap(hosts.status(.a, guest.name))
-        if let table = try? hosts.shadowVirt(.a, "status") { print(table.out) }
         let (fast, slow) = (lags["hostB"] ?? [], lags["hostC"] ?? [])
         report("fan-out, C at 3 Mbit/s: lag in epochs B \(fast.map(Double.init).median) (most \(fast.max() ?? -1)), C \(slow.map(Double.init).median) (most \(slow.max() ?? -1)); "
             + "\(end.epoch - begin.epoch) epochs, interval \(end.intervalMs) ms, largest silence of the guest \(Int(guest.serial.largestGap(since: mark) * 1000)) ms")
