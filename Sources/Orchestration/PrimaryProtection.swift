@@ -348,7 +348,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// stale one: it is stopped at once, and kept for whoever wants to look at it.
     private func standBackIfTakenOver() throws -> Outcome? {
         guard let taker = slots.first(where: { slot in
-            (try? slot.client.ask(PeerRequest(.query, host: environment.hostName, session: slot.session, uuid: domain.uuid)))?.phase == .running
+            slot.isWorthAsking && (try? slot.client.ask(PeerRequest(.query, host: environment.hostName, session: slot.session, uuid: domain.uuid)))?.phase == .running
         }) else { return nil }
         aim(at: taker)
         cleanUp(keepGuard: true)

@@ -51,7 +51,7 @@ extension PrimaryProtection {
                 replicas = replicas ?? answer.replicas
             } catch {
                 failure = failure ?? error
-                slot.failed("\(error)")
+                slot.failed("\(error)", isAway: error is PeerUnreachable)
                 if demandsAll { throw error }
             }
         }
@@ -163,6 +163,9 @@ extension PrimaryProtection {
     func remove(_ host: String, deleteReplica: Bool, _ reply: Reply<[String]>) {
         guard let slot = slot(host) else {
             return reply.give(.failure(ControlFailure("Domain \(domain.name) has no shadow on \(host)", advice: "`shadow-virt status \(domain.name)` shows its shadows")))
+        }
+        guard slots.count > 1 else {
+            return reply.give(.failure(ControlFailure("The shadow on \(host) is the only one of \(domain.name)", advice: "`shadow-virt unprotect \(domain.name)` ends the protection")))
         }
         if let index = slot.index { worker?.order(WorkerCommand(.dropPeer, peer: index)) }
         slot.leave()

@@ -27,6 +27,8 @@ final class ShadowSlot: @unchecked Sendable {
         var followsSince: MonotonicTime?
         var isLooking = false
         var failedAt = MonotonicTime(nanoseconds: 0)
+        /// Its host did not answer.
+        var isAway = false
     }
 
     /// Between two attempts to bring back one that was lost: each costs a new first copy.
@@ -58,7 +60,7 @@ final class ShadowSlot: @unchecked Sendable {
     }
 
     func enter(_ index: Int) {
-        state.change { $0.index = index }
+        state.change { ($0.index, $0.isAway) = (index, false) }
         board.set(.syncing)
     }
 
@@ -72,11 +74,12 @@ final class ShadowSlot: @unchecked Sendable {
         board.set(.protected)
     }
 
-    /// It is out of the capture, and is tried again later.
-    func failed(_ reason: String) {
+    /// It is out of the capture, and is tried again later. `isAway`: its host did not answer.
+    func failed(_ reason: String, isAway: Bool = false) {
         board.set(.degraded, reason)
         state.change { state in
             state.index = nil
+            state.isAway = isAway
             state.failedAt = .now
             if let since = state.followsSince, MonotonicTime.now.milliseconds(since: since) > Self.steadyMs { state.failures = 0 }
             state.followsSince = nil
@@ -86,6 +89,9 @@ final class ShadowSlot: @unchecked Sendable {
     }
 
     func hasFailed(since begin: MonotonicTime) -> Bool { state.read { $0.failedAt > begin } }
+
+    /// It is worth asking something now.
+    var isWorthAsking: Bool { state.read { !$0.isAway || $0.nextTry <= .now } }
 
     var isDue: Bool { state.read { $0.nextTry <= .now } }
 
@@ -101,7 +107,8 @@ final class ShadowSlot: @unchecked Sendable {
             let answer = try? environment.client(of: peer).ask(PeerRequest(.query, host: environment.hostName, session: session, uuid: uuid))
             state.change { state in
                 state.isLooking = false
-                state.nextTry = MonotonicTime.now.adding(milliseconds: Self.firstPauseMs)
+                // The attempt that follows has to find it due.
+                state.nextTry = answer == nil ? MonotonicTime.now.adding(milliseconds: Self.firstPauseMs) : MonotonicTime(nanoseconds: 0)
             }
             if answer != nil { found() }
         }

@@ -84,6 +84,12 @@ final class FanOutTests: FanOutTestCase {
         XCTAssertTrue(steps.allSatisfy { $0 >= 10 }, "every tenth: \(steps)")
         XCTAssertEqual(try hosts.status(.c, guest.name)?.role, "shadow")
 
+        // A service that dies takes its shadow's memory along: it comes back by itself.
+        let log = hosts.service(.a).logMark
+        hosts.service(.c).kill()
+        try waitUntil("C takes part again (\(hosts.service(.a).logText(since: log)))", limit: 30) { hosts.service(.a).logText(since: log).contains("hostC takes part again") }
+        try waitForShadows(guest, ["hostB", "hostC"])
+
         let mark = guest.serial.mark
         let gone = try hosts.shadowVirt(.a, "unprotect", guest.name, "--from", "hostB")
         try require(gone.succeeded, "unprotect --from: \(gone.summary)")
