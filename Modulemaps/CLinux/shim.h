@@ -156,6 +156,13 @@ static inline int clinux_open_file_is_locked(int fd, off_t start, off_t length)
     return lock.l_type != F_UNLCK;
 }
 
+/* O_TMPFILE and O_DIRECT exist under _GNU_SOURCE only; glibc's own names of them are always there. With `unnamed` the path is that of a
+ * folder and the new file has no name in it; else the file must not be there yet. */
+static inline int clinux_open_scratch(const char *path, int unnamed, int direct)
+{
+    return open(path, O_RDWR | O_CLOEXEC | (unnamed ? __O_TMPFILE : O_CREAT | O_EXCL | O_NOFOLLOW) | (direct ? __O_DIRECT : 0), 0600);
+}
+
 /* <sys/statfs.h> is not part of Swift's Glibc. The file system's magic number; -1 with errno set when it cannot be told. */
 static inline int64_t clinux_file_system_type(const char *path)
 {

@@ -49,12 +49,13 @@ enum Help {
 
         """
 
-    private static let environment = """
-            LIBVIRT_DEFAULT_URI   libvirt connection when the configuration names none
-            NO_COLOR              no colour, whatever the terminal
-            SHADOW_VIRT_LOG       log level of the service: error, warning, info, debug
+    static let variables: [(name: String, meaning: String)] = [
+        ("LIBVIRT_DEFAULT_URI", "libvirt connection when the configuration names none"),
+        ("NO_COLOR", "no colour, whatever the terminal"),
+        ("SHADOW_VIRT_LOG", "log level of the service: error, warning, info, debug"),
+    ]
 
-        """
+    private static let environment = variables.map { "    " + $0.name + String(repeating: " ", count: 22 - $0.name.count) + $0.meaning + "\n" }.joined()
 
     private static func synopsis(_ spec: CommandSpec) -> String {
         let operands = spec.operands.map { $0.isRequired ? $0.name : "[\($0.name)]" }
@@ -70,10 +71,14 @@ enum Help {
         return "    \(names)\n" + TextWrap.wrap(option.help, indent: 8) + "\n"
     }
 
-    private static func exitCodes(_ more: [(code: Int32, meaning: String)]) -> String {
-        let codes = [(ExitCode.ok, "success"), (ExitCode.failed, "the command failed; the reason is on stderr")] + more
+    /// Every exit code that a command may have, and what it means.
+    static func codes(_ more: [(code: Int32, meaning: String)]) -> [(code: Int32, meaning: String)] {
+        [(ExitCode.ok, "success"), (ExitCode.failed, "the command failed; the reason is on stderr")] + more
             + [(ExitCode.usage, "the command line makes no sense"), (ExitCode.interrupted, "interrupted (Ctrl-C)")]
-        return codes.map { code, meaning in
+    }
+
+    private static func exitCodes(_ more: [(code: Int32, meaning: String)]) -> String {
+        codes(more).map { code, meaning in
             let number = "\(code)"
             return "    " + number + String(repeating: " ", count: 5 - number.count) + meaning + "\n"
         }.joined()

@@ -9,7 +9,7 @@ struct ProtectCommand: Command {
                 + "times: a shadow on each, all fed from one capture (engine continuous). HOST:N: that one commits every Nth epoch only, 1 to 1000."),
             .init("interval", value: "TIME", help: "Time between two epochs: 20ms, 0.5s, 5min; a plain number means milliseconds. 5ms to 60s with the engine "
                 + "continuous (default: interval_ms of the configuration), 1s to 1h with periodic (default: 30s)."),
-            .init("engine", value: "ENGINE", help: "How epochs are captured. 'continuous': many a second, KVM guests only. 'periodic': one every few seconds to "
+            .init("engine", value: "auto|continuous|periodic", help: "How epochs are captured. 'continuous': many a second, KVM guests only. 'periodic': one every few seconds to "
                 + "minutes, any guest. 'auto', the default: continuous where guest and QEMU can, periodic otherwise."),
             .init("without-disks", help: "Protect RAM and device state only. After a failover the guest meets whatever its disks hold over there."),
             .init("pool", value: "NAME", help: "HOST's storage pool for the replicas of all disks. Default: for each disk the pool of the same name as here."),

@@ -13,6 +13,8 @@ enum Report {
     case doctor(DoctorReport)
     case migration(MigrationReport)
     case forecast(MigrationForecast)
+    case kpi(KPIReport)
+    case health(HealthReport, allEvents: Bool)
     case done(String)
     case failure(ControlFailure)
 }
@@ -51,6 +53,8 @@ struct Renderer {
         case .doctor(let doctor): try encoder.encode(doctor)
         case .migration(let migration): try encoder.encode(migration)
         case .forecast(let forecast): try encoder.encode(forecast)
+        case .kpi(let report): try encoder.encode(report)
+        case .health(let health, _): try encoder.encode(health)
         case .done(let text): try encoder.encode(Done(done: text))
         case .failure(let failure): try encoder.encode(Failure(failure: failure))
         }
@@ -67,6 +71,8 @@ struct Renderer {
         case .doctor(let doctor): findings(doctor.findings)
         case .migration(let migration): MigrationText.sentence(migration)
         case .forecast(let forecast): MigrationText.rows(forecast)
+        case .kpi(let report): KPIText.table(report, colour: colour)
+        case .health(let health, let all): HealthText(colour: colour, eventsSince: all ? nil : Date().timeIntervalSince1970 - 86400).text(health)
         case .done(let text): text.printable
         case .failure: "" // Said on stderr.
         }

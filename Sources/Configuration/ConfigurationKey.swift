@@ -76,6 +76,8 @@ struct ConfigurationKey: Sendable {
         ConfigurationKey("peer_timeout_ms") { input, configuration throws(ConfigurationError) in
             configuration.peerTimeoutMs = try input.integer(in: 100...600_000)
         },
+        telemetryInterval,
+        probeDirectories,
         ConfigurationKey("log_level") { input, configuration throws(ConfigurationError) in
             let name = try input.string()
             guard let level = ServiceConfiguration.LogLevel(rawValue: name) else {
@@ -91,7 +93,7 @@ struct ConfigurationKey: Sendable {
             }
             configuration.metricsListen = address
         },
-    ]
+    ] + bmc
 }
 
 extension ServiceConfiguration {

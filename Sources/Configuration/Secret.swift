@@ -13,7 +13,7 @@ extension ServiceConfiguration {
         func error(_ message: String, _ advice: String) -> ConfigurationError {
             ConfigurationError(file: secretFile, message: message, advice: advice)
         }
-        guard var bytes = try SmallFile.read(secretFile, ceiling: Self.secretSize.upperBound + 2, check: Self.checkSecretMode) else {
+        guard var bytes = try SmallFile.read(secretFile, ceiling: Self.secretSize.upperBound + 2, check: Self.checkMode(of: "secret")) else {
             guard secretFileIsExplicit else { return nil }
             throw error("The secret file does not exist", "Make it with `\(makeSecretCommand)` and copy it to every peer")
         }
@@ -36,15 +36,18 @@ extension ServiceConfiguration {
 
     private var makeSecretCommand: String { "(umask 077; openssl rand -hex 32 > \(secretFile))" }
 
-    private static func checkSecretMode(_ status: stat, _ path: String) throws(ConfigurationError) {
-        guard status.st_mode & 0o007 == 0, status.st_mode & 0o020 == 0 else {
-            let mode = String(status.st_mode & 0o7777, radix: 8)
-            throw ConfigurationError(file: path, message: "The secret is open to other users (mode \(mode))",
-                                     advice: "Run `chmod 600 \(path)`; if others could read it, make a new one")
-        }
-        guard status.st_uid == 0 || status.st_uid == geteuid() else {
-            throw ConfigurationError(file: path, message: "The secret belongs to another user (uid \(status.st_uid))",
-                                     advice: "Run `chown root \(path)`")
+    /// Refuses a file that others than root and its owner can read or change; `what` is what it holds.
+    static func checkMode(of what: String) -> SmallFile.Check {
+        { status, path throws(ConfigurationError) in
+            guard status.st_mode & 0o007 == 0, status.st_mode & 0o020 == 0 else {
+                let mode = String(status.st_mode & 0o7777, radix: 8)
+                throw ConfigurationError(file: path, message: "The \(what) is open to other users (mode \(mode))",
+                                         advice: "Run `chmod 600 \(path)`; if others could read it, make a new one")
+            }
+            guard status.st_uid == 0 || status.st_uid == geteuid() else {
+                throw ConfigurationError(file: path, message: "The \(what) belongs to another user (uid \(status.st_uid))",
+                                         advice: "Run `chown root \(path)`")
+            }
         }
     }
 }

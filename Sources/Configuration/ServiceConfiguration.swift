@@ -39,7 +39,13 @@ public struct ServiceConfiguration: Sendable, Equatable {
     public var keepaliveMs = 1000
     /// Milliseconds of silence after which a peer counts as unreachable; at least twice `keepaliveMs`.
     public var peerTimeoutMs = 5000
+    /// Seconds between two looks at the hosts and guests, 0...3600; 0: none are made.
+    public var telemetryInterval = 5
+    /// Where the latency of the guests' storage is measured; empty: in the folders of libvirt's active pools and of guests' disks.
+    public var probeDirectories: [String] = []
     public var logLevel = LogLevel.info
+    /// This host's BMC; none is watched by default.
+    public var bmc = BMCSettings()
     /// Where Prometheus finds /metrics, always a numeric address; nil: nowhere. The port is in no range of Prometheus' list of default ports, and beside that of `listen`.
     public var metricsListen: PeerAddress? = PeerAddress(host: "127.0.0.1", port: 16521)
 
@@ -104,6 +110,7 @@ public struct ServiceConfiguration: Sendable, Equatable {
                         message: "peer_timeout_ms (\(peerTimeoutMs)) is less than twice keepalive_ms (\(keepaliveMs))",
                         advice: "One lost heart beat would count as a lost peer: set it to \(2 * keepaliveMs) or more")
         }
+        try checkBMC { key, message, advice in error(key, message: message, advice: advice) }
         if let peer = peer(named: hostName) {
             throw error("peers", message: "Peer '\(peer.name)' has the name of this host",
                         advice: "List the other hosts only, or set host_name")

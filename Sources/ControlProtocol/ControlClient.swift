@@ -155,5 +155,8 @@ public struct ControlClient: Sendable {
 
 extension ControlResponse {
     /// True when one of the answers' keys is there.
-    var isAnswer: Bool { failure != nil || status != nil || handover != nil || doctor != nil || migration != nil || forecast != nil || done != nil || events != nil }
+    var isAnswer: Bool {
+        failure != nil || status != nil || handover != nil || doctor != nil || migration != nil || forecast != nil || done != nil || events != nil
+            || kpi != nil || health != nil
+    }
 }

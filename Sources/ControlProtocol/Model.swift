@@ -181,6 +181,13 @@ public struct StatusReport: Codable, Sendable {
     /// ISO 8601 UTC.
     public var time: String
     public var domains: [DomainStatus]
+    /// What telemetry costs on this host, per cent of one core over the last two minutes; absent while it measures nothing.
+    public var telemetryCPUPercent: Double?
+
+    enum CodingKeys: String, CodingKey {
+        case schema, host, version, time, domains
+        case telemetryCPUPercent = "telemetry_cpu_percent"
+    }
 
     public init(host: String, version: String, time: String, domains: [DomainStatus]) {
         self.host = host
@@ -264,6 +271,10 @@ public struct ControlRequest: Codable, Sendable {
         case status, protect, unprotect, swap, failover, doctor, ping
         /// The second line of a connection whose first asked for a live migration: end it, the guest stays.
         case cancel
+        /// A call of libvirt's hook; nobody waits for the answer.
+        case hook
+        case kpi
+        case health
         case events
     }
     public var verb: Verb
@@ -294,12 +305,18 @@ public struct ControlRequest: Codable, Sendable {
     public var shadows: [ShadowChoice]?
     /// `unprotect`: the host whose shadow is to go; absent: all.
     public var from: String?
+    /// `hook`: the call.
+    public var hook: HookCall?
     public var events: EventQuery?
+    /// `kpi`: samples from this moment on, milliseconds since 1970.
+    public var sinceMs: UInt64?
 
     enum CodingKeys: String, CodingKey {
         case verb, domain, to, force, wait, pool, migration, engine
+        case hook
         case events
         case shadows, from
+        case sinceMs = "since_ms"
         case intervalMs = "interval_ms"
         case withoutDisks = "without_disks"
         case discardStale = "discard_stale"
@@ -327,7 +344,7 @@ public struct ControlRequest: Codable, Sendable {
 }
 
 /// An error as the service tells it: what is wrong and what to do about it.
-public struct ControlFailure: Codable, Error, Sendable, CustomStringConvertible {
+public struct ControlFailure: Codable, Error, Sendable, Equatable, CustomStringConvertible {
     public var message: String
     /// The way out; empty when the message says it all.
     public var advice: String
@@ -349,6 +366,8 @@ public struct ControlResponse: Codable, Sendable {
     public var doctor: DoctorReport?
     public var migration: MigrationReport?
     public var forecast: MigrationForecast?
+    public var kpi: KPIPage?
+    public var health: HealthReport?
     public var events: EventBatch?
     /// A plain success, said in words.
     public var done: String?

@@ -142,6 +142,19 @@ extension Connection {
             return ok(count).map { ownedStatistics(records, count: $0) }
         }
     }
+
+    /// Statistics of these domains of this connection, in one call (`virDomainListGetStats`).
+    public func statistics(of domains: [Domain], _ groups: StatisticsGroups = [], flags: StatisticsFlags = []) throws(LibvirtError) -> [DomainStatistics] {
+        guard !domains.isEmpty else { return [] }
+        return try withExtendedLifetime(domains) { () throws(LibvirtError) in
+            try call("virDomainListGetStats") { _ in
+                var records: UnsafeMutablePointer<virDomainStatsRecordPtr?>?
+                var list = domains.map { Optional($0.pointer) } + [nil]
+                let count = virDomainListGetStats(&list, groups.rawValue, &records, flags.rawValue)
+                return ok(count).map { ownedStatistics(records, count: $0) }
+            }
+        }
+    }
 }
 
 extension Domain {

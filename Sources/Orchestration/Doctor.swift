@@ -3,6 +3,7 @@ import ControlProtocol
 import Foundation
 import FoundationXML
 import Glibc
+import Health
 import Libvirt
 import Platform
 
@@ -52,7 +53,7 @@ public struct Doctor {
         if environment.configuration.peers.isEmpty {
             findings.append(Finding("peers", .warning, "No other hosts are configured", advice: "List them under `peers` in \(environment.configuration.file)"))
         }
-        return findings
+        return findings + BMCCheck.findings(environment.configuration)
     }
 
     static func judge(qemu: Version) -> Finding {

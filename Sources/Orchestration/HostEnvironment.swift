@@ -8,7 +8,8 @@ import Transport
 
 /// What every protection on this host shares.
 public struct HostEnvironment: Sendable {
-    public let configuration: ServiceConfiguration
+    /// As it stands now: the service may read its file again. All copies of this value share it.
+    private let current: Guarded<ServiceConfiguration>
     public let secretBytes: Data?
     public let records: RecordStore
     /// What happened here, for `events`, and how often, for `status` and /metrics.
@@ -18,11 +19,15 @@ public struct HostEnvironment: Sendable {
     public let connect: @Sendable () throws -> Connection
 
     public init(configuration: ServiceConfiguration, secretBytes: Data?, connect: @escaping @Sendable () throws -> Connection) {
-        self.configuration = configuration
+        current = Guarded(configuration)
         self.secretBytes = secretBytes
         records = RecordStore(directory: configuration.stateDirectory)
         self.connect = connect
     }
+
+    public var configuration: ServiceConfiguration { current.read { $0 } }
+    /// What is asked for after this gets the new one; whoever took a peer or an interval from the old one keeps it.
+    public func replace(configuration: ServiceConfiguration) { current.change { $0 = configuration } }
 
     public var hostName: String { configuration.hostName }
     /// What lies here is ours: the other ends of our block jobs.

@@ -38,6 +38,8 @@ public struct PeerRequest: Codable, Sendable {
         case received
         /// It did not come: remove what was made for it.
         case abandon
+        /// What was measured there last.
+        case telemetry
     }
     public var verb: Verb
     public var session: UUID?
@@ -73,6 +75,8 @@ public struct PeerRequest: Codable, Sendable {
     public var engine: String?
     /// `prepare`, `run`, `family`: the guest's shadows.
     public var family: ShadowFamily?
+    /// `telemetry`: an answer without content, for its round trip.
+    public var isPing: Bool?
 
     public init(_ verb: Verb, host: String, session: UUID? = nil, uuid: String? = nil, domain: String? = nil, xml: String? = nil,
                 intervalMs: Double? = nil, memoryBytes: UInt64? = nil, autostart: Bool? = nil, disks: [ReplicaRequest]? = nil,
@@ -142,6 +146,8 @@ public struct PeerResponse: Codable, Sendable {
     public var warnings: [String]?
     /// `sibling`.
     public var sibling: SiblingState?
+    /// `telemetry`: absent when nothing is measured there.
+    var telemetry: PeerTelemetry?
 
     public init(failure: ControlFailure? = nil, phase: ShadowPhase? = nil, epoch: UInt64? = nil, milliseconds: Double? = nil,
                 state: String? = nil, isLive: Bool? = nil, facts: HostFacts? = nil, replicas: [String: String]? = nil, warnings: [String]? = nil,

@@ -23,6 +23,10 @@ public final class Registry: @unchecked Sendable {
     let admission = NSLock()
     /// Domains without a shadow that are on their way to another host, by UUID.
     let migrations = Guarded<[String: LiveMigration]>([:])
+    /// Calls of libvirt's hook, on their way to whoever acts on them.
+    public let hooks = HookQueue()
+    /// Nil before it is begun, and with `telemetry_interval = 0`.
+    let telemetryBox = Guarded<TelemetryKeeper?>(nil)
 
     public init(environment: HostEnvironment) { self.environment = environment }
 
@@ -348,6 +352,8 @@ public final class Registry: @unchecked Sendable {
             return try IncomingMigration(request, environment: environment).received(autostart: request.autostart ?? false)
         case .abandon:
             return try admission.withLock { try IncomingMigration(request, environment: environment).abandon() }
+        case .telemetry:
+            return telemetry?.answer(request) ?? PeerResponse()
         case .facts:
             return PeerResponse(facts: try Doctor(environment: environment).facts(request))
         }

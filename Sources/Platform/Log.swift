@@ -7,6 +7,11 @@ public enum Log {
     public enum Level: Int, Comparable, Sendable {
         case error = 3, warning = 4, info = 6, debug = 7
         public static func < (a: Level, b: Level) -> Bool { a.rawValue < b.rawValue }
+        /// By its name in the configuration; nil for any other word.
+        public init?(named name: String) {
+            guard let level = [Level.error, .warning, .info, .debug].first(where: { $0.name == name }) else { return nil }
+            self = level
+        }
         var name: String {
             switch self {
             case .error: "error"
@@ -20,14 +25,11 @@ public enum Log {
     public static let environmentKey = "SHADOW_VIRT_LOG"
 
     /// The most talkative level that is printed; from `environmentKey` (error, warning, info, debug), else info.
-    public static let threshold: Level = {
-        switch ProcessInfo.processInfo.environment[environmentKey] {
-        case "error": .error
-        case "warning": .warning
-        case "debug": .debug
-        default: .info
-        }
-    }()
+    public static var threshold: Level {
+        get { limit.read { $0 } }
+        set { limit.change { $0 = newValue } }
+    }
+    private static let limit = Guarded(Level(named: ProcessInfo.processInfo.environment[environmentKey] ?? "") ?? .info)
 
     /// Whether stderr is the journal's own stream: `JOURNAL_STREAM` is inherited, but holds only for the descriptor whose device and inode it names (systemd.exec(5)).
     private static let underJournal = isJournal(2, stream: ProcessInfo.processInfo.environment["JOURNAL_STREAM"])

@@ -178,11 +178,16 @@ public enum UnixSocket {
     }
 
     /// A connected pair that keeps message boundaries and can carry descriptors.
-    public static func messagePair() throws(SystemError) -> Pair {
+    public static func messagePair() throws(SystemError) -> Pair { try pair(SOCK_SEQPACKET) }
+
+    /// A connected pair for bytes.
+    public static func streamPair() throws(SystemError) -> Pair { try pair(SOCK_STREAM) }
+
+    private static func pair(_ type: __socket_type) throws(SystemError) -> Pair {
         var pair: (Int32, Int32) = (-1, -1)
         let made = withUnsafeMutablePointer(to: &pair) {
             $0.withMemoryRebound(to: Int32.self, capacity: 2) {
-                socketpair(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue | SOCK_CLOEXEC.rawValue), 0, $0)
+                socketpair(AF_UNIX, Int32(type.rawValue | SOCK_CLOEXEC.rawValue), 0, $0)
             }
         }
         guard made == 0 else { throw SystemError("socketpair") }

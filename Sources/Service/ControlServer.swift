@@ -2,6 +2,7 @@ import Configuration
 import ControlProtocol
 import Foundation
 import Glibc
+import Health
 import Orchestration
 import Platform
 
@@ -10,13 +11,15 @@ import Platform
 final class ControlServer: Sendable {
     private let registry: Registry
     private let configuration: ServiceConfiguration
+    private let health: HealthMonitor
     private static let mostClients = 64
     private let clients = Guarded(0)
     private let feed: EventFeed
 
-    init(registry: Registry, configuration: ServiceConfiguration) {
+    init(registry: Registry, configuration: ServiceConfiguration, health: HealthMonitor? = nil) {
         self.registry = registry
         self.configuration = configuration
+        self.health = health ?? HealthMonitor(configuration)
         feed = EventFeed(registry.environment.events)
     }
 
@@ -85,10 +88,14 @@ final class ControlServer: Sendable {
         case .ping:
             return ControlResponse(done: "shadow-virt \(ProductVersion.text)")
         case .status:
-            return ControlResponse(status: StatusReport(host: configuration.hostName, version: ProductVersion.text, time: Timestamp.now,
-                                                        domains: try registry.status(of: request.domain)))
+            var report = StatusReport(host: configuration.hostName, version: ProductVersion.text, time: Timestamp.now,
+                                      domains: try registry.status(of: request.domain))
+            report.telemetryCPUPercent = registry.telemetry?.cpuPercent
+            return ControlResponse(status: report)
         case .doctor:
-            return ControlResponse(doctor: try Doctor(environment: registry.environment).report(domain: request.domain, to: request.to))
+            return ControlResponse(doctor: try withProgress("Looking at this host", progress) { [registry] in
+                try Doctor(environment: registry.environment).report(domain: request.domain, to: request.to)
+            })
         case .protect:
             return try protect(request, progress)
         case .unprotect:
@@ -106,8 +113,20 @@ final class ControlServer: Sendable {
                 // Longer than the engine periodic tries.
                 try registry.swap(domain, to: request.to, deadline: MonotonicTime.now.adding(milliseconds: 300_000))
             })
+        case .kpi:
+            var response = ControlResponse()
+            response.kpi = try registry.kpis(of: request.domain, since: request.sinceMs ?? 0)
+            return response
+        case .health:
+            var response = ControlResponse()
+            response.health = health.report
+            return response
         case .cancel, .events:
             throw ControlFailure("There is nothing to cancel on this connection", advice: "It is asked for on the connection that began it")
+        case .hook:
+            guard let call = request.hook else { throw ControlFailure("The request names no call of the hook") }
+            registry.hookCalled(call)
+            return ControlResponse(done: "Noted")
         case .failover:
             let domain = try named(request)
             return ControlResponse(handover: try withProgress("Failing \(domain) over", progress) { [registry] in

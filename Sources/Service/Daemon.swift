@@ -3,6 +3,7 @@ import Configuration
 import ControlProtocol
 import Foundation
 import Glibc
+import Health
 import Libvirt
 import Orchestration
 import Platform
@@ -14,6 +15,7 @@ public final class Daemon: @unchecked Sendable {
     private let libvirt: ReconnectingConnection
     private let registry: Registry
     private let environment: HostEnvironment
+    private let health: HealthMonitor
     private var subscriptions: [EventSubscription] = []
     private let stopping = Guarded(false)
     private let isConnected = Guarded(false)
@@ -41,6 +43,7 @@ public final class Daemon: @unchecked Sendable {
         let libvirt = libvirt
         environment = HostEnvironment(configuration: configuration, secretBytes: secret) { try libvirt.connection() }
         registry = Registry(environment: environment)
+        health = HealthMonitor(configuration)
     }
 
     private func serve() throws -> Int32 {
@@ -53,11 +56,13 @@ public final class Daemon: @unchecked Sendable {
         let control = try ControlSocket.listen(path: configuration.controlSocket, group: try controlGroup())
         let peers = try TCP.listen(Endpoint(address: configuration.listen.host, port: configuration.listen.port))
         watchLibvirt()
+        health.start()
 
-        let controlServer = ControlServer(registry: registry, configuration: configuration)
+        let controlServer = ControlServer(registry: registry, configuration: configuration, health: health)
         let peerServer = PeerServer(registry: registry, environment: environment)
         startThread("control-accept") { [control = control.release()] in controlServer.accept(on: control) }
         startThread("peer-accept") { [peers = peers.release()] in peerServer.accept(on: peers) }
+        registry.startTelemetry()
         MetricsEndpoint.start(configuration, registry) { [isConnected] in isConnected.read { $0 } }
         if libvirt.waitUntilConnected(timeoutSeconds: 5) == nil {
             Log.warning("Libvirt at \(configuration.libvirtURI) does not answer; trying on")
@@ -66,13 +71,19 @@ public final class Daemon: @unchecked Sendable {
         startThread("resume") { [self] in
             while libvirt.waitUntilConnected(timeoutSeconds: 60) == nil {}
             registry.resume()
+            registry.telemetry?.noteProtectionsKnown()
         }
+        Watchdog(environment: ProcessInfo.processInfo.environment) { [registry, configuration] limit in
+            Watchdog.answers(registry, socket: configuration.controlSocket, until: limit)
+        }?.start()
         Notification.ready()
         environment.events.record(kind: .serviceStarted, message: "The service, shadow-virt \(ProductVersion.text), began on \(configuration.hostName)")
         Log.info("shadow-virt \(ProductVersion.text) on \(configuration.hostName): libvirt \(configuration.libvirtURI), peers on \(configuration.listen)")
         waitForSignal(signals)
         Log.info("Stopping: guests run on, protections begin anew with the next start")
         Notification.stopping()
+        registry.telemetry?.stop()
+        health.stop()
         environment.events.record(kind: .serviceStopping, message: "The service stops; guests run on")
         registry.shutDown()
         environment.events.flush(until: MonotonicTime.now.adding(milliseconds: 1000))
@@ -130,7 +141,9 @@ public final class Daemon: @unchecked Sendable {
             var number: Int32 = 0
             guard sigwait(&signals, &number) == 0 else { continue }
             if number == SIGHUP {
-                Log.info("SIGHUP: the configuration is read at start only")
+                Notification.reloading()
+                ConfigurationReload.run(environment)
+                Notification.reloaded()
                 continue
             }
             return
@@ -143,7 +156,7 @@ enum Notification {
     static func ready() { send("READY=1\nSTATUS=Serving") }
     static func stopping() { send("STOPPING=1") }
 
-    private static func send(_ message: String) {
+    static func send(_ message: String) {
         guard var path = ProcessInfo.processInfo.environment["NOTIFY_SOCKET"], !path.isEmpty else { return }
         // An abstract socket is written with @ and addressed with a zero byte.
         if path.hasPrefix("@") { path = "\0" + path.dropFirst() }

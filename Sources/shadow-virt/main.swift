@@ -1,6 +1,7 @@
 import Commands
 import Configuration
 import Foundation
+import Health
 import Libvirt
 import Orchestration
 import Replication
@@ -9,7 +10,7 @@ import Service
 // The command line knows the service and the workers through these hooks only.
 let table = CommandTable(
     serve: { configuration, _ in Daemon.run(configuration) },
-    worker: { WorkerMain.run($0) },
+    worker: { $0 == BMCWorker.arguments ? BMCWorker.run() : WorkerMain.run($0) },
     doctor: { request, configuration in
         EventLoop.start()
         let connection = try Connection.open(configuration.libvirtURI)

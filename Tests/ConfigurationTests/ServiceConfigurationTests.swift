@@ -20,6 +20,8 @@ final class ServiceConfigurationTests: XCTestCase {
         XCTAssertEqual(configuration.intervalMs, 20)
         XCTAssertEqual(configuration.unsentCeilingBytes, 268_435_456)
         XCTAssertFalse(configuration.hostName.isEmpty)
+        XCTAssertEqual(configuration.telemetryInterval, 5)
+        XCTAssertEqual(configuration.probeDirectories, [])
     }
 
     func testEveryKey() throws {
@@ -38,9 +40,24 @@ final class ServiceConfigurationTests: XCTestCase {
             unsent_ceiling_mib = 16
             keepalive_ms = 100
             peer_timeout_ms = 200
+            telemetry_interval = 0
+            probe_directories = [ "/srv/images", "/srv/more" ]
             log_level = "debug"
+            bmc_address = "[2001:db8::9]"
+            bmc_user = "watch"
+            bmc_password_file = "/tmp/p"
+            bmc_privilege = "operator"
+            bmc_cipher_suite = 17
+            bmc_workarounds = [ "opensesspriv", "discretereading", "opensesspriv" ]
+            bmc_interval = 5
             metrics_listen = "[::1]:9000"
             """)
+        XCTAssertEqual(configuration.telemetryInterval, 0)
+        XCTAssertEqual(configuration.probeDirectories, ["/srv/images", "/srv/more"])
+        XCTAssertEqual(configuration.bmc.access, .network(PeerAddress(host: "2001:db8::9", port: 623)))
+        XCTAssertEqual(configuration.bmc.privilege, .operator)
+        XCTAssertEqual(configuration.bmc.workarounds, [.opensesspriv, .discretereading])
+        XCTAssertEqual([configuration.bmc.cipherSuite, configuration.bmc.interval], [17, 5])
         XCTAssertEqual(configuration.hostName, "a.example.com")
         XCTAssertEqual(configuration.listen, PeerAddress(host: "2001:db8::1", port: 1))
         XCTAssertEqual(configuration.controlSocketGroup, "libvirt")
@@ -92,6 +109,16 @@ final class ServiceConfigurationTests: XCTestCase {
             ("control_socket = \"/\(String(repeating: "x", count: 107))\"", 1, 18, "at most 107 bytes"),
             ("control_socket_group = \"a:b\"", 1, 24, "no group name"),
             ("log_level = \"verbose\"", 1, 13, "no log level"),
+            ("bmc_address = \"2001:db8::9\"", 1, 15, "no address of a BMC"),
+            ("bmc_address = \"b:0\"", 1, 15, "no address of a BMC"),
+            ("bmc_user = \"seventeen letters\"", 1, 12, "has 17 bytes"),
+            ("bmc_privilege = \"root\"", 1, 17, "no privilege level"),
+            ("bmc_cipher_suite = 4", 1, 20, "Use one of 0, 1, 2, 3, 6"),
+            ("bmc_interval = 4", 1, 16, "Use 5 to 3600"),
+            ("bmc_workarounds = [ \"opensespriv\" ]", 1, 21, "Did you mean 'opensesspriv'?"),
+            ("bmc_workarounds = \"opensesspriv\"", 1, 19, "Expected a list"),
+            ("bmc_address = \"local\"\nbmc_workarounds = [ \"opensesspriv\" ]", 2, 19, "is for a BMC on the network"),
+            ("bmc_address = \"b\"\nbmc_workarounds = [ \"spinpoll\" ]", 2, 19, "is for a BMC behind the kernel's driver"),
             ("peers = \"b 192.0.2.2:1 test:///default\"", 1, 9, "Expected a list"),
             ("peers = [ 7 ]", 1, 11, "Expected a string"),
             ("peers = [\n \"b 192.0.2.2:1\"\n]", 2, 2, "Expected three words"),
@@ -116,8 +143,12 @@ final class ServiceConfigurationTests: XCTestCase {
         }
     }
 
+    /// With its keys in force: as it ships, it is one long comment.
     func testShippedFileCutAtEveryByteNeverTraps() throws {
-        let bytes = try [UInt8](Data(contentsOf: URL(fileURLWithPath: shippedFile)))
+        let keys = try String(contentsOfFile: shippedFile, encoding: .utf8).components(separatedBy: "\n")
+            .map { $0.hasPrefix("#") && $0.dropFirst().first?.isLetter == true ? String($0.dropFirst()) : $0 }.filter { !$0.hasPrefix("#") }
+        let bytes = Array(keys.joined(separator: "\n").utf8)
+        XCTAssertGreaterThan(bytes.count, 500)
         for end in 0...bytes.count { _ = try? ServiceConfiguration(bytes: Array(bytes[..<end]), file: "t", environment: [:]) }
     }
 
@@ -191,7 +222,7 @@ final class ShippedFileTests: XCTestCase {
 
     func testRangesAreDocumented() throws {
         let text = try lines().joined(separator: "\n")
-        for range in ["5 to 60000", "16 to 65536", "50 to 60000", "100 to 600000", "16 to 4096"] {
+        for range in ["5 to 60000", "16 to 65536", "50 to 60000", "100 to 600000", "16 to 4096", "5 to 3600"] {
             XCTAssertTrue(text.contains(range), range)
         }
     }

@@ -124,6 +124,8 @@ final class DomainTests: XCTestCase {
         XCTAssertNil(statistics.cpuNanoseconds)
         XCTAssertEqual(statistics.blocks, [])
         XCTAssertTrue(try connection.statistics().contains { $0.domainName == "test" && $0.state == .running })
+        XCTAssertEqual(try connection.statistics(of: [connection.lookup(name: "test")], [.state]).map(\.domainName), ["test"])
+        XCTAssertEqual(try connection.statistics(of: []), [], "of none, not of all")
     }
 
     func testGroupsOfStatistics() {

@@ -102,3 +102,23 @@ final class SubprocessTests: XCTestCase {
         XCTAssertEqual(child.wait(until: soon()), "signal 15")
     }
 }
+
+final class CapturedOutputTests: XCTestCase {
+    func testWhatAProgramPrints() throws {
+        let captured = try Subprocess.capture("/bin/sh", arguments: ["-c", "printf '%s|' \"$@\"; echo no >&2; exit 3", "x", "a b", "c'd"], limitMs: 10_000)
+        XCTAssertEqual(String(decoding: captured.output, as: UTF8.self), "a b|c'd|")
+        XCTAssertEqual(captured.status, "exit 3")
+    }
+
+    func testOneThatHangsIsKilled() throws {
+        let begin = MonotonicTime.now
+        XCTAssertThrowsError(try Subprocess.capture("/bin/sleep", arguments: ["60"], limitMs: 200)) { XCTAssertEqual(($0 as? SystemError)?.code, ETIMEDOUT) }
+        XCTAssertLessThan(MonotonicTime.now.milliseconds(since: begin), 10_000)
+    }
+
+    func testOneThatPrintsWithoutEndIsEnded() throws {
+        let captured = try Subprocess.capture("/bin/cat", arguments: ["/dev/zero"], limitMs: 30_000, ceilingKiB: 64)
+        XCTAssertEqual(captured.output.count, 64 << 10)
+        XCTAssertEqual(captured.status, "signal \(SIGXFSZ)")
+    }
+}

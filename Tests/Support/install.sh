@@ -8,8 +8,8 @@
 #   need_swift [--from-swift-org]  finds it, or installs it: from apt where the release has it, else from swift.org
 #                                  when told to or when somebody at the terminal says yes
 
-# For `swift build`: headers of libvirt, xxHash, LZ4 and GnuTLS.
-build_packages=(libvirt-dev libxxhash-dev liblz4-dev libgnutls28-dev libc6-dev)
+# For `swift build`: headers of libvirt, xxHash, LZ4, GnuTLS and FreeIPMI.
+build_packages=(libvirt-dev libxxhash-dev liblz4-dev libgnutls28-dev libipmimonitoring-dev libc6-dev)
 # For hosts with guests. libvirt-daemon-system makes the user that Debian 12's libvirt insists on; where systemd runs it also
 # starts the machine's own libvirtd, which nothing here touches.
 host_packages=(
@@ -18,8 +18,12 @@ host_packages=(
 # What a Linux guest and its disk are made and looked at with, and what asks for it over the network.
 linux_packages=(gcc xz-utils e2fsprogs iputils-ping)
 # For tests that kill a process at each of its system calls, foreign clients for those of the NBD server, beside the ones in qemu-utils
-# and qemu-system-x86, a TPM, and certificates for encrypted migrations.
-test_packages=(strace libnbd-bin "${linux_packages[@]}" swtpm swtpm-tools gnutls-bin)
+# and qemu-system-x86, a TPM, certificates for encrypted migrations, and a simulated BMC.
+test_packages=(
+  strace libnbd-bin "${linux_packages[@]}" swtpm swtpm-tools gnutls-bin openipmi freeipmi-tools
+  # What is installed, judged by its readers: manual pages, AppArmor's lines, scripts, the package.
+  man-db mandoc apparmor shellcheck dpkg-dev lintian
+)
 
 # What --from-swift-org installs, and where. The key is the one that signs all releases of Swift 6.
 swift_release=6.3.1

@@ -154,7 +154,7 @@ final class LiveMigrationTests: DisksTestCase {
             try FileManager.default.copyItem(atPath: authority + ".pem", toPath: folder + "/ca-cert.pem")
             let info = try template(host.rawValue, "cn = \(host.name)\ndns_name = \(host.name)\nip_address = \(host.address)\ntls_www_server\ntls_www_client\nsigning_key\nencryption_key\n")
             for role in ["server", "client"] {
-                try tool("--generate-privkey", "--ecc", "--outfile", "\(folder)/\(role)-key.pem")
+                try tool("--generate-privkey", "--key-type", "rsa", "--bits", "2048", "--outfile", "\(folder)/\(role)-key.pem")
                 try tool("--generate-certificate", "--load-ca-certificate", authority + ".pem", "--load-ca-privkey", authority + ".key", "--load-privkey", "\(folder)/\(role)-key.pem",
                          "--template", info, "--outfile", "\(folder)/\(role)-cert.pem")
             }

@@ -1,16 +1,17 @@
 import Foundation
 import Glibc
-import Platform
 
 /// Small files that are replaced whole: temporary file, fsync, rename, fsync of the folder. After a crash at any step the old or the
 /// new content is there, never a part.
-enum DurableFile {
+public enum DurableFile {
     /// What a write that was cut off leaves behind; the next one replaces it.
-    static let temporarySuffix = ".new"
+    public static let temporarySuffix = ".new"
 
-    static func write(_ bytes: [UInt8], to path: String) throws {
+    /// `mode`: the file's permissions, whatever the process's umask.
+    public static func write(_ bytes: [UInt8], to path: String, mode: mode_t = 0o600) throws {
         let temporary = path + temporarySuffix
         let file = try Descriptor(checking: open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600), "open", temporary)
+        guard fchmod(file.raw, mode) == 0 else { throw SystemError("fchmod", temporary) }
         var done = 0
         while done < bytes.count {
             let n = bytes.withUnsafeBytes { buffer in
@@ -25,14 +26,14 @@ enum DurableFile {
     }
 
     /// A value as JSON, with its keys in order, so that two states can be compared with `diff`.
-    static func write(json value: some Encodable, to path: String) throws {
+    public static func write(json value: some Encodable, to path: String) throws {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
         try write(Array(encoder.encode(value)), to: path)
     }
 
     /// Every value in the files of a folder whose names end with `suffix`; one that cannot be read is reported as a `kind` and left where it is.
-    static func readAll<T: Decodable>(_ type: T.Type, in folder: String, suffix: String = ".json", kind: String) -> [T] {
+    public static func readAll<T: Decodable>(_ type: T.Type, in folder: String, suffix: String = ".json", kind: String) -> [T] {
         let names = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
         return names.filter { $0.hasSuffix(suffix) }.sorted().compactMap { name in
             let file = "\(folder)/\(name)"
@@ -45,7 +46,7 @@ enum DurableFile {
         }
     }
 
-    static func remove(_ path: String) {
+    public static func remove(_ path: String) {
         unlink(path)
         try? syncFolder((path as NSString).deletingLastPathComponent)
     }

@@ -1,0 +1,1 @@
+../../../../hooks/50-shadow-virt

@@ -1,0 +1,79 @@
+/// The settings of a `DriftAnalyzer`. The defaults are what the product ships; they hold for every step and every KPI, because the analyzer
+/// expresses everything in units of what it has learned (its own noise, its own tails) and counts time in samples.
+public struct DriftConfiguration: Codable, Sendable, Equatable {
+    // Baseline.
+
+    /// Samples of a KPI, with something going on, before it is judged at all.
+    public var learningSamples = 60.0
+    /// Samples at a level of load before that level is judged.
+    public var binSamples = 25.0
+    /// Samples that a neighbouring level counts for while a level has few of its own.
+    public var binPrior = 20.0
+    /// Samples over which the baseline forgets.
+    public var memorySamples = 1500.0
+    /// The largest lag of the shadow that is looked for, in samples.
+    public var maximumLag = 4
+    /// Smallest noise believed, as a relative change: less than this is no reason to move a guest.
+    public var smallestSpread = 0.04
+    /// The same where both sides idle, and how fast it fades with the level.
+    public var idleSpread = 0.7
+    public var idleFade = 2.0
+    /// Value, as a share of the KPI's mean, around which a sample counts as idle and differences fade.
+    public var idleShare = 0.1
+    /// ln(1 + value / idle value) from which a sample counts as busy.
+    public var activeLevel = 1.2
+    /// Sum of squares of a regressor (natural logarithms) that it takes to believe half of what the regression says about it.
+    public var ridge = 60.0
+    /// Standard deviations beyond which a sample does not bend the baseline.
+    public var redescend = 5.0
+    /// How much the scatter of a level counts against its samples in the regression: 0 not at all, 1 as least squares would have it.
+    public var precisionPower = 0.0
+    /// How differently two healthy hosts may react to load outside what has been seen: relative change per e-fold of load.
+    public var reaction = 0.4
+    /// Share of a common fast move of both sides that is believed to be timing.
+    public var transientShare = 0.2
+    /// Score above which a KPI's baseline stands still, the speed it keeps (share of the normal; the second for the tails), and the samples after which
+    /// the new state is taken for the normal.
+    public var freezeScore = 0.6
+    public var frozenSpeed = 0.02
+    public var frozenTailSpeed = 0.3
+    public var frozenLimit = 600.0
+
+    // Evidence.
+
+    /// Weights of the exponential means: of the running median, and of the residuals for shifts and for creeps.
+    public var fastWeight = 0.4
+    public var mediumWeight = 0.07
+    public var slowWeight = 0.02
+    /// Largest standardised residuals that count in each of them.
+    public var fastClip = 6.0
+    public var clip = 3.0
+    public var slowClip = 2.5
+    /// -ln of the tail probability at which one KPI alone alarms.
+    public var surprise = 11.5
+    /// Share of a KPI's past that counts as its tail, and what is believed of the tail before it was seen: mean excess beyond the normal's, in standard
+    /// deviations, and its weight in exceedances; one exceedance counts for at most `tailCap` mean excesses.
+    public var tailShare = 0.1
+    public var tailPrior = 0.25
+    public var tailPriorWeight = 20.0
+    public var tailCap = 1.5
+    /// Standardised residual that counts as a spike, the share of spiking samples that is looked for, and the log likelihood ratio that it takes.
+    public var spikeLevel = 3.0
+    public var spikeShare = 0.12
+    public var spikeThreshold = 6.0
+    /// Standardised residual below which a sample is calm; from four calm ones on the evidence shrinks by this factor a sample.
+    public var calmLevel = 1.5
+    public var calmDecay = 0.9
+    /// Factor on evidence that a primary does better than expected: the shadow's trouble, which moves no guest.
+    public var betterFactor = 0.3
+    /// Exponent of the norm that combines KPIs.
+    public var norm = 3.0
+
+    // Hardware.
+
+    /// Seconds for which a sensor's report counts, and the factor on the score while it does.
+    public var hardwareSeconds = 7200.0
+    public var hardwareFactor = 1.4
+
+    public init() {}
+}

@@ -1,0 +1,81 @@
+import ControlProtocol
+import Foundation
+import Platform
+import XCTest
+@testable import Health
+
+/// The service with a BMC, asked by the command line.
+final class ServiceTests: XCTestCase {
+    private func run(_ arguments: [String]) throws -> (status: Int32, out: String, error: String) {
+        let process = Process(), out = Pipe(), error = Pipe()
+        process.executableURL = URL(fileURLWithPath: builtExecutable)
+        process.arguments = arguments
+        (process.standardInput, process.standardOutput, process.standardError) = (FileHandle.nullDevice, out, error)
+        try process.run()
+        let text = (out.fileHandleForReading.readDataToEndOfFile(), error.fileHandleForReading.readDataToEndOfFile())
+        process.waitUntilExit()
+        return (process.terminationStatus, String(decoding: text.0, as: UTF8.self), String(decoding: text.1, as: UTF8.self))
+    }
+
+    /// Repeats `health` until it says so, for 15 s.
+    private func health(_ configuration: String, until condition: (HealthReport) -> Bool) throws -> (status: Int32, report: HealthReport) {
+        let deadline = MonotonicTime.now.adding(milliseconds: 15_000)
+        while true {
+            let answer = try run(["health", "--config", configuration, "--format", "json", "--quiet"])
+            if let report = try? JSONDecoder().decode(HealthReport.self, from: Data(answer.out.utf8)), condition(report) || deadline < .now {
+                return (answer.status, report)
+            }
+            guard deadline > .now else { throw BMCFailure(.other, "No answer: \(answer)") }
+            usleep(100_000)
+        }
+    }
+
+    func testHealthAndDoctor() throws {
+        guard geteuid() == 0 else { throw XCTSkip("Test of the service with a BMC skipped: not root") }
+        let folder = try Folder()
+        let bmc = try SimulatedBMC(in: folder.path)
+        let lines = try folder.configuration(port: bmc.port)
+        let short = "/tmp/sv-health-\(getpid())"
+        defer { try? FileManager.default.removeItem(atPath: short) }
+        let configuration = try folder.file("shadow-virt.conf", """
+            host_name = "a"
+            libvirt_uri = "test:///default"
+            listen = "127.0.0.1:\(try SimulatedBMC.freePort(SOCK_STREAM))"
+            control_socket = "\(short)/control.sock"
+            metrics_listen = "off"
+            runtime_dir = "\(short)"
+            state_dir = "\(folder.path)/state"
+            bmc_address = "\(lines.bmc.name)"
+            bmc_user = "watch"
+            bmc_password_file = "\(lines.bmc.passwordFile)"
+            bmc_workarounds = [ "opensesspriv" ]
+            bmc_interval = 5
+            """)
+        let service = Process()
+        let log = try folder.file("log", "")
+        service.executableURL = URL(fileURLWithPath: builtExecutable)
+        service.arguments = ["serve", "--config", configuration]
+        (service.standardInput, service.standardOutput, service.standardError) = (FileHandle.nullDevice, FileHandle.nullDevice, FileHandle(forWritingAtPath: log))
+        try service.run()
+        defer {
+            service.terminate()
+            service.waitUntilExit()
+        }
+
+        let good = try health(configuration) { $0.state == .nominal }
+        XCTAssertEqual(good.status, 0)
+        XCTAssertEqual(good.report.sensors.count, SimulatedBMC.sensorCount)
+        try bmc.set(.memory, bit: 1)
+        let bad = try health(configuration) { $0.state == .critical }
+        XCTAssertEqual(bad.status, 2)
+        XCTAssertEqual(bad.report.events.map(\.brief), ["DIMM A1 uncorrectable_ecc critical"])
+
+        let text = try run(["health", "--config", configuration])
+        XCTAssertEqual(text.status, 2)
+        XCTAssertTrue(text.out.contains("State:   critical\nReason:  DIMM A1: "), text.out)
+        let doctor = try run(["doctor", "--config", configuration])
+        XCTAssertTrue(doctor.out.contains("  bmc "), doctor.out + doctor.error)
+        let logged = try String(contentsOfFile: log, encoding: .utf8)
+        XCTAssertEqual(logged.components(separatedBy: "error: BMC: DIMM A1: Uncorrectable memory error (uncorrectable_ecc, critical)").count, 2, logged)
+    }
+}
