@@ -32,7 +32,7 @@ let package = Package(
         .target(name: "Orchestration",
                 dependencies: ["Platform", "CLinux", "Libvirt", "Replication", "ReplicaStore", "Transport", "Configuration", "ControlProtocol", "Telemetry",
                                "Health"],
-                exclude: ["Passes/README.md"]),
+                exclude: ["Passes/README.md", "Shadows/README.md"]),
         .target(name: "Service",
                 dependencies: ["Platform", "CLinux", "Libvirt", "Orchestration", "Transport", "Configuration", "ControlProtocol", "Health", "Metrics"]),
         .target(name: "Metrics", dependencies: ["Platform", "ControlProtocol"]),
