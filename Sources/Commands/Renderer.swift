@@ -109,6 +109,14 @@ struct Renderer {
                 .init(Quantity.duration(milliseconds: domain.intervalMs)), .init(pause),
                 .init("\(domain.lagEpochs)/\(Quantity.bytes(domain.lagBytes))"), .init(age(domain.lastCommitAgeMs)), .init(age(domain.rpoMs)),
             ], notes: notes(domain))
+            // The best of several stands above.
+            for shadow in (domain.shadows ?? []) where domain.shadows?.count ?? 0 > 1 {
+                table.add([
+                    .init(""), .init("shadow"), .init(shadow.peer.printable), .init(""), .init(shadow.state.rawValue, Self.style(shadow.state)), .init("\(shadow.committedEpoch)"),
+                    .init(shadow.multiple > 1 ? "x\(shadow.multiple)" : ""), .init(""), .init("\(shadow.lagEpochs)/\(Quantity.bytes(shadow.lagBytes))"),
+                    .init(age(shadow.lastCommitAgeMs)), .init(age(shadow.rpoMs)),
+                ])
+            }
         }
         return table.render(colour: colour)
     }
@@ -166,7 +174,8 @@ struct Renderer {
             ("Dirtied", Quantity.bytes(domain.bytesDirtied)),
             ("Sent", "\(Quantity.bytes(domain.bytesSent))\(share ?? "")"),
         ]
-        let disks = rows(domain.disks ?? []) + [
+        let shadows = (domain.shadows ?? []).count > 1 ? (domain.shadows ?? []).map { ("Shadow on \($0.peer.printable)", Optional(row($0))) } : []
+        let disks: [(label: String, value: String?)] = shadows + rows(domain.disks ?? []) + [
             ("Disk writes", domain.diskWrites.map { "\($0)" + (domain.diskBytesSent.map { ", \(Quantity.bytes($0)) sent" } ?? "") }),
         ]
         var text = ""
@@ -174,6 +183,12 @@ struct Renderer {
             text += "\(label):".padding(toLength: 19, withPad: " ", startingAt: 0) + value + "\n"
         }
         return text
+    }
+
+    private func row(_ shadow: ShadowStatus) -> String {
+        let every = shadow.multiple > 1 ? ", every \(shadow.multiple) epochs" : ""
+        return paint(shadow.state.rawValue, Self.style(shadow.state)) + ", epoch \(shadow.committedEpoch)\(every), lag \(Quantity.count(shadow.lagEpochs, "epoch")), "
+            + "\(Quantity.bytes(shadow.lagBytes)), RPO \(age(shadow.rpoMs))" + (shadow.reason.isEmpty ? "" : ": \(shadow.reason.printable)")
     }
 
     private func sentence(_ handover: HandoverReport) -> String {

@@ -118,6 +118,8 @@ public struct DomainStatus: Codable, Sendable {
     /// The first copy's progress, while syncing.
     public var syncBytesDone: UInt64?
     public var syncBytesTotal: UInt64?
+    /// (primary) All shadows; the fields above are of the best of them. Absent on the shadow's side.
+    public var shadows: [ShadowStatus]?
     /// Its disks; absent when none is part of the epochs.
     public var disks: [DiskStatus]?
     /// Bytes of disk writes that went over the wire, and the guest's writes that were captured, since protection began.
@@ -131,6 +133,7 @@ public struct DomainStatus: Codable, Sendable {
 
     enum CodingKeys: String, CodingKey {
         case domain, uuid, role, peer, engine, state, reason, since, epoch, disks, counters
+        case shadows
         case engineReason = "engine_reason"
         case intervalReason = "interval_reason"
         case driftScore = "drift_score"
@@ -318,6 +321,10 @@ public struct ControlRequest: Codable, Sendable {
     public var noPolicy: Bool?
     /// `drain`, `undrain`: say what would be done, and do nothing.
     public var dryRun: Bool?
+    /// `protect`: all shadows to be had, when they are several or commit less often; `to` is the first of them.
+    public var shadows: [ShadowChoice]?
+    /// `unprotect`: the host whose shadow is to go; absent: all.
+    public var from: String?
     /// `hook`: the call.
     public var hook: HookCall?
     public var events: EventQuery?
@@ -328,6 +335,7 @@ public struct ControlRequest: Codable, Sendable {
         case verb, domain, to, force, wait, pool, migration, engine
         case hook
         case events
+        case shadows, from
         case sinceMs = "since_ms"
         case policy, ghost
         case noPolicy = "no_policy"

@@ -198,8 +198,9 @@ public struct Doctor {
                          cpuVerdict: request.xml.flatMap { xml in (try? connection.compareHypervisorCPU(xml: xml))?.description },
                          hasKVM: access("/dev/kvm", R_OK | W_OK) == 0)
         if let uuid = request.uuid, let domain = request.domain, request.disks != nil || request.media != nil {
-            facts.disks = ReplicaProvisioner(uuid: uuid, domain: domain, environment: environment)
-                .findings(request.disks ?? [], media: request.media ?? [], .init(pool: request.pool, discardStale: request.discardStale ?? false))
+            var terms = ReplicaProvisioner.Terms(pool: request.pool, discardStale: request.discardStale ?? false)
+            terms.replacesShadow = environment.records.holdsShadow(uuid)
+            facts.disks = ReplicaProvisioner(uuid: uuid, domain: domain, environment: environment).findings(request.disks ?? [], media: request.media ?? [], terms)
         }
         if let needs = request.needs { facts.definition = DefinitionCheck(needs: needs, host: environment.hostName, connection: connection).findings() }
         return facts

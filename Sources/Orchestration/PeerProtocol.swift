@@ -24,6 +24,12 @@ public struct PeerRequest: Codable, Sendable {
         case stopPrimary
         /// The persistent definition has changed: the one to keep when the guest goes over.
         case carry
+        /// Who the guest's other shadows are has changed.
+        case family
+        /// Where the shadow of that domain stands, whatever its session: another shadow of it asks.
+        case sibling
+        /// May the asking host, which holds a shadow, make it the guest? From then on its primary orders no other to; it takes the question back.
+        case claim, unclaim
         /// Facts for `doctor`.
         case facts
         /// A live migration of a domain without a shadow is to come: make volumes for its disks.
@@ -75,6 +81,8 @@ public struct PeerRequest: Codable, Sendable {
     public var onFailure: OnFailure?
     /// `prepare`: how its epochs are captured, for the shadow's status.
     public var engine: String?
+    /// `prepare`, `run`, `family`: the guest's shadows.
+    public var family: ShadowFamily?
     /// `telemetry`: an answer without content, for its round trip.
     public var isPing: Bool?
     /// `trust`: what about.
@@ -149,6 +157,8 @@ public struct PeerResponse: Codable, Sendable {
     public var migration: MigrationFigures?
     /// `prepare`, `discard`, `receive`, `received`, `abandon`: what an administrator should know.
     public var warnings: [String]?
+    /// `sibling`.
+    public var sibling: SiblingState?
     /// `telemetry`: absent when nothing is measured there.
     var telemetry: PeerTelemetry?
 

@@ -27,6 +27,7 @@ struct ProtectionRecord: Codable, Sendable {
     var domain: String
     var role: Role
     var phase: Phase
+    /// (primary) The host of the shadow that messages go to, and its session; (shadow) the primary's.
     var peer: String
     var session: UUID
     var intervalMs: Double
@@ -56,6 +57,27 @@ struct ProtectionRecord: Codable, Sendable {
     /// (primary) Nothing is left of it once the guest has ended.
     var isGhost: Bool?
 
+    // Of several shadows; records of a release with one lack these.
+    /// (primary) All shadows.
+    var shadows: [ShadowEntry]?
+    /// (shadow) What it knows of the others.
+    var family: ShadowFamily?
+
+    /// (primary) The session by which the guest came here, for a former primary that was away then.
+    var cameBy: UUID?
+
+    var entries: [ShadowEntry] { shadows ?? [ShadowEntry(peer: peer, session: session, multiple: 1)] }
+
+    /// (primary) As it would be asked for anew.
+    var request: ProtectRequest {
+        var request = ProtectRequest(intervalMs: intervalMs, withoutDisks: withoutDisks)
+        request.pool = pool
+        request.diskRateBytesPerSecond = diskRateBytesPerSecond
+        request.onFailure = onFailure ?? .leave
+        request.engine = engine == .periodic ? .periodic : .continuous
+        return request
+    }
+
     /// (shadow) The domain's persistent definition, for when its primary's host cannot tell it any more.
     var carried: CarriedDefinition?
 
@@ -70,7 +92,7 @@ struct ProtectionRecord: Codable, Sendable {
 }
 
 /// How a guest is to be protected, as `protect` was told.
-public struct ProtectRequest: Sendable, Equatable {
+public struct ProtectRequest: Codable, Sendable, Equatable {
     /// Milliseconds between two epochs; nil: as the configuration has it.
     public var intervalMs: Double?
     public var withoutDisks = false
@@ -116,6 +138,12 @@ public struct RecordStore: Sendable {
     func write(_ record: ProtectionRecord) throws { try DurableFile.write(json: record, to: path(record.uuid)) }
 
     func remove(_ uuid: String) { DurableFile.remove(path(uuid)) }
+
+    /// Whether what is here of the domain is a shadow that waits.
+    func holdsShadow(_ uuid: String) -> Bool {
+        guard let data = FileManager.default.contents(atPath: path(uuid.lowercased())) else { return false }
+        return (try? JSONDecoder().decode(ProtectionRecord.self, from: data))?.phase == .shadowing
+    }
 
     /// Every record that can be read; one that cannot is reported and left where it is.
     func load() -> [ProtectionRecord] { DurableFile.readAll(ProtectionRecord.self, in: directory, kind: "protection record") }

@@ -10,13 +10,15 @@ import Transport
 
 /// All protections of this host, of both roles, and what administrators and peers may do with them.
 public final class Registry: @unchecked Sendable {
-    private struct Entries {
+    struct Entries {
         var primaries: [String: PrimaryProtection] = [:]
         var shadows: [String: ShadowProtection] = [:]
     }
 
     public let environment: HostEnvironment
-    private let entries = Guarded(Entries())
+    let entries = Guarded(Entries())
+    /// Sessions by which guests came here that have not been protected from here yet.
+    private let origins = Guarded<[String: UUID]>([:])
     /// `protect` and `prepare` of one domain must not overlap; they are rare, so all of them take turns.
     let admission = NSLock()
     /// Domains without a shadow that are on their way to another host, by UUID.
@@ -135,7 +137,7 @@ public final class Registry: @unchecked Sendable {
 
     /// The protection that `word` means, by name, id or UUID.
     /// `otherwise`: what else could be done with a domain that is not protected.
-    private func primaryNamed(_ word: String, otherwise: (String) -> String = { _ in "" }) throws -> PrimaryProtection {
+    func primaryNamed(_ word: String, otherwise: (String) -> String = { _ in "" }) throws -> PrimaryProtection {
         if let known = entries.read({ $0.primaries.values.first { $0.domain.name == word || $0.domain.uuid == word.lowercased() } }) { return known }
         if let shadow = entries.read({ $0.shadows.values.first { $0.name == word || $0.uuid == word.lowercased() } }) {
             throw ControlFailure(shadow.phase == .running
@@ -149,33 +151,39 @@ public final class Registry: @unchecked Sendable {
     }
 
     public func protect(_ word: String, to host: String, _ request: ProtectRequest) throws -> PrimaryProtection {
+        try protect(word, to: [ShadowChoice(host: host)], request)
+    }
+
+    /// Protects a domain to several hosts, or adds shadows to a protected one's. `demandsAll`: throws unless all of them can be had.
+    public func protect(_ word: String, to hosts: [ShadowChoice], demandsAll: Bool = true, _ request: ProtectRequest) throws -> PrimaryProtection {
         try admission.withLock {
-            let peer = try environment.peer(host)
+            let slots = try makeSlots(hosts)
             let domain = try lookup(word)
+            if let known = primary(domain.uuid), let more = try add(slots, to: known, request) { return more }
             try refuseMigrating(domain.uuid)
             try checkHandedOver(domain.uuid) { known in
-                ControlFailure("Domain \(domain.name) is protected already, to \(known.peer.name) (\(known.board.state.rawValue))",
+                ControlFailure("Domain \(domain.name) is protected already, to \(known.peerName) (\(known.board.state.rawValue))",
                                advice: "End that with `shadow-virt unprotect \(domain.name)` first")
             }
+            var cameBy: UUID?
             if let shadow = shadow(domain.uuid) {
                 // The guest may run here while libvirt has not yet answered the order that started it: that is waited for.
                 guard try shadow.verifiedPhase() == .running else {
                     throw ControlFailure("\(environment.hostName) holds the shadow of \(domain.name); the guest runs on \(shadow.primary)")
                 }
                 shadow.awaitSettled()
+                cameBy = shadow.session
+                origins.change { $0[domain.uuid] = shadow.session }
                 entries.change { $0.shadows[domain.uuid] = nil }
             }
-            try environment.marks.checkTrusted(peer.name)
-            let (findings, engine) = try Doctor(environment: environment).check(domain: domain, peer: peer, request)
-            if let failed = findings.first(where: { $0.verdict == .failed }) {
-                throw ControlFailure("Cannot protect \(domain.name): \(failed.detail)", advice: failed.advice)
-            }
-            guard let engine else { throw ControlFailure("Cannot protect \(domain.name): no engine was chosen for it") }
+            for slot in slots { try environment.marks.checkTrusted(slot.peer.name) }
+            let (findings, engine) = try check(domain, slots, demandsAll: demandsAll, request)
             let protection = PrimaryProtection(
-                domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, peer: peer,
-                request: request, engine: engine) { [weak self] in self?.forget($0) }
+                domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, slots: slots,
+                request: request, engine: engine, demandsAll: demandsAll) { [weak self] in self?.forget($0) }
             protection.remarks.change { $0 = findings.filter { $0.verdict == .warning && ($0.check.hasPrefix("disk-") || DefinitionCheck.remarked.contains($0.check)) }.map(\.detail) }
             entries.change { $0.primaries[domain.uuid] = protection }
+            protection.note(cameBy: cameBy ?? origins.read { $0[domain.uuid] })
             protection.start()
             return protection
         }
@@ -192,10 +200,11 @@ public final class Registry: @unchecked Sendable {
         return protection.ending.read { $0.remarks }
     }
 
-    public func swap(_ word: String, deadline: MonotonicTime) throws -> HandoverReport {
+    /// - Parameter host: whose shadow is to take the guest; nil: the freshest.
+    public func swap(_ word: String, to host: String? = nil, deadline: MonotonicTime) throws -> HandoverReport {
         let protection = try primaryNamed(word) { ", or move it without a shadow: `shadow-virt swap \($0) --to HOST`" }
         let reply = Reply<HandoverReport>()
-        protection.post(.swap(reply))
+        protection.post(.swap(reply, to: host))
         return try reply.wait(until: deadline)
     }
 
@@ -225,14 +234,22 @@ public final class Registry: @unchecked Sendable {
         shadow.isTakingOver.change { $0 = true }
         defer { shadow.isTakingOver.change { $0 = false } }
         try makeSurePrimaryIsDead(shadow, force: force, progress: progress)
+        let claim = try claimGuest(shadow, force: force, progress: progress)
+        var isDone = false
+        defer { if !isDone { claim.giveBack() } }
+        try askSiblings(shadow, force: force, progress: progress)
         if shadow.hasSharedDisks {
             progress("Disks on shared storage: the guest boots cold")
             let booted = try shadow.restart(persistentXML: nil, autostart: false)
+            isDone = true
+            reattach(shadow)
             return HandoverReport(domain: shadow.name, from: shadow.primary, to: environment.hostName, epoch: 0, epochsLost: nil,
                                   activationMs: booted.milliseconds ?? 0, outageMs: MonotonicTime.now.milliseconds(since: begin))
         }
         let loaded = try shadow.load()
         let running = try shadow.run(persistentXML: nil, autostart: false)
+        isDone = true
+        reattach(shadow)
         return HandoverReport(domain: shadow.name, from: shadow.primary, to: environment.hostName, epoch: loaded.epoch ?? 0, epochsLost: nil,
                               activationMs: (loaded.milliseconds ?? 0) + (running.milliseconds ?? 0), outageMs: MonotonicTime.now.milliseconds(since: begin))
     }
@@ -320,11 +337,25 @@ public final class Registry: @unchecked Sendable {
         case .load:
             return try session(request).load()
         case .run:
-            return try session(request).run(persistentXML: request.xml, autostart: request.autostart ?? false)
+            let shadow = try session(request)
+            try? shadow.note(request.family)
+            let answer = try shadow.run(persistentXML: request.xml, autostart: request.autostart ?? false)
+            reattach(shadow)
+            return answer
         case .restart:
-            return try session(request).restart(persistentXML: request.xml, autostart: request.autostart ?? false)
+            let shadow = try session(request)
+            let answer = try shadow.restart(persistentXML: request.xml, autostart: request.autostart ?? false)
+            reattach(shadow)
+            return answer
+        case .family:
+            try session(request).note(request.family)
+            return PeerResponse()
+        case .sibling:
+            return try siblingState((request.uuid ?? "").lowercased())
+        case .claim, .unclaim:
+            return try answerClaim(request)
         case .query:
-            guard let shadow = try? session(request) else { return PeerResponse(phase: .unknown) }
+            guard let shadow = try? session(request) else { return PeerResponse(phase: hasComeBy(request) ? .running : .unknown) }
             return PeerResponse(phase: try shadow.verifiedPhase(), epoch: shadow.status.committedEpoch)
         case .carry:
             try session(request).carry(request.carried)
@@ -336,7 +367,7 @@ public final class Registry: @unchecked Sendable {
                 throw ControlFailure("\(environment.hostName) does not protect this domain", advice: "Destroy it there with virsh")
             }
             let reply = Reply<Void>()
-            protection.post(.yield(reply))
+            protection.post(.yield(reply, to: request.host))
             try reply.wait(until: MonotonicTime.now.adding(milliseconds: 25_000))
             return PeerResponse()
         case .receive:
@@ -359,6 +390,12 @@ public final class Registry: @unchecked Sendable {
             let uuid = (request.uuid ?? "").lowercased()
             return PeerResponse(isLive: shadow(uuid).map { $0.phase == .running } ?? true && (try? environment.connect().lookup(uuid: uuid).isActive()) == true)
         }
+    }
+
+    /// A former primary asks for the session by which the guest came here, and it has been protected from here since.
+    private func hasComeBy(_ request: PeerRequest) -> Bool {
+        guard let session = request.session, let protection = primary((request.uuid ?? "").lowercased()) else { return false }
+        return protection.record.cameBy == session
     }
 
     /// A protection that ended with the guest on the other side is over, and forgotten; any other one is `refusal`'s to explain.
@@ -492,7 +529,9 @@ public final class Registry: @unchecked Sendable {
         } catch {
             Log.warning("\(record.domain): \(error)")
         }
-        entries.change { $0.shadows[record.uuid] = ShadowProtection(activated: record, environment: environment) }
+        let shadow = ShadowProtection(activated: record, environment: environment)
+        entries.change { $0.shadows[record.uuid] = shadow }
+        reattach(shadow)
     }
 
     /// After a loss of power: what the disks' journal has goes into the replicas, so that they are one epoch's, whatever becomes of them.

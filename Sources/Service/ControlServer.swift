@@ -52,7 +52,7 @@ final class ControlServer: Sendable {
             do {
                 let request = try ControlCodec.decode(ControlRequest.self, from: line)
                 let progress: @Sendable (ControlResponse.Progress) -> Void = { [self] progress in send(ControlResponse(progress: progress), channel) }
-                if request.verb == .swap, let host = request.to {
+                if request.verb == .swap, let host = request.to, !isToShadow(request, host) {
                     response = try migrate(request, to: host, channel, progress)
                 } else if request.verb == .drain || request.verb == .undrain {
                     response = try drain(request, channel, progress)
@@ -102,6 +102,7 @@ final class ControlServer: Sendable {
             return try protect(request, progress)
         case .unprotect:
             let domain = try named(request)
+            if let host = request.from { return try unprotect(domain, from: host, request, progress) }
             let remarks = try withProgress("Ending the protection of \(domain)", progress) { [registry] in
                 try registry.unprotectForGood(domain, deleteReplica: request.deleteReplica ?? false, deadline: MonotonicTime.now.adding(milliseconds: 60_000))
             }
@@ -112,7 +113,7 @@ final class ControlServer: Sendable {
                 ControlResponse.Progress("Swapping \(domain)" + (registry.swapStep(of: domain).map { ": \($0)" } ?? ""))
             }, progress) { [registry] in
                 // Longer than the engine periodic tries.
-                try registry.swap(domain, deadline: MonotonicTime.now.adding(milliseconds: 300_000))
+                try registry.swap(domain, to: request.to, deadline: MonotonicTime.now.adding(milliseconds: 300_000))
             })
         case .policy, .placement, .drain, .undrain:
             return try answerPolicy(request, progress)
@@ -190,6 +191,12 @@ final class ControlServer: Sendable {
         }
     }
 
+    /// With options of a live migration it is meant to be one, which a protected domain is refused.
+    private func isToShadow(_ request: ControlRequest, _ host: String) -> Bool {
+        let isPlain = request.migration.map { $0 == MigrationOptions() } ?? true
+        return isPlain && request.pool == nil && request.discardStale != true && registry.hasShadow(request.domain ?? "", on: host)
+    }
+
     func named(_ request: ControlRequest) throws -> String {
         guard let domain = request.domain, !domain.isEmpty else { throw ControlFailure("The request names no domain") }
         return domain
@@ -204,26 +211,33 @@ final class ControlServer: Sendable {
             throw ControlFailure("The disk rate of \(rate) bytes per second is outside \(DataRate.range.lowerBound) to \(DataRate.range.upperBound)")
         }
         let terms = ProtectRequest(request)
-        let named = request.to == "auto" ? nil : request.to
-        let adoption = try registry.adoptPolicy(domain, host: named, terms, writes: request.noPolicy != true)
+        let asked = request.shadows ?? request.to.flatMap { $0 == "auto" ? nil : [ShadowChoice(host: $0)] } ?? []
+        let adoption = try registry.adoptPolicy(domain, hosts: asked.map(\.host), terms, writes: request.noPolicy != true)
         defer { withExtendedLifetime(adoption) {} }
+        // What was there already counts as well.
+        let begun = adoption.kept == nil ? MonotonicTime.now : MonotonicTime(nanoseconds: 0)
         let protection: PrimaryProtection
         do {
             protection = try registry.environment.events.noting(.refused, domain: domain) {
-                try adoption.kept ?? registry.protect(domain, to: registry.host(for: domain, named, terms), terms)
+                try adoption.kept ?? registry.protect(domain, to: asked.isEmpty ? [ShadowChoice(host: registry.host(for: domain, nil, terms))] : asked, terms)
             }
         } catch {
             adoption.undo()
             throw error
         }
+        let hosts = asked.isEmpty || adoption.kept != nil ? protection.shadowHosts : asked.map(\.host)
         guard request.wait ?? true else {
             return ControlResponse(done: "Protecting \(protection.domain.name) to \(protection.peerName); `shadow-virt status` shows how far it is")
         }
         while true {
-            switch protection.settled(until: MonotonicTime.now.adding(milliseconds: 1000)) {
+            switch protection.settled(hosts, since: begun, until: MonotonicTime.now.adding(milliseconds: 1000)) {
             case .protected:
                 let done = "Domain \(protection.domain.name) is protected to \(protection.peerName)"
                 return ControlResponse(done: ([done] + protection.warnings).joined(separator: ". "))
+            case .refused(let reason) where protection.slots(besides: hosts) > 0:
+                adoption.undo()
+                for host in hosts { _ = try? registry.unprotect(protection.domain.uuid, from: host, deleteReplica: false, deadline: MonotonicTime.now.adding(milliseconds: 30_000)) }
+                throw ControlFailure("Domain \(protection.domain.name) got no shadow there: \(reason)")
             case .refused(let reason):
                 adoption.undo()
                 _ = try? registry.unprotect(protection.domain.uuid, deadline: MonotonicTime.now.adding(milliseconds: 30_000))
@@ -235,6 +249,14 @@ final class ControlServer: Sendable {
                 progress(ControlResponse.Progress(status.reason, bytesDone: status.syncBytesDone, bytesTotal: status.syncBytesTotal))
             }
         }
+    }
+
+    private func unprotect(_ domain: String, from host: String, _ request: ControlRequest,
+                           _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void) throws -> ControlResponse {
+        let remarks = try withProgress("Taking the shadow of \(domain) away from \(host)", progress) { [registry] in
+            try registry.unprotect(domain, from: host, deleteReplica: request.deleteReplica ?? false, deadline: MonotonicTime.now.adding(milliseconds: 60_000))
+        }
+        return ControlResponse(done: (["Domain \(domain) has no shadow on \(host) any more; it runs on"] + remarks).joined(separator: ". "))
     }
 
     private func withProgress<R: Sendable>(_ what: String, _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void,

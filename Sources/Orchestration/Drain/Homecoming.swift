@@ -57,7 +57,7 @@ extension Registry {
 
     private func bringHome(_ domain: Domain, _ homecoming: Homecoming) throws -> String {
         let policy = try PolicyStore(domain: domain).read()
-        if primary(domain.uuid).map({ $0.board.state != .failedOver && $0.peerName == homecoming.host }) != true {
+        if primary(domain.uuid).map({ $0.board.state != .failedOver && $0.slot(homecoming.host) != nil }) != true {
             guard let policy, policy.isEnabled else { return try migrateHome(domain, homecoming) }
             homecoming.state.change { $0 = .underWay("making its shadow on \(homecoming.host)") }
             if let other = primary(domain.uuid), other.board.state != .failedOver {
@@ -68,7 +68,7 @@ extension Registry {
         guard let protection = primary(domain.uuid) else { throw ControlFailure("The protection of \(domain.name) to \(homecoming.host) has ended") }
         try awaitShadow(protection, homecoming)
         homecoming.state.change { $0 = .underWay("swapping") }
-        let report = try swap(domain.uuid, deadline: MonotonicTime.now.adding(milliseconds: Self.longestSwapMs))
+        let report = try swap(domain.uuid, to: homecoming.host, deadline: MonotonicTime.now.adding(milliseconds: Self.longestSwapMs))
         return "swapped back from \(environment.hostName), outage \(Int(report.outageMs.rounded())) ms"
     }
 

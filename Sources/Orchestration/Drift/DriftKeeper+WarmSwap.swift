@@ -106,7 +106,7 @@ extension DriftKeeper {
             guard let registry else { return }
             // Before it is done: a service that is killed meanwhile must not try again at once.
             try environment.marks.noteSwap(key.uuid, Self.now)
-            let report = try registry.swap(key.uuid, deadline: MonotonicTime.now.adding(milliseconds: Self.swapLimitMs))
+            let report = try registry.swap(key.uuid, to: key.peer, deadline: MonotonicTime.now.adding(milliseconds: Self.swapLimitMs))
             record("warm_swap", watch, "\(watch.domain) runs on \(report.to), away from \(host): \(cause)",
                    ["cause": cause, "outage_ms": String(format: "%.1f", report.outageMs), "epoch": "\(report.epoch)"])
             isolate(key, watch, "\(watch.domain) left it by itself: \(cause)")

@@ -88,10 +88,12 @@ public final class DriftKeeper: @unchecked Sendable {
         guard let registry else { return }
         let now = Self.now
         for (key, watch) in watches.read({ $0 }) {
-            guard let protection = registry.primary(key.uuid), protection.peer.name == key.peer, protection.board.state != .failedOver else {
+            guard let protection = registry.primary(key.uuid), protection.shadowHosts.contains(key.peer), protection.board.state != .failedOver else {
                 end(key, watch)
                 continue
             }
+            // Of several shadows the freshest one counts; what is known of the others is kept.
+            guard protection.peer.name == key.peer else { continue }
             lookAtShape(key, watch, protection, now)
             tell(key, watch)
             let trouble = trouble(watch, now)

@@ -37,6 +37,14 @@ struct Placement {
         return chosen.host
     }
 
+    /// The same for up to `count` shadows, best first.
+    func choose(_ count: Int, _ domain: Domain, policy: DomainPolicy, _ request: ProtectRequest, excluded: [String: String] = [:]) throws -> [String] {
+        let report = try report(domain, policy: policy, request, excluded: excluded)
+        let fitting = report.candidates.filter { $0.verdict != .excluded }
+        guard !fitting.isEmpty else { throw Self.nowhere(report, in: environment.configuration.file) }
+        return fitting.prefix(max(1, count)).map(\.host)
+    }
+
     static func nowhere(_ report: PlacementReport, in file: String) -> ControlFailure {
         guard !report.candidates.isEmpty else { return ControlFailure("There is no other host for a shadow of \(report.domain)", advice: "List the other hosts under `peers` in \(file)") }
         let reasons = report.candidates.map { "\($0.host): \($0.reasons.first ?? "unknown")" }

@@ -54,16 +54,16 @@ struct PolicyAction {
     private func begin(_ policy: DomainPolicy, _ domain: Domain) throws -> PolicyKeeper.Step {
         let request = ProtectRequest(policy)
         try PolicyCheck.criticalDisks(policy, domain, registry.environment)
-        let host = try Placement(environment: registry.environment).choose(domain, policy: policy, request, excluded: keeper.excluded(uuid))
+        let hosts = try Placement(environment: registry.environment).choose(policy.shadows, domain, policy: policy, request, excluded: keeper.excluded(uuid))
         // A command may have come in between.
         guard registry.primary(uuid).map({ $0.board.state == .failedOver }) ?? true else { return .again(milliseconds: Self.settleEveryMs) }
-        Log.info("\(domain.name): its policy asks for a shadow; it goes to \(host)")
+        Log.info("\(domain.name): its policy asks for a shadow; it goes to \(hosts.joined(separator: " and "))")
         keeper.change(uuid) { $0.isBeginning = true }
         do {
-            _ = try registry.protect(uuid, to: host, request)
+            _ = try registry.protect(uuid, to: hosts.map { ShadowChoice(host: $0) }, demandsAll: false, request)
         } catch {
             // It said no, or it is not there: another one may do.
-            keeper.suspect(uuid, host, "\(error)")
+            for host in hosts { keeper.suspect(uuid, host, "\(error)") }
             throw error
         }
         return .again(milliseconds: Self.settleEveryMs)
@@ -84,7 +84,7 @@ struct PolicyAction {
             return .done
         }
         if keeper.entry(uuid).isBeginning, let step = try beginning(protection) { return step }
-        if keeper.entry(uuid).leaves == protection.peerName { return try leave(protection, policy, domain) }
+        if let host = keeper.entry(uuid).leaves, protection.slot(host) != nil { return try leave(host, protection, policy, domain) }
         guard let difference = protection.difference(from: policy) else { return .done }
         try end(protection, "its policy has changed (\(difference)): it begins anew")
         return .again(milliseconds: 0)
@@ -99,7 +99,7 @@ struct PolicyAction {
             }
             return nil
         case .refused(let reason):
-            keeper.suspect(uuid, protection.peerName, reason)
+            for slot in protection.slots { keeper.suspect(uuid, slot.peer.name, reason) }
             try end(protection, "it could not be protected to \(protection.peerName)")
             throw ControlFailure("\(protection.peerName): \(reason)")
         case .ended(let reason):
@@ -110,9 +110,14 @@ struct PolicyAction {
     }
 
     /// The shadow's host is being emptied. Not before another one is known that takes it.
-    private func leave(_ protection: PrimaryProtection, _ policy: DomainPolicy, _ domain: Domain) throws -> PolicyKeeper.Step {
-        let old = protection.peerName
+    private func leave(_ old: String, _ protection: PrimaryProtection, _ policy: DomainPolicy, _ domain: Domain) throws -> PolicyKeeper.Step {
         keeper.change(uuid) { $0.leaves = nil }
+        guard protection.slots.count == 1 else {
+            // The others go on without a break.
+            Log.info("\(domain.name): \(old) is being drained; its shadow there goes")
+            _ = try registry.unprotect(uuid, from: old, deleteReplica: false, deadline: MonotonicTime.now.adding(milliseconds: Self.unprotectMs))
+            return .done
+        }
         let host = try Placement(environment: registry.environment).choose(domain, policy: policy, ProtectRequest(policy), excluded: [old: "The shadow is to leave it"])
         try end(protection, "\(old) is being drained; its shadow goes to \(host)")
         return try begin(policy, domain)
@@ -145,7 +150,7 @@ extension PrimaryProtection {
         if policy.onFailure != record.onFailure ?? .leave { return "on failure: \(policy.onFailure.rawValue)" }
         if (policy.lifetime == .ghost) != (record.isGhost == true) { return "lifetime \(policy.lifetime.rawValue)" }
         if policy.pool != record.pool { return "pool" }
-        if !policy.hosts.isEmpty, !policy.hosts.contains(where: { $0.lowercased() == peerName.lowercased() }) { return "hosts" }
+        if !policy.hosts.isEmpty, !slots.contains(where: { slot in policy.hosts.contains { $0.lowercased() == slot.peer.name.lowercased() } }) { return "hosts" }
         return nil
     }
 }

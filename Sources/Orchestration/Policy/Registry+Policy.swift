@@ -2,6 +2,7 @@ import ControlProtocol
 import Foundation
 import Libvirt
 import Platform
+import Replication
 
 /// `policy` and `placement`, and what `protect` and `unprotect` do about policies.
 extension Registry {
@@ -37,7 +38,7 @@ extension Registry {
     }
 
     /// Shadows that one guest can have.
-    static let mostShadows = 1
+    static let mostShadows = SharedStatistics.mostPeers
 
     // MARK: Placement
 
@@ -85,20 +86,29 @@ extension Registry {
         deinit { registry.keeper.release(domain.uuid) }
     }
 
-    /// - Parameter host: the one that the administrator named; the policy then is about this pair of hosts. Nil: all that suit.
-    public func adoptPolicy(_ word: String, host: String?, _ request: ProtectRequest, writes: Bool) throws -> Adoption {
+    /// - Parameter hosts: those that the administrator named; the policy then is about them and this one. Empty: all that suit.
+    public func adoptPolicy(_ word: String, hosts: [String], _ request: ProtectRequest, writes: Bool) throws -> Adoption {
         let domain = try lookup(word)
         keeper.hold(domain.uuid)
         do {
             let store = PolicyStore(domain: domain)
             let before = try store.text()
-            if let kept = kept(domain, before, host: host, request) { return Adoption(self, domain, before: before, isWritten: false, kept: kept) }
+            if let kept = kept(domain, before, hosts: hosts, request) { return Adoption(self, domain, before: before, isWritten: false, kept: kept) }
+            if writes, let protection = primary(domain.uuid), protection.board.state != .failedOver, var policy = before.flatMap({ try? DomainPolicy(xml: $0) }), policy.isEnabled {
+                // More shadows of one that is protected already.
+                let fresh = hosts.filter { protection.slot($0) == nil }
+                policy.shadows = protection.slots.count + fresh.count
+                if !policy.hosts.isEmpty { policy.hosts += fresh.filter { host in !policy.hosts.contains { $0.lowercased() == host.lowercased() } } }
+                try store.write(policy)
+                return Adoption(self, domain, before: before, isWritten: true)
+            }
             guard writes, primary(domain.uuid).map({ $0.board.state == .failedOver }) ?? true, shadow(domain.uuid).map({ $0.phase == .running }) ?? true else {
                 return Adoption(self, domain, before: before, isWritten: false)
             }
             var policy = before.flatMap { try? DomainPolicy(xml: $0) } ?? DomainPolicy()
             policy.take(request)
-            policy.hosts = host.map { [environment.hostName, $0] } ?? []
+            policy.hosts = hosts.isEmpty ? [] : [environment.hostName] + hosts
+            policy.shadows = max(1, hosts.count)
             try store.write(policy)
             return Adoption(self, domain, before: before, isWritten: true)
         } catch {
@@ -108,9 +118,9 @@ extension Registry {
     }
 
     /// A protection that stands under a policy and is what `protect` asks for: that is no error then, the service was merely quicker.
-    private func kept(_ domain: Domain, _ policy: String?, host: String?, _ request: ProtectRequest) -> PrimaryProtection? {
+    private func kept(_ domain: Domain, _ policy: String?, hosts: [String], _ request: ProtectRequest) -> PrimaryProtection? {
         guard let protection = primary(domain.uuid), protection.board.state != .failedOver, let current = policy.flatMap({ try? DomainPolicy(xml: $0) }), current.isEnabled,
-              host.map({ $0.lowercased() == protection.peerName.lowercased() }) ?? true else { return nil }
+              hosts.allSatisfy({ protection.slot($0) != nil }) else { return nil }
         var wanted = current
         wanted.take(request)
         return protection.difference(from: wanted) == nil ? protection : nil
@@ -147,11 +157,15 @@ extension Registry {
     func moveShadow(_ request: PeerRequest) throws -> PeerResponse {
         let uuid = (request.uuid ?? "").lowercased()
         guard let protection = primary(uuid), protection.board.state != .failedOver else { throw ControlFailure("\(environment.hostName) does not protect this domain") }
-        guard protection.peerName == request.host else { return PeerResponse() }
+        guard protection.slot(request.host) != nil else { return PeerResponse() }
         let domain = try environment.connect().lookup(uuid: uuid)
         guard let policy = try PolicyStore(domain: domain).read(), policy.isEnabled else {
             throw ControlFailure("\(domain.name) has no policy, so nobody knows where its shadow may go instead",
                                  advice: "On \(environment.hostName): `shadow-virt unprotect \(domain.name)`, then `shadow-virt protect \(domain.name)`")
+        }
+        if let other = protection.slots.first(where: { $0.peer.name != request.host }) {
+            keeper.leave(uuid, request.host)
+            return PeerResponse(state: other.peer.name)
         }
         let host = try Placement(environment: environment).choose(domain, policy: policy, ProtectRequest(policy), excluded: [request.host: "The shadow is to leave it"])
         keeper.leave(uuid, request.host)

@@ -150,6 +150,11 @@ final class TwoHosts: @unchecked Sendable {
         chmod(path, 0o600)
     }
 
+    private func up(_ count: Int) throws {
+        let result = try runCommand(["env", "HOSTS=\(count)", Self.script, "up", folder], limit: 60)
+        try require(result.succeeded, "hosts.sh up: \(result.summary)")
+    }
+
     // MARK: Commands
 
     /// A command of hosts.sh.
@@ -252,8 +257,25 @@ struct Status: Decodable {
     var pauseMsMedian: Double
     var epochsPerSecond: Double
     var disks: [Disk]?
+    var shadows: [Shadow]?
     var diskBytesSent: Int?
     var diskWrites: Int?
+
+    struct Shadow: Decodable {
+        var peer: String
+        var state: String
+        var reason: String
+        var committed: Int
+        var lagEpochs: Int
+        var rpoMs: Double?
+
+        enum CodingKeys: String, CodingKey {
+            case peer, state, reason
+            case committed = "committed_epoch"
+            case lagEpochs = "lag_epochs"
+            case rpoMs = "rpo_ms"
+        }
+    }
 
     struct Disk: Decodable {
         var target: String
@@ -262,7 +284,7 @@ struct Status: Decodable {
     }
 
     enum CodingKeys: String, CodingKey {
-        case domain, role, peer, engine, state, reason, epoch, disks
+        case domain, role, peer, engine, state, reason, epoch, disks, shadows
         case engineReason = "engine_reason"
         case diskBytesSent = "disk_bytes_sent"
         case diskWrites = "disk_writes"
