@@ -3,8 +3,9 @@
 # over there, gets a shadow again and moves back. Then a Linux guest does the same, with a ping running all the time. Both hosts are
 # made on this machine and are gone afterwards.
 #
-#   sudo examples/quickstart.sh [--json FILE] [--keep] [--install-swift] [--work DIR]
+#   sudo examples/quickstart.sh [--degrade] [--json FILE] [--keep] [--install-swift] [--work DIR]
 #
+#   --degrade         shows something else: hostA loses most of its CPU time, and the guest leaves it by itself (four minutes; needs /dev/kvm)
 #   --json FILE       writes the figures of the table to FILE as well
 #   --keep            leaves the two hosts and the guest up, and prints commands to play with them
 #   --install-swift   when neither PATH nor apt has Swift 6: fetches it from swift.org, without asking
@@ -31,8 +32,10 @@ readonly linux_probe_seconds=15
 
 # shellcheck source=../Tests/Support/install.sh
 source "$repository/Tests/Support/install.sh"
+# shellcheck source=../Tests/Support/degrade.sh
+source "$repository/Tests/Support/degrade.sh"
 
-json='' keep='' work='' swift_option=()
+json='' keep='' degrade='' work='' swift_option=()
 why='' finding='' finished='' job='' work_made='' hosts_up=''
 services=() followers=() probes=() linux_probe=''
 no_kvm='' no_linux='' # why a part is left out
@@ -52,13 +55,15 @@ while (($# > 0)); do
     if [[ $1 == --json ]]; then json=$(realpath -m "$2"); else work=$(realpath -m "$2"); fi
     shift ;;
   --keep) keep=yes ;;
+  --degrade) degrade=yes ;;
   --install-swift) swift_option=(--from-swift-org) ;;
   --help | -h) usage; exit 0 ;;
   *) wrong "No such option: $1" ;;
   esac
   shift
 done
-readonly json keep
+readonly json keep degrade
+[[ -z $json || -z $degrade ]] || wrong "--degrade has no figures for --json"
 
 # --- how it ends ---------------------------------------------------------------------------------------------------
 
@@ -71,6 +76,7 @@ on_exit() {
   set +e
   [[ -z $job ]] || end_job
   [[ -z $linux_probe ]] || kill "$linux_probe" 2>/dev/null
+  [[ -z $degrade ]] || full_speed
   if [[ -n $finished ]]; then
     status=0
   else
@@ -255,7 +261,8 @@ need_packages "${build_packages[@]}" "${host_packages[@]}" || echo "$install_pro
 for tool in virsh libvirtd qemu-system-x86_64 ip nsenter as ld; do
   PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null || fail "$tool is missing and could not be installed"
 done
-need_packages "${linux_packages[@]}" || no_linux=$install_problem
+[[ -z $degrade || -z $no_kvm ]] || fail "--degrade needs the ledger guest: $no_kvm"
+if [[ -n $degrade ]]; then no_linux='--degrade shows the ledger guest'; else need_packages "${linux_packages[@]}" || no_linux=$install_problem; fi
 # Caches, lock files and whatever else Swift leaves in the home and in /tmp go into the work folder.
 readonly caches=$work/caches
 mkdir -p "$caches"
@@ -332,6 +339,7 @@ libvirt_uri = "qemu:///system"
 listen = "$2:16520"
 peers = [ "host$3 $4:16520 qemu+tcp://$4/system" ]
 END
+  [[ -z $degrade ]] || degrade_configuration >>"$folder/shadow-virt.conf"
 }
 configure A 10.77.0.1 B 10.77.0.2
 configure B 10.77.0.2 A 10.77.0.1
@@ -610,6 +618,11 @@ linux_guest() {
 
 # --- all of it -----------------------------------------------------------------------------------------------------
 
+if [[ -n $degrade ]]; then
+  degrade_host
+  finished=yes
+  exit 0
+fi
 if [[ -z $no_kvm ]]; then
   boot_ledger
   protect_ledger

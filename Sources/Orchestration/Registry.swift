@@ -176,7 +176,6 @@ public final class Registry: @unchecked Sendable {
                 origins.change { $0[domain.uuid] = shadow.session }
                 entries.change { $0.shadows[domain.uuid] = nil }
             }
-            for slot in slots { try environment.marks.checkTrusted(slot.peer.name) }
             let (findings, engine) = try check(domain, slots, demandsAll: demandsAll, request)
             let protection = PrimaryProtection(
                 domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, slots: slots,

@@ -65,9 +65,9 @@ public final class HostMarks: Sendable {
 
     static func text(_ mark: HostMark) -> String { "It is suspect since \(mark.since): \(mark.reason) (`shadow-virt hosts clear \(mark.host)` ends that)" }
 
-    func checkTrusted(_ host: String) throws {
-        guard let mark = suspicion(host) else { return }
-        throw ControlFailure("\(mark.host) is suspect since \(mark.since): \(mark.reason)", advice: "Once it is in order: `shadow-virt hosts clear \(mark.host)`")
+    /// What `protect` says to a host that is not trusted; nil: it is.
+    func refusal(_ host: String) -> ControlFailure? {
+        suspicion(host).map { ControlFailure("\($0.host) is suspect since \($0.since): \($0.reason)", advice: "Once it is in order: `shadow-virt hosts clear \($0.host)`") }
     }
 
     func suspect(_ host: String, _ reason: String) throws {

@@ -49,6 +49,10 @@ extension Registry {
         var found: (findings: [Finding], engine: EngineDecision)?
         var refusal: ControlFailure?
         for slot in slots {
+            if let problem = environment.marks.refusal(slot.peer.name) {
+                refusal = refusal ?? problem
+                continue
+            }
             let (findings, engine) = try Doctor(environment: environment).check(domain: domain, peer: slot.peer, request)
             if let failed = findings.first(where: { $0.verdict == .failed }) {
                 refusal = refusal ?? ControlFailure("Cannot protect \(domain.name): \(failed.detail)", advice: failed.advice)

@@ -62,6 +62,30 @@ final class DriftWatchTests: XCTestCase {
         store.remove(uuid: "u", peer: "b")
     }
 
+    /// An hour and a half at a look every five seconds, with surges that both sides see, and jitter of each side's own.
+    func testHealthyNoiseIsNoAlarm() {
+        var one = watch()
+        var seed: UInt64 = 4711
+        func noise() -> Double {
+            seed = seed &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            return Double(seed >> 40) / Double(1 << 24)
+        }
+        var worst = 0.0
+        for row in 0..<1080 {
+            let surge = (row / 90) % 3 == 2 ? 3.0 : 1
+            func side() -> Sample {
+                Sample(time: UInt64(1_700_000_000_000 + row * 5000), values: [
+                    "host_storage_write_ms": 2 * surge * exp(0.3 * (noise() + noise() - 1)), "host_memory_latency_ns": 90 + 8 * noise(),
+                    "host_cpu_percent": min(100, 20 * surge + 5 * noise()), "peer_round_trip_ms": 0.4 * exp(0.5 * (noise() + noise() - 1)),
+                ])
+            }
+            one.take(PairSample(uuid: "u", domain: "web1", peer: "b", primary: side(), shadow: side()))
+            worst = max(worst, one.score ?? 0)
+        }
+        XCTAssertGreaterThan(worst, 0)
+        XCTAssertLessThan(worst, 1)
+    }
+
     func testWhileLearningThereIsNoScore() {
         var one = watch()
         feed(&one, 0..<20)

@@ -10,14 +10,13 @@ final class HostMarksTests: XCTestCase {
     private func marks() -> HostMarks { HostMarks(stateDirectory: folder) }
 
     func testSuspectsSurviveARestart() throws {
-        XCTAssertNoThrow(try marks().checkTrusted("a"))
+        XCTAssertNil(marks().refusal("a"))
         try marks().suspect("a", "it burns")
         try marks().suspect("a", "it burns still")
         XCTAssertEqual(marks().suspects.map(\.reason), ["it burns still"])
-        XCTAssertThrowsError(try marks().checkTrusted("A")) { error in
-            XCTAssertTrue("\(error)".contains("a is suspect since") && "\(error)".contains("hosts clear"), "\(error)")
-        }
-        XCTAssertNoThrow(try marks().checkTrusted("b"))
+        let refusal = try XCTUnwrap(marks().refusal("A"))
+        XCTAssertTrue(refusal.message.hasPrefix("a is suspect since") && refusal.advice.contains("hosts clear a"), "\(refusal)")
+        XCTAssertNil(marks().refusal("b"))
         XCTAssertEqual(Array(marks().exclusions.keys), ["a"])
         XCTAssertTrue(try marks().clear("A", isThisHost: false, now: 5))
         XCTAssertFalse(try marks().clear("a", isThisHost: false, now: 5))
