@@ -86,7 +86,7 @@ public final class DriftKeeper: @unchecked Sendable {
 
     private func tick() {
         guard let registry else { return }
-        let now = Self.now
+        let now = Self.now, report = health(), clearedAt = environment.marks.clearedAt
         for (key, watch) in watches.read({ $0 }) {
             guard let protection = registry.primary(key.uuid), protection.shadowHosts.contains(key.peer), protection.board.state != .failedOver else {
                 end(key, watch)
@@ -96,7 +96,7 @@ public final class DriftKeeper: @unchecked Sendable {
             guard protection.peer.name == key.peer else { continue }
             lookAtShape(key, watch, protection, now)
             tell(key, watch)
-            let trouble = trouble(watch, now)
+            let trouble = HardwareTrouble(report, kpis: watch.hostValues, now: now, since: clearedAt)
             let status = protection.status
             steer(key, protection, status, trouble, now)
             consider(key, protection, status, trouble, now)
@@ -150,8 +150,6 @@ public final class DriftKeeper: @unchecked Sendable {
             record("drift", watch, "The drift of \(watch.domain) is over", details.merging(["state": "ended"]) { mine, _ in mine })
         }
     }
-
-    func trouble(_ watch: DriftWatch, _ now: Double) -> HardwareTrouble { HardwareTrouble(health(), kpis: watch.hostValues, now: now, since: environment.marks.clearedAt) }
 
     func record(_ kind: EventKind, _ watch: DriftWatch, _ message: String, _ details: [String: String] = [:]) {
         environment.events.record(kind: kind, domain: watch.domain, uuid: watch.saved.uuid, message: message,

@@ -8,8 +8,8 @@ import Foundation
 ///     shortened  --pressure < 0.35 for 60 s--> returning: a quarter longer every 10 s --> configured
 ///     configured --epochs dear for 20 s, no pressure--> lengthened: by half every 10 s, up to 4 times --cheap--> by a third shorter every 10 s
 ///
-/// Dear: the guest stands still for 30 % of the time, or the shadow lags; cheap: for less than 12 %, so that an interval two thirds as long is not dear
-/// again. In doubt an epoch may cost half of the guest's time, not more.
+/// Dear: the guest stands still for half of the time, or the shadow lags; cheap: for less than 20 %, so that an interval two thirds as long is not dear
+/// again. In doubt epochs may cost two thirds of the guest's time, not more.
 struct IntervalLaw: Equatable, Sendable {
     struct Bounds: Equatable, Sendable {
         var configuredMs: Double
@@ -41,9 +41,9 @@ struct IntervalLaw: Equatable, Sendable {
 
     static let enter = 0.5, leave = 0.35, full = 1.0
     static let calmSeconds = 60.0, stepSeconds = 10.0, growth = 1.25
-    static let dearShare = 0.3, cheapShare = 0.12, dearSeconds = 20.0, stretch = 1.5, mostStretch = 4.0
+    static let dearShare = 0.5, cheapShare = 0.2, dearSeconds = 20.0, stretch = 1.5, mostStretch = 4.0
     /// Of the guest's time, in doubt.
-    static let mostShare = 0.5
+    static let mostShare = 2.0 / 3
 
     private(set) var bounds: Bounds
     private(set) var intervalMs: Double
@@ -124,7 +124,7 @@ struct IntervalLaw: Equatable, Sendable {
         reason = switch mode {
         case .configured: "as configured"
         case .shortened where bounds.leastMs >= bounds.configuredMs: "as configured, which is the lower bound: \(cause)"
-        case .shortened: "shortened: \(cause)" + (isDear ? "; no shorter, because epochs cost half of the guest's time" : "")
+        case .shortened: "shortened: \(cause)" + (isDear ? "; no shorter, because epochs cost two thirds of the guest's time" : "")
         case .returning: "calm again: going back to the configured interval step by step"
         case .lengthened: "lengthened: \(cause)"
         }

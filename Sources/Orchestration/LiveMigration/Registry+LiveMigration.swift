@@ -17,6 +17,7 @@ extension Registry {
                         onBegin: (@escaping @Sendable () -> Void) -> Void, progress: @escaping @Sendable (ControlResponse.Progress) -> Void) throws -> MigrationAnswer {
         if let problem = options.problem { throw ControlFailure(problem) }
         let peer = try environment.peer(host)
+        if let problem = environment.marks.refusal(peer.name) { throw problem }
         let migration = try admission.withLock { () throws -> LiveMigration in
             let domain = try migratable(word, isDryRun: options.dryRun)
             let fresh = LiveMigration(domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), peer: peer, environment: environment,
