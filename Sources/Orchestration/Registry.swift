@@ -514,11 +514,15 @@ public final class Registry: @unchecked Sendable {
     private func resumeShadow(_ record: ProtectionRecord) {
         let domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
         guard record.phase == .activated || record.phase == .running else {
-            // Its memory files died with the service: without them it can never run.
-            Log.info("\(record.domain): removing the shadow that an earlier service left; \(record.peer) makes a new one")
-            ShadowProtection.removeShadowDomain(domain, environment)
-            repairReplicas(of: record)
-            return environment.records.remove(record.uuid)
+            // Its primary may ask for a new shadow at any moment: the new one's record must not go with the old one's.
+            return admission.withLock {
+                guard self.shadow(record.uuid) == nil else { return }
+                // Its memory files died with the service: without them it can never run.
+                Log.info("\(record.domain): removing the shadow that an earlier service left; \(record.peer) makes a new one")
+                ShadowProtection.removeShadowDomain(domain, environment)
+                repairReplicas(of: record)
+                environment.records.remove(record.uuid)
+            }
         }
         // A guest that came here and has ended since is an ordinary domain.
         do {

@@ -64,7 +64,8 @@ final class CapturedEpoch: @unchecked Sendable {
     /// A copy of another's records, into an epoch that has none.
     func takeRecords(of other: CapturedEpoch) {
         while records.count < other.count { grow() }
-        _ = records.initialize(fromContentsOf: other.filledRecords)
+        // Not initialize(fromContentsOf:): programs that Swift 6.0 builds do not find it when they are linked.
+        if let from = other.records.baseAddress { records.baseAddress?.initialize(from: from, count: other.count) }
         (count, pageBytes) = (other.count, other.pageBytes)
     }
 

@@ -3,7 +3,7 @@
 # shellcheck disable=SC2154,SC2034
 
 # What hostA keeps of one core: so many microseconds of each period.
-readonly degrade_period=20000 degrade_quota=5000 degrade_interval_ms=100
+readonly degrade_period=50000 degrade_quota=10000 degrade_interval_ms=100
 throttle='' # the control group of hostA's processes
 
 # A minute of samples is what the baseline takes; as shipped that is five minutes, at one look every five seconds.

@@ -61,7 +61,16 @@ struct DriftWatch {
         domain = pair.domain
         saved.samples += 1
         hostValues = pair.primary.values.filter { $0.key.hasPrefix("host_") }
-        saved.analyzer.add(time: Double(pair.primary.time) / 1000, primary: pair.primary.values.mapValues { $0 }, shadow: (pair.shadow?.values ?? [:]).mapValues { $0 })
+        saved.analyzer.add(time: Double(pair.primary.time) / 1000, primary: judged(pair.primary.values), shadow: judged(pair.shadow?.values ?? [:]))
+    }
+
+    /// What another interval than the configured one changes by itself. Judged all the same, doubt would shorten the interval, and that would be more doubt.
+    static let ofEpochs: Set = ["commits_per_second", "commit_age_ms", "replication_bytes_per_second", "replication_disk_bytes_per_second", "dirty_bytes_per_second",
+                                "rpo_ms", "epoch_pause_ms", "epoch_pause_p99_ms", "epoch_interval_ms", "lag_epochs_count", "lag_bytes"]
+
+    private func judged(_ values: [String: Double]) -> [String: Double] {
+        guard let law, law.mode != .configured else { return values }
+        return values.filter { !Self.ofEpochs.contains($0.key) }
     }
 
     /// The domain, or what it runs on, is another one than the baseline was learned of.

@@ -108,6 +108,27 @@ final class DriftWatchTests: XCTestCase {
         XCTAssertEqual(one.pauseShare, 0, "a new worker counts from 0")
     }
 
+    /// The interval that doubt shortens changes what epochs are measured by: that must not be more doubt.
+    func testAnIntervalOfOurOwnIsNoDrift() {
+        func worst(_ mode: IntervalLaw.Mode) -> Double {
+            var one = watch(), worst = 0.0
+            for row in 0..<400 {
+                if row == 200, mode == .shortened {
+                    var law = IntervalLaw(.init(configuredMs: 100, isPeriodic: false, least: 0))
+                    _ = law.step(.init(now: 1, pressure: 1, cause: "test", pauseShare: 0, isLagging: false))
+                    one.law = law
+                }
+                let jitter = Double((row &* 7919) % 97) / 97
+                func side(_ age: Double) -> Sample { Sample(time: UInt64(1_700_000_000_000 + row * 5000), values: ["commit_age_ms": age + jitter, "host_cpu_percent": 20 + jitter]) }
+                one.take(PairSample(uuid: "u", domain: "web1", peer: "b", primary: side(row < 200 ? 100 : 300), shadow: side(100)))
+                worst = max(worst, one.score ?? 0)
+            }
+            return worst
+        }
+        XCTAssertGreaterThan(worst(.configured), 1)
+        XCTAssertLessThan(worst(.shortened), 0.5)
+    }
+
     func testShape() throws {
         func shape(_ cpus: Int, _ disks: String) throws -> String {
             try DomainDefinition(xml: "<domain type='kvm'><name>d</name><memory unit='MiB'>64</memory><vcpu>\(cpus)</vcpu><devices>\(disks)</devices></domain>").shape
