@@ -3,7 +3,7 @@ import Foundation
 
 struct DriftCommand: Command {
     let spec = CommandSpec(
-        name: "drift", summary: "show whether this host drifts away from its shadows' hosts",
+        name: "drift", summary: "show whether this host drifts from its shadows' hosts",
         operands: [.init(name: "DOMAIN", isRequired: false)],
         options: CommandSpec.Option.client,
         description: [

@@ -68,7 +68,7 @@ final class MonitoringTests: XCTestCase {
         XCTAssertEqual(used.subtracting(Self.names), [], "the dashboard asks for what there is not")
         let shown = Set(DomainMetrics.definitions.map(\.name))
         XCTAssertEqual(shown.subtracting(used.map { $0.replacingOccurrences(of: "pause_seconds_sum", with: "pause_seconds") }).sorted(),
-                       ["shadowvirt_disk_ready", "shadowvirt_interval_seconds", "shadowvirt_lag_epochs", "shadowvirt_last_commit_age_seconds", "shadowvirt_state_changed_timestamp_seconds"],
+                       ["shadowvirt_disk_ready", "shadowvirt_drift_score", "shadowvirt_interval_seconds", "shadowvirt_lag_epochs", "shadowvirt_last_commit_age_seconds", "shadowvirt_state_changed_timestamp_seconds"],
                        "what the dashboard leaves out")
 
         let panels = try XCTUnwrap(dashboard["panels"] as? [[String: Any]])
