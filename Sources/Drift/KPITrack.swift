@@ -6,8 +6,8 @@ import Foundation
 struct KPITrack: Codable, Sendable, Equatable {
     let name: String
     let kind: KPIClass
-    /// Mean magnitude, which sets the idle level.
-    private var magnitude = 0.0, magnitudeWeight = 0.0
+    /// Usual magnitude while there is work: it sets the idle level.
+    private var magnitude = WorkingLevel()
     private var regression = RobustRegression()
     private var spread = LevelSpread()
     private var levels = UsualRange(), loads = UsualRange()
@@ -30,7 +30,7 @@ struct KPITrack: Codable, Sendable, Equatable {
     var score: Double { max(worse.score, better.score) }
 
     func transform(_ value: Double, _ settings: DriftConfiguration) -> Double {
-        let scaled = log1p(abs(value) / max(settings.idleShare * magnitude, 1e-12))
+        let scaled = log1p(abs(value) / max(settings.idleShare * magnitude.level, 1e-12))
         return value < 0 ? -scaled : scaled
     }
 
@@ -40,12 +40,7 @@ struct KPITrack: Codable, Sendable, Equatable {
         shadowHistory.append(shadow)
         if primaryHistory.count > kept { primaryHistory.removeFirst() }
         if shadowHistory.count > kept { shadowHistory.removeFirst() }
-        for case let value? in [primary, shadow] {
-            magnitudeWeight = min(magnitudeWeight + 0.5, settings.memorySamples * 4)
-            // One absurd sample must not set the scale.
-            let bounded = magnitudeWeight > 30 ? min(abs(value), 50 * max(magnitude, 1e-12)) : min(abs(value), 1e300)
-            magnitude += 0.5 / magnitudeWeight * (bounded - magnitude)
-        }
+        for case let value? in [primary, shadow] { magnitude.learn(value, memory: settings.memorySamples * 4) }
     }
 
     func primary(lag: Int) -> Double? {
