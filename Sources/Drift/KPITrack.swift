@@ -51,7 +51,7 @@ struct KPITrack: Codable, Sendable, Equatable {
     var shadow: Double? { shadowHistory.last ?? nil }
 
     /// Judges the newest sample of the shadow with the primary's of `lag` samples ago, then learns from it.
-    mutating func judge(time: Double, lag: Int, load: Double, _ settings: DriftConfiguration) {
+    mutating func judge(time: Double, step: Double, lag: Int, load: Double, _ settings: DriftConfiguration) {
         guard let p = primary(lag: lag), let s = shadow else {
             evidence.miss(settings)
             read(time, settings)
@@ -82,19 +82,21 @@ struct KPITrack: Codable, Sendable, Equatable {
         let over = judged && score >= settings.freezeScore
         movement.add(primary: y, shadow: x, held: over)
         frozenFor = over ? frozenFor + 1 : max(0, frozenFor - 3)
-        let frozen = over && frozenFor < settings.frozenLimit
+        let accepted = over && frozenFor >= max(settings.frozenSamples, settings.frozenSeconds / step)
+        let frozen = over && !accepted
+        if accepted { regression.forget(keep: 1 - 1 / settings.acceptSamples) }
         if judged, active { evidence.learn(speed: frozen ? settings.frozenTailSpeed : 1, settings) }
         learn(x: x, load: load, target: target, fade: fade, residual: residual, scale: own, active: active,
-              speed: frozen ? settings.frozenSpeed : 1, settings)
+              speed: frozen ? settings.frozenSpeed : 1, accepted: accepted, settings)
     }
 
     private mutating func learn(x: Double, load: Double, target: Double, fade: Double, residual: Double, scale: Double, active: Bool,
-                                speed: Double, _ settings: DriftConfiguration) {
+                                speed: Double, accepted: Bool, _ settings: DriftConfiguration) {
         // Tukey's biweight: what lies far out does not bend the baseline.
         let ratio = residual / (settings.redescend * scale)
         let robust = abs(ratio) < 1 ? (1 - ratio * ratio) * (1 - ratio * ratio) : 0
         if fade > 0.3 {
-            let weight = activeSamples < 10 ? 1 : speed * max(robust, 0.01)
+            let weight = activeSamples < 10 || accepted ? 1 : speed * max(robust, 0.01)
             let precision = pow(spread.precision(x, floor: settings.smallestSpread), settings.precisionPower)
             regression.learn(x, load, target: target / fade, weight: precision * fade * fade * weight, memory: settings.memorySamples)
         }
