@@ -364,7 +364,7 @@ for host in A B; do
     fail "libvirt on host$host refused the storage pool: $(tr '\n' ' ' <<<"$problem")"
 done
 protect() { # DOMAIN HOST PEER MILLISECONDS
-  shadow_virt "$2" protect "$1" --to "host$3" --interval "$4ms" --quiet
+  shadow_virt "$2" protect "$1" --to "host$3" --interval "$4ms" --no-policy --quiet
 }
 status() { # DOMAIN HOST FILE; without the list of its disks, which have states of their own
   shadow_virt "$2" status "$1" --format json --quiet

@@ -11,6 +11,8 @@ struct UsageError: Error, Equatable {
 struct ParsedArguments: Equatable {
     var operands: [String] = []
     var values: [String: String] = [:]
+    /// All values of options that may be given several times; the first of them stands in `values`.
+    var lists: [String: [String]] = [:]
     var switches: Set<String> = []
 
     func has(_ name: String) -> Bool { switches.contains(name) }
@@ -83,6 +85,11 @@ struct ArgumentParser {
         let next = rest.first.flatMap { $0.hasPrefix("--") ? nil : $0 }
         guard let value = attached ?? next, !value.isEmpty else { throw usage("Option '\(shown)' needs a value: \(placeholder)") }
         if attached == nil { rest.removeFirst() }
+        if option.isRepeatable {
+            parsed.lists[option.long, default: []].append(value)
+            parsed.values[option.long] = parsed.values[option.long] ?? value
+            return
+        }
         guard parsed.values.updateValue(value, forKey: option.long) == nil else { throw usage("Option '\(shown)' is given twice") }
     }
 

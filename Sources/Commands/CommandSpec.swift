@@ -12,9 +12,12 @@ struct CommandSpec: Sendable {
         /// The value's name in the help; nil for a switch.
         var value: String?
         var isRequired = false
+        /// It may be given several times.
+        var isRepeatable = false
         var help: String
 
-        init(_ long: String, short: Character? = nil, value: String? = nil, isRequired: Bool = false, help: String) {
+        init(_ long: String, short: Character? = nil, value: String? = nil, isRequired: Bool = false, isRepeatable: Bool = false, help: String) {
+            self.isRepeatable = isRepeatable
             self.long = long
             self.short = short
             self.value = value

@@ -21,6 +21,7 @@ public struct CommandTable: Sendable {
 
     var commands: [any Command] {
         [ServeCommand(), ProtectCommand(), UnprotectCommand(), StatusCommand(), SwapCommand(), FailoverCommand(),
+         PolicyCommand(), PlacementCommand(), DrainCommand.drain, DrainCommand.undrain,
          KPICommand(),
          EventsCommand(), TopCommand(), HealthCommand(),
          DoctorCommand(canRunHere: doctor != nil),

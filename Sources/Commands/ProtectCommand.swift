@@ -5,7 +5,9 @@ struct ProtectCommand: Command {
         name: "protect", summary: "keep a live shadow of a domain on another host",
         operands: [.init(name: "DOMAIN")],
         options: [
-            .init("to", value: "HOST", isRequired: true, help: "The host that holds the shadow: a name from 'peers' in the configuration."),
+            .init("to", value: "HOST", isRepeatable: true, help: "The host that holds the shadow: a name from 'peers' in the configuration. Given several times: a shadow on each, all fed "
+                + "from one capture (engine continuous). HOST:N: that one commits every Nth epoch only, 1 to 1000. Without it, or with 'auto', the host that suits best: "
+                + "`shadow-virt placement DOMAIN --explain`."),
             .init("interval", value: "TIME", help: "Time between two epochs: 20ms, 0.5s, 5min; a plain number means milliseconds. 5ms to 60s with the engine "
                 + "continuous (default: interval_ms of the configuration), 1s to 1h with periodic (default: 30s)."),
             .init("engine", value: "auto|continuous|periodic", help: "How epochs are captured. 'continuous': many a second, KVM guests only. 'periodic': one every few seconds to "
@@ -17,17 +19,22 @@ struct ProtectCommand: Command {
             .init("disk-rate", value: "BYTES/s", help: "Limit of the disks' first copy, 64KiB/s to 1024GiB/s: 50MiB/s; a plain number means bytes per second."),
             .init("on-failure", value: "restart|none", help: "For a guest with disks on storage that both hosts share: 'restart' boots it cold on HOST once the "
                 + "primary is proved dead; 'none', the default, leaves that to you. `swap` works either way."),
+            .init("ghost", help: "Leave nothing behind: when the guest ends, its replicas and all records of it go, on both hosts. For transient domains and batch jobs."),
+            .init("no-policy", help: "Leave the domain's policy as it is. Otherwise this is written into its metadata, and holds wherever it runs: after a hand-over or its next start the "
+                + "guest gets its shadow by itself, until `unprotect`. With --to HOST it is about this host and HOST, else about all that suit."),
             .init("no-wait", help: "Return as soon as the first copy has begun."),
         ] + CommandSpec.Option.client,
         description: [
             "Starts a shadow of DOMAIN (name, id or UUID) on HOST and copies everything that the guest changes there, one consistent "
                 + "epoch after another. Without --no-wait it returns once the shadow holds the first epoch: from then on a failure of this host costs at most one epoch.",
+            "Of a domain that is protected already, another --to adds a shadow; the first copy is made anew for all of them.",
             "The guest keeps running throughout. Ctrl-C ends the waiting only.",
         ],
         examples: [
             .init("shadow-virt protect web1 --to b", "Keep a shadow of web1 on host b"),
             .init("shadow-virt protect web1 --to b --pool fast --disk-rate 100MiB/s", "Replicas in b's pool 'fast', copied at 100 MiB/s at most"),
             .init("shadow-virt protect web1 --to b --engine periodic --interval 1min", "A consistent copy every minute, whatever runs the guest"),
+            .init("shadow-virt protect web1 --to b --to c:10", "Two shadows; the one on c commits every tenth epoch"),
             .init("shadow-virt protect web1 --to b --interval 100ms --no-wait", "An epoch every 100 ms; don't wait for the first copy"),
         ])
 
@@ -41,8 +48,23 @@ struct ProtectCommand: Command {
                 throw UsageError(message: "Option '--interval': \(error)", command: spec.name)
             }
         }
-        var request = ControlRequest(.protect, domain: domain, to: arguments.value("to"), intervalMs: intervalMs,
+        let shadows = try (arguments.lists["to"] ?? []).map { text in
+            guard let choice = ShadowChoice(text) else {
+                throw UsageError(message: "Option '--to': '\(text)' is neither HOST nor HOST:N with N from 1 to \(ShadowChoice.multipleRange.upperBound)", command: spec.name)
+            }
+            return choice
+        }
+        if let twice = shadows.enumerated().first(where: { index, shadow in shadows[..<index].contains { $0.host == shadow.host } })?.element.host {
+            throw UsageError(message: "Option '--to': host \(twice) is named twice", command: spec.name)
+        }
+        if shadows.count > 1 || shadows.contains(where: { $0.multiple != 1 }), shadows.contains(where: { $0.host == "auto" }) {
+            throw UsageError(message: "Option '--to': 'auto' stands alone", command: spec.name)
+        }
+        var request = ControlRequest(.protect, domain: domain, to: shadows.first?.host, intervalMs: intervalMs,
                                      withoutDisks: arguments.has("without-disks"), wait: !arguments.has("no-wait"))
+        if arguments.has("ghost") { request.ghost = true }
+        if arguments.has("no-policy") { request.noPolicy = true }
+        if shadows.count > 1 || shadows.contains(where: { $0.multiple != 1 }) { request.shadows = shadows }
         if let text = arguments.value("engine") {
             guard let engine = EngineChoice(rawValue: text) else {
                 throw UsageError(message: "Option '--engine': '\(text)' is none of auto, continuous and periodic", command: spec.name)

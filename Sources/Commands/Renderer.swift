@@ -13,6 +13,9 @@ enum Report {
     case doctor(DoctorReport)
     case migration(MigrationReport)
     case forecast(MigrationForecast)
+    case policy(PolicyReport)
+    case placement(PlacementReport)
+    case drain(DrainReport)
     case kpi(KPIReport)
     case health(HealthReport, allEvents: Bool)
     case done(String)
@@ -53,6 +56,9 @@ struct Renderer {
         case .doctor(let doctor): try encoder.encode(doctor)
         case .migration(let migration): try encoder.encode(migration)
         case .forecast(let forecast): try encoder.encode(forecast)
+        case .policy(let policy): try encoder.encode(policy)
+        case .placement(let placement): try encoder.encode(placement)
+        case .drain(let drain): try encoder.encode(drain)
         case .kpi(let report): try encoder.encode(report)
         case .health(let health, _): try encoder.encode(health)
         case .done(let text): try encoder.encode(Done(done: text))
@@ -71,6 +77,10 @@ struct Renderer {
         case .doctor(let doctor): findings(doctor.findings)
         case .migration(let migration): MigrationText.sentence(migration)
         case .forecast(let forecast): MigrationText.rows(forecast)
+        // For a file, as it is.
+        case .policy(let policy): policy.xml ?? ""
+        case .placement(let placement): PlacementText.table(placement, colour: colour)
+        case .drain(let drain): PlacementText.table(drain, colour: colour)
         case .kpi(let report): KPIText.table(report, colour: colour)
         case .health(let health, let all): HealthText(colour: colour, eventsSince: all ? nil : Date().timeIntervalSince1970 - 86400).text(health)
         case .done(let text): text.printable
@@ -93,6 +103,14 @@ struct Renderer {
                 .init(Quantity.duration(milliseconds: domain.intervalMs)), .init(pause),
                 .init("\(domain.lagEpochs)/\(Quantity.bytes(domain.lagBytes))"), .init(age(domain.lastCommitAgeMs)), .init(age(domain.rpoMs)),
             ], notes: notes(domain))
+            // The best of several stands above.
+            for shadow in (domain.shadows ?? []) where domain.shadows?.count ?? 0 > 1 {
+                table.add([
+                    .init(""), .init("shadow"), .init(shadow.peer.printable), .init(""), .init(shadow.state.rawValue, Self.style(shadow.state)), .init("\(shadow.committedEpoch)"),
+                    .init(shadow.multiple > 1 ? "x\(shadow.multiple)" : ""), .init(""), .init("\(shadow.lagEpochs)/\(Quantity.bytes(shadow.lagBytes))"),
+                    .init(age(shadow.lastCommitAgeMs)), .init(age(shadow.rpoMs)),
+                ])
+            }
         }
         return table.render(colour: colour)
     }
@@ -148,7 +166,8 @@ struct Renderer {
             ("Dirtied", Quantity.bytes(domain.bytesDirtied)),
             ("Sent", "\(Quantity.bytes(domain.bytesSent))\(share ?? "")"),
         ]
-        let disks = rows(domain.disks ?? []) + [
+        let shadows = (domain.shadows ?? []).count > 1 ? (domain.shadows ?? []).map { ("Shadow on \($0.peer.printable)", Optional(row($0))) } : []
+        let disks: [(label: String, value: String?)] = shadows + rows(domain.disks ?? []) + [
             ("Disk writes", domain.diskWrites.map { "\($0)" + (domain.diskBytesSent.map { ", \(Quantity.bytes($0)) sent" } ?? "") }),
         ]
         var text = ""
@@ -156,6 +175,12 @@ struct Renderer {
             text += "\(label):".padding(toLength: 19, withPad: " ", startingAt: 0) + value + "\n"
         }
         return text
+    }
+
+    private func row(_ shadow: ShadowStatus) -> String {
+        let every = shadow.multiple > 1 ? ", every \(shadow.multiple) epochs" : ""
+        return paint(shadow.state.rawValue, Self.style(shadow.state)) + ", epoch \(shadow.committedEpoch)\(every), lag \(Quantity.count(shadow.lagEpochs, "epoch")), "
+            + "\(Quantity.bytes(shadow.lagBytes)), RPO \(age(shadow.rpoMs))" + (shadow.reason.isEmpty ? "" : ": \(shadow.reason.printable)")
     }
 
     private func sentence(_ handover: HandoverReport) -> String {

@@ -5,7 +5,8 @@ struct SwapCommand: Command {
         name: "swap", summary: "move a domain to another host, losing nothing",
         operands: [.init(name: "DOMAIN")],
         options: [
-            .init("to", value: "HOST", help: "For a domain that is not protected: move it to HOST, a name from 'peers' in the configuration, by libvirt's live migration."),
+            .init("to", value: "HOST", help: "Of a domain with a shadow on HOST: swap to that one; default: the freshest. Of one that is not protected: move it to HOST, a name from "
+                + "'peers' in the configuration, by libvirt's live migration."),
             .init("dry-run", help: "With --to: measure how fast the guest dirties its memory, predict duration and downtime, and move nothing."),
             .init("bandwidth", value: "MiB/s", help: "With --to: limit for memory and disks, 1 to 1048576, or with a unit: 500MiB/s, 1GiB/s. Default: none."),
             .init("downtime", value: "TIME", help: "With --to: how long the guest may stand still at the end: 300ms, 1s; a plain number means milliseconds. Default: QEMU's, 300ms."),
@@ -27,7 +28,8 @@ struct SwapCommand: Command {
                 + "source. If anything fails before the shadow runs, the guest goes on here as if nothing had been.",
             "A domain without a shadow is moved by libvirt's live migration: say where with --to. Its local disks are copied to volumes on the other host, its definition and "
                 + "autostart go with it. Ctrl-C cancels, and the guest stays. Libvirt on HOST has to be reachable from libvirt here.",
-            "When it is over, the guest is not protected until `protect` is run on its new host.",
+            "When it is over, the guest gets its shadow by itself if it has a policy (`shadow-virt policy`), and the new host protects it to its other shadows' hosts, if it has any. "
+                + "Without either it is not protected until `protect` is run there.",
         ],
         examples: [
             .init("shadow-virt swap web1", "Empty this host for maintenance: to its shadow"),
@@ -66,7 +68,9 @@ struct SwapCommand: Command {
             context.output.error(failure.message, advice: failure.advice)
             return ExitCode.interrupted
         }
-        if let forecast = response.forecast {
+        if let handover = response.handover {
+            try context.print(.handover(handover), arguments, command: spec.name)
+        } else if let forecast = response.forecast {
             try context.print(.forecast(forecast), arguments, command: spec.name)
         } else if let migration = response.migration {
             if interrupt.isPressed { context.remark("Too late to cancel", arguments) }

@@ -5,6 +5,7 @@ struct UnprotectCommand: Command {
         name: "unprotect", summary: "end a domain's protection and remove its shadow",
         operands: [.init(name: "DOMAIN")],
         options: [
+            .init("from", value: "HOST", help: "Take away the shadow on HOST only; the others go on. Default: all."),
             .init("delete-replica", help: "Delete the replicas of its disks, as far as they were created for it."),
         ] + CommandSpec.Option.client,
         description: [
@@ -19,7 +20,8 @@ struct UnprotectCommand: Command {
 
     func run(_ arguments: ParsedArguments, _ context: CommandContext) throws -> Int32 {
         let domain = arguments.operands[0]
-        let request = ControlRequest(.unprotect, domain: domain, deleteReplica: arguments.has("delete-replica") ? true : nil)
+        var request = ControlRequest(.unprotect, domain: domain, deleteReplica: arguments.has("delete-replica") ? true : nil)
+        request.from = arguments.value("from")
         let response = try context.ask(request, arguments, command: spec.name, notice:
             "The protection of \(domain) is still being removed: `shadow-virt status` shows what is left")
         guard let done = response.done else { throw context.unexpected(spec.name) }

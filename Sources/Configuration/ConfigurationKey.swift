@@ -1,3 +1,5 @@
+import ControlProtocol
+
 /// One key of the configuration file: how its value is checked and where it goes.
 struct ConfigurationKey: Sendable {
     typealias Apply = @Sendable (Input, inout ServiceConfiguration) throws(ConfigurationError) -> Void
@@ -60,6 +62,14 @@ struct ConfigurationKey: Sendable {
         },
         ConfigurationKey("peers") { input, configuration throws(ConfigurationError) in
             configuration.peers = try input.peers()
+        },
+        ConfigurationKey("labels") { input, configuration throws(ConfigurationError) in
+            let text = try input.string()
+            do throws(HostLabels.ParseError) {
+                configuration.labels = try HostLabels(text)
+            } catch {
+                throw input.error(error.message, advice: error.advice)
+            }
         },
         ConfigurationKey("interval_ms") { input, configuration throws(ConfigurationError) in
             configuration.intervalMs = try input.integer(in: ServiceConfiguration.intervalRangeMs)

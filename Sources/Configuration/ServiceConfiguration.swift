@@ -1,3 +1,4 @@
+import ControlProtocol
 import Foundation
 import Glibc
 import Platform
@@ -29,6 +30,8 @@ public struct ServiceConfiguration: Sendable, Equatable {
     /// The file names `secret_file`: then it has to exist.
     public var secretFileIsExplicit = false
     public var peers: [Peer] = []
+    /// Where this host stands, for the placement of shadows.
+    public var labels = HostLabels()
     /// Milliseconds from one epoch to the next, 5...60000, when `protect` says nothing else.
     public var intervalMs = 20
     /// The largest interval, in milliseconds, that back-pressure may go to; at least `intervalMs`.

@@ -118,6 +118,8 @@ public struct DomainStatus: Codable, Sendable {
     /// The first copy's progress, while syncing.
     public var syncBytesDone: UInt64?
     public var syncBytesTotal: UInt64?
+    /// (primary) All shadows; the fields above are of the best of them. Absent on the shadow's side.
+    public var shadows: [ShadowStatus]?
     /// Its disks; absent when none is part of the epochs.
     public var disks: [DiskStatus]?
     /// Bytes of disk writes that went over the wire, and the guest's writes that were captured, since protection began.
@@ -127,6 +129,7 @@ public struct DomainStatus: Codable, Sendable {
 
     enum CodingKeys: String, CodingKey {
         case domain, uuid, role, peer, engine, state, reason, since, epoch, disks, counters
+        case shadows
         case engineReason = "engine_reason"
         case committedEpoch = "committed_epoch"
         case configuredIntervalMs = "configured_interval_ms"
@@ -268,6 +271,7 @@ public struct ControlRequest: Codable, Sendable {
         case status, protect, unprotect, swap, failover, doctor, ping
         /// The second line of a connection whose first asked for a live migration: end it, the guest stays.
         case cancel
+        case policy, placement, drain, undrain
         /// A call of libvirt's hook; nobody waits for the answer.
         case hook
         case kpi
@@ -298,6 +302,18 @@ public struct ControlRequest: Codable, Sendable {
     public var migration: MigrationOptions?
     /// `protect`: how epochs are captured; absent: `auto`.
     public var engine: EngineChoice?
+    /// `policy`: what to do with it.
+    public var policy: PolicyRequest?
+    /// `protect`: nothing is left of it once the guest has ended.
+    public var ghost: Bool?
+    /// `protect`: the domain's policy stays as it is.
+    public var noPolicy: Bool?
+    /// `drain`, `undrain`: say what would be done, and do nothing.
+    public var dryRun: Bool?
+    /// `protect`: all shadows to be had, when they are several or commit less often; `to` is the first of them.
+    public var shadows: [ShadowChoice]?
+    /// `unprotect`: the host whose shadow is to go; absent: all.
+    public var from: String?
     /// `hook`: the call.
     public var hook: HookCall?
     public var events: EventQuery?
@@ -308,7 +324,11 @@ public struct ControlRequest: Codable, Sendable {
         case verb, domain, to, force, wait, pool, migration, engine
         case hook
         case events
+        case shadows, from
         case sinceMs = "since_ms"
+        case policy, ghost
+        case noPolicy = "no_policy"
+        case dryRun = "dry_run"
         case intervalMs = "interval_ms"
         case withoutDisks = "without_disks"
         case discardStale = "discard_stale"
@@ -358,6 +378,9 @@ public struct ControlResponse: Codable, Sendable {
     public var doctor: DoctorReport?
     public var migration: MigrationReport?
     public var forecast: MigrationForecast?
+    public var policy: PolicyReport?
+    public var placement: PlacementReport?
+    public var drain: DrainReport?
     public var kpi: KPIPage?
     public var health: HealthReport?
     public var events: EventBatch?

@@ -101,7 +101,7 @@ extension Connection {
         try stream(capacity: capacity) { handler throws(LibvirtError) in try onBlockJob(domain: domain, handler) }
     }
 
-    private func subscribe<Event>(_ domain: Domain?, _ id: virDomainEventID, _ handler: @escaping @Sendable (Event) -> Void,
+    func subscribe<Event>(_ domain: Domain?, _ id: virDomainEventID, _ handler: @escaping @Sendable (Event) -> Void,
                                   _ callback: virConnectDomainEventGenericCallback) throws(LibvirtError) -> EventSubscription {
         let id = Int32(bitPattern: id.rawValue)
         return try subscribe("virConnectDomainEventRegisterAny", EventSource(id: id, domainUUID: domain?.uuid),

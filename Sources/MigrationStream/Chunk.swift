@@ -108,8 +108,8 @@ public final class ChunkPool: Sendable {
         withExtendedLifetime(unneeded) {}
     }
 
-    /// Adds a holder.
-    func share(_ chunk: Chunk) {
+    /// Adds a holder, who gives the chunk back as well.
+    public func share(_ chunk: Chunk) {
         state.withLock { _ in chunk.holders += 1 }
     }
 

@@ -134,19 +134,25 @@ public struct Doctor {
     // MARK: The peer
 
     private func checkPeer(_ peer: Peer, _ definition: DomainDefinition? = nil, _ plan: DiskPlan? = nil, _ request: ProtectRequest = ProtectRequest()) -> [Finding] {
+        examine(peer, definition, plan, request).findings
+    }
+
+    /// `needs`: when they are known already. `facts` is nil when the peer gave none.
+    func examine(_ peer: Peer, _ definition: DomainDefinition?, _ plan: DiskPlan?, _ request: ProtectRequest, needs: DefinitionNeeds? = nil,
+                 timeoutMs: Double = 20_000) -> (findings: [Finding], facts: HostFacts?) {
         let facts: HostFacts
         do {
             var question = PeerRequest(.facts, host: environment.hostName, uuid: definition?.uuid, domain: definition?.name, xml: definition?.cpuXML,
                                        disks: plan?.replicas, media: plan?.media, pool: request.pool, discardStale: request.discardStale ? true : nil)
-            question.needs = try definition?.needs { try environment.connect().capabilitiesXML() }
-            let answer = try environment.client(of: peer).ask(question, timeoutMs: 20_000)
-            guard let given = answer.facts else { return [Finding("peer", .failed, "\(peer.name) gave no facts about itself")] }
+            question.needs = try needs ?? definition?.needs { try environment.connect().capabilitiesXML() }
+            let answer = try environment.client(of: peer).ask(question, timeoutMs: timeoutMs)
+            guard let given = answer.facts else { return ([Finding("peer", .failed, "\(peer.name) gave no facts about itself")], nil) }
             facts = given
         } catch {
-            return [Finding("peer", .failed, "\(error)", advice: "Check that shadow-virt runs on \(peer.name), listens on \(peer.address), and has the same secret_file")]
+            return ([Finding("peer", .failed, "\(error)", advice: "Check that shadow-virt runs on \(peer.name), listens on \(peer.address), and has the same secret_file")], nil)
         }
         var findings = [Finding("peer", .ok, "\(peer.name): libvirt \(facts.libvirtVersion), QEMU \(facts.hypervisorVersion)")]
-        guard let definition else { return findings }
+        guard let definition else { return (findings, facts) }
         findings += Self.judge(facts, definition, peer: peer.name)
         findings += facts.definition ?? []
         // A tenth more than the guest's RAM: journal, device state, QEMU itself. Huge pages are counted by themselves.
@@ -162,7 +168,7 @@ public struct Doctor {
         } else if let plan, !plan.replicas.isEmpty {
             findings.append(Finding("peer-disks", .failed, "shadow-virt on \(peer.name) knows nothing of disks", advice: "Install the same release on both"))
         }
-        return findings
+        return (findings, facts)
     }
 
     /// Whether the peer can run the guest's machine at all.
@@ -192,8 +198,9 @@ public struct Doctor {
                          cpuVerdict: request.xml.flatMap { xml in (try? connection.compareHypervisorCPU(xml: xml))?.description },
                          hasKVM: access("/dev/kvm", R_OK | W_OK) == 0)
         if let uuid = request.uuid, let domain = request.domain, request.disks != nil || request.media != nil {
-            facts.disks = ReplicaProvisioner(uuid: uuid, domain: domain, environment: environment)
-                .findings(request.disks ?? [], media: request.media ?? [], .init(pool: request.pool, discardStale: request.discardStale ?? false))
+            var terms = ReplicaProvisioner.Terms(pool: request.pool, discardStale: request.discardStale ?? false)
+            terms.replacesShadow = environment.records.holdsShadow(uuid)
+            facts.disks = ReplicaProvisioner(uuid: uuid, domain: domain, environment: environment).findings(request.disks ?? [], media: request.media ?? [], terms)
         }
         if let needs = request.needs { facts.definition = DefinitionCheck(needs: needs, host: environment.hostName, connection: connection).findings() }
         return facts

@@ -35,18 +35,23 @@ struct HeldProcess {
 ///     run      the peer lets it run                                                no answer: in doubt, ask until there is one
 ///     finish   remove the copy here
 ///
-/// The peer keeps a loaded shadow paused for as long as nobody tells it; it never decides by itself.
+/// The peer keeps a loaded shadow paused for as long as nobody tells it; it never decides by itself. Of several shadows one is aimed at before
+/// the commit, whose record names it: no other is ever told to run.
 extension PrimaryProtection {
     /// Nil: nothing happened, the protection goes on.
-    func swap(_ reply: Reply<HandoverReport>) -> Outcome? {
+    func swap(_ reply: Reply<HandoverReport>, to host: String? = nil) -> Outcome? {
         guard board.state == .protected, let worker else {
             let now = board.current
             reply.give(.failure(ControlFailure("Domain \(domain.name) is \(now.state.rawValue)" + (now.reason.isEmpty ? "" : " (\(now.reason))") + ", so it cannot be swapped now",
                                                advice: now.state == .suspended ? "Resume it first" : "Wait until `shadow-virt status` shows it protected")))
             return nil
         }
+        do { try aim(atShadowOn: host) } catch {
+            reply.give(.failure(error))
+            return nil
+        }
         guard !isPeriodic else { return swapByPass(reply, worker) }
-        worker.order(WorkerCommand(.hold))
+        worker.order(WorkerCommand(.hold, peer: target.read { $0.index }))
         var process: HeldProcess?
         var held = awaitHold([.captured, .held, .holdFailed, .streamEnded])
         if let captured = held, captured.kind == .captured, let epoch = captured.epoch {
@@ -72,6 +77,19 @@ extension PrimaryProtection {
             }
         }
         return handOver(reply, worker, epoch: epoch, stoppedAt: MonotonicTime(nanoseconds: held.at ?? MonotonicTime.now.nanoseconds))
+    }
+
+    private func aim(atShadowOn host: String?) throws {
+        guard let host else {
+            if let freshest = slotsByFreshness.first(where: \.follows) { aim(at: freshest) }
+            return
+        }
+        guard let slot = slot(host) else { throw ControlFailure("Domain \(domain.name) has no shadow on \(host)", advice: "`shadow-virt status \(domain.name)` shows its shadows") }
+        guard slot.follows else {
+            throw ControlFailure("The shadow of \(domain.name) on \(host) is \(slot.board.state.rawValue)" + (slot.board.current.reason.isEmpty ? "" : " (\(slot.board.current.reason))"),
+                                 advice: "Wait until `shadow-virt status \(domain.name)` shows it protected, or swap to another")
+        }
+        aim(at: slot)
     }
 
     /// The guest stands still here, its QEMU stopped as a process, and its exact state is committed at the peer as `epoch`.
@@ -135,19 +153,31 @@ extension PrimaryProtection {
 
     /// Writes the commit and tells the peer. Throws only when the guest certainly does not run there.
     private func commitAndRun() throws -> CommitOutcome {
-        let persistent = persistentDefinition()
+        guard claim(peer.name) else {
+            throw ControlFailure("\(claimant.read { $0 } ?? "") takes the guest over by its administrator's order")
+        }
+        let order = runOrder
         record.phase = .committing
         try environment.records.write(record)
         do {
-            let answer = try client.ask(PeerRequest(.run, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
-                                                    xml: persistent?.xml, autostart: persistent?.autostart), timeoutMs: 15_000)
+            let answer = try client.ask(order, timeoutMs: 15_000)
             return .running(answer.milliseconds ?? 0)
         } catch let error as PeerUnreachable where error.mayHaveArrived {
             return .inDoubt(error.reason)
         }
     }
 
+    /// The word that the guest is to run, with what its new host needs to know of its siblings.
+    private var runOrder: PeerRequest {
+        let persistent = persistentDefinition()
+        var order = PeerRequest(.run, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
+                                xml: persistent?.xml, autostart: persistent?.autostart)
+        order.family = family
+        return order
+    }
+
     private func uncommit() {
+        giveBackClaim(peer.name)
         guard record.phase == .committing else { return }
         record.phase = .protecting
         do { try environment.records.write(record) } catch { Log.error("\(domain.name): \(error)") }
@@ -177,9 +207,13 @@ extension PrimaryProtection {
                     finishHandover()
                     return .handedOver
                 case .loaded:
-                    let persistent = persistentDefinition()
-                    _ = try client.ask(PeerRequest(.run, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
-                                                   xml: persistent?.xml, autostart: persistent?.autostart), timeoutMs: 15_000)
+                    if let taker = slots.first(where: { $0.session != record.session && runs(on: $0) }) {
+                        // By force, while this side was away.
+                        aim(at: taker)
+                        finishHandover()
+                        return .handedOver
+                    }
+                    _ = try client.ask(runOrder, timeoutMs: 15_000)
                     continue
                 case .receiving, .failed, .unknown, nil:
                     // It does not run there, and without an order it never will.
@@ -198,15 +232,21 @@ extension PrimaryProtection {
                 let failure = ControlFailure("A swap of \(domain.name) is in doubt: whether it runs on \(peer.name) is unknown",
                                              advice: "Bring \(peer.name) or the network back; it resolves itself")
                 switch event {
-                case .swap(let reply): reply.give(.failure(failure))
+                case .swap(let reply, _): reply.give(.failure(failure))
                 case .unprotect(let reply): reply.give(.failure(failure))
-                case .yield(let reply):
-                    return yield(reply)
+                case .addShadows(_, let reply): reply.give(.failure(failure))
+                case .removeShadow(_, _, let reply): reply.give(.failure(failure))
+                case .yield(let reply, let host):
+                    return yield(reply, to: host)
                 case .shutdown(let reply): return .serviceStops(reply)
                 default: break
                 }
             }
         }
+    }
+
+    private func runs(on slot: ShadowSlot) -> Bool {
+        (try? slot.client.ask(PeerRequest(.sibling, host: environment.hostName, uuid: domain.uuid, domain: domain.name)))?.sibling?.runs == true
     }
 
     /// The guest runs on the peer: remove the copy here.
@@ -251,8 +291,9 @@ extension PrimaryProtection {
     }
 
     /// The peer's administrator forces the guest over there. From then on its shadow is the only copy: it is not to be discarded.
-    func yield(_ reply: Reply<Void>) -> Outcome {
+    func yield(_ reply: Reply<Void>, to host: String) -> Outcome {
         do {
+            if let slot = slot(host) { aim(at: slot) }
             try yieldToPeer()
             reply.give(.success(()))
             return .handedOver
@@ -295,21 +336,31 @@ extension PrimaryProtection {
     func failover() throws -> Outcome {
         guard qemuIsGone(waitMs: 5000) else { return .retry("Libvirt reports the guest's end, but its QEMU still runs") }
         let died = MonotonicTime.now
-        let lost = drain()
+        var lost = drain()
         // Destroyed or shut down is known by now in most cases, and no shadow is loaded in vain.
         if let ended = endedOnPurpose(takeVerdict(waitMs: 0)) { return ended }
+        if let outcome = takenOverByHand() { return outcome }
         if let shared = record.sharedDisks { return try failoverWithoutMemory(shared.joined(separator: ", ")) }
         board.set(.swapping, "QEMU died; loading the shadow on \(peer.name)", cause: .failover)
         let loaded: PeerResponse
         switch try loadHoweverLongItTakes() {
-        case .loaded(let response): loaded = response
+        case .loaded(let response):
+            loaded = response
+            // The freshest may not have answered.
+            if let best = worker?.statistics[.committedEpoch], let epoch = response.epoch, best > epoch { lost += best - epoch }
         case .outcome(let outcome): return outcome
         }
         let verdict = takeVerdict(waitMs: nil)
         if let ended = endedOnPurpose(verdict) { return ended }
         guard case .crashed = verdict else { return .ended("by request, after QEMU died") }
         Log.warning("\(domain.name): QEMU died; failing over to \(peer.name) at epoch \(loaded.epoch ?? 0), \(lost) captured epochs lost")
-        switch try commitAndRun() {
+        let outcome: CommitOutcome
+        do { outcome = try commitAndRun() } catch {
+            // The order did not get there: another shadow may have it.
+            uncommit()
+            throw error
+        }
+        switch outcome {
         case .running:
             Log.info("\(domain.name): runs on \(peer.name), \(Int(MonotonicTime.now.milliseconds(since: died))) ms after QEMU's end was noticed")
             board.reporter?.noteHandover(["epoch": "\(loaded.epoch ?? 0)", "epochs_lost": "\(lost)",
@@ -319,6 +370,16 @@ extension PrimaryProtection {
         case .inDoubt:
             return try resolveDoubt()
         }
+    }
+
+    /// An administrator has made another shadow the guest while we wanted to (`claim`).
+    private func takenOverByHand() -> Outcome? {
+        guard let slot = claimant.read({ $0 }).flatMap({ self.slot($0) }) else { return nil }
+        let answer = try? slot.client.ask(PeerRequest(.query, host: environment.hostName, session: slot.session, uuid: domain.uuid))
+        guard answer?.phase == .running else { return nil }
+        aim(at: slot)
+        finishHandover()
+        return .handedOver
     }
 
     /// Disks on shared storage went on after the last epoch, so the guest's memory must not be set back against them.
@@ -334,6 +395,7 @@ extension PrimaryProtection {
             do {
                 board.set(.swapping, "QEMU died; booting the guest cold on \(peer.name)", cause: .failover)
                 let persistent = persistentDefinition()
+                guard claim(peer.name) else { throw ControlFailure("\(claimant.read { $0 } ?? "") takes the guest over by its administrator's order") }
                 record.phase = .committing
                 try environment.records.write(record)
                 _ = try client.ask(PeerRequest(.restart, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
@@ -445,17 +507,27 @@ extension PrimaryProtection {
 
     private enum Load { case loaded(PeerResponse), outcome(Outcome) }
 
-    /// The guest is dead here, so giving up would lose it: an unreachable peer is asked until it answers.
+    /// The guest is dead here, so giving up would lose it: of several shadows the freshest that answers, and when none does they are asked
+    /// until one answers. A loaded one stays paused; who runs is decided by the commit.
     private func loadHoweverLongItTakes() throws -> Load {
+        var candidates = slotsByFreshness
         while true {
-            do {
-                return .loaded(try client.ask(PeerRequest(.load, host: environment.hostName, session: record.session, uuid: domain.uuid), timeoutMs: 15_000))
-            } catch let error as PeerUnreachable {
-                board.set(.degraded, "QEMU died, and the shadow cannot take over: \(error)")
-            } catch let failure as ControlFailure {
-                if let ended = endedOnPurpose(takeVerdict(waitMs: 2000)) { return .outcome(ended) }
-                Log.error("\(domain.name): QEMU died, and there is no shadow to take over: \(failure)")
-                return .outcome(.ended("QEMU died, and there is no shadow to take over: \(failure)"))
+            for slot in candidates {
+                aim(at: slot)
+                do {
+                    return .loaded(try client.ask(PeerRequest(.load, host: environment.hostName, session: record.session, uuid: domain.uuid), timeoutMs: 15_000))
+                } catch let error as PeerUnreachable {
+                    board.set(.degraded, "QEMU died, and the shadow cannot take over: \(error)")
+                } catch let failure as ControlFailure {
+                    candidates.removeAll { $0 === slot }
+                    if let ended = endedOnPurpose(takeVerdict(waitMs: candidates.isEmpty ? 2000 : 0)) { return .outcome(ended) }
+                    guard candidates.isEmpty else {
+                        Log.error("\(domain.name): QEMU died, and the shadow on \(peer.name) cannot take over: \(failure)")
+                        continue
+                    }
+                    Log.error("\(domain.name): QEMU died, and there is no shadow to take over: \(failure)")
+                    return .outcome(.ended("QEMU died, and there is no shadow to take over: \(failure)"))
+                }
             }
             if let ended = endedOnPurpose(takeVerdict(waitMs: 500)) { return .outcome(ended) }
             if takeUnprotect(waitMs: 500) { return .outcome(.ended("by request, after QEMU died")) }

@@ -63,6 +63,7 @@ final class StatusBoard: @unchecked Sendable {
     /// Tells the journal.
     let reporter: ProtectionReporter?
 
+    /// `label`: what the log calls it; empty: nothing is logged.
     init(_ state: ProtectionState, label: String, reporter: ProtectionReporter? = nil) {
         board = Guarded((state, "", Timestamp.now))
         self.label = label
@@ -81,6 +82,7 @@ final class StatusBoard: @unchecked Sendable {
         }
         guard let before else { return }
         reporter?.changed(from: before, to: state, reason, cause)
+        guard !label.isEmpty else { return }
         let text = "\(label): \(state.rawValue)" + (reason.isEmpty ? "" : ": \(reason)")
         switch state {
         case .degraded: Log.warning(text)

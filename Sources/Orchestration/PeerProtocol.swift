@@ -24,6 +24,12 @@ public struct PeerRequest: Codable, Sendable {
         case stopPrimary
         /// The persistent definition has changed: the one to keep when the guest goes over.
         case carry
+        /// Who the guest's other shadows are has changed.
+        case family
+        /// Where the shadow of that domain stands, whatever its session: another shadow of it asks.
+        case sibling
+        /// May the asking host, which holds a shadow, make it the guest? From then on its primary orders no other to; it takes the question back.
+        case claim, unclaim
         /// Facts for `doctor`.
         case facts
         /// A live migration of a domain without a shadow is to come: make volumes for its disks.
@@ -32,6 +38,12 @@ public struct PeerRequest: Codable, Sendable {
         case received
         /// It did not come: remove what was made for it.
         case abandon
+        /// The asking host is being drained: make the shadow that it holds elsewhere.
+        case leave
+        /// The asking host is drained no more: bring the guest back, or tell how far that is.
+        case sendBack
+        /// Whether a guest, not its shadow, runs there.
+        case holds
         /// What was measured there last.
         case telemetry
     }
@@ -67,6 +79,8 @@ public struct PeerRequest: Codable, Sendable {
     public var onFailure: OnFailure?
     /// `prepare`: how its epochs are captured, for the shadow's status.
     public var engine: String?
+    /// `prepare`, `run`, `family`: the guest's shadows.
+    public var family: ShadowFamily?
     /// `telemetry`: an answer without content, for its round trip.
     public var isPing: Bool?
 
@@ -114,6 +128,8 @@ public struct HostFacts: Codable, Sendable {
     public var disks: [Finding]?
     /// What was found about the needs that were asked about.
     public var definition: [Finding]?
+    /// Absent: a release that knows nothing of placement.
+    public var placement: PlacementFacts?
 }
 
 public struct PeerResponse: Codable, Sendable {
@@ -122,9 +138,10 @@ public struct PeerResponse: Codable, Sendable {
     public var epoch: UInt64?
     /// `load`, `run`: how long it took there, milliseconds.
     public var milliseconds: Double?
-    /// `domainState`: libvirt's word for it (`running`, `paused`, `shut off`), or `absent`.
+    /// `domainState`: libvirt's word for it (`running`, `paused`, `shut off`), or `absent`. `leave`: the host that the shadow goes to.
+    /// `sendBack`: what it is at, for a person.
     public var state: String?
-    /// `domainState`: the domain executes guest code, or would without another decision.
+    /// `domainState`: the domain executes guest code, or would without another decision. `holds`: it runs there. `sendBack`: it is still on its way.
     public var isLive: Bool?
     public var facts: HostFacts?
     /// `prepare`, `receive`: the replicas' paths by target.
@@ -136,6 +153,8 @@ public struct PeerResponse: Codable, Sendable {
     public var migration: MigrationFigures?
     /// `prepare`, `discard`, `receive`, `received`, `abandon`: what an administrator should know.
     public var warnings: [String]?
+    /// `sibling`.
+    public var sibling: SiblingState?
     /// `telemetry`: absent when nothing is measured there.
     var telemetry: PeerTelemetry?
 

@@ -22,10 +22,15 @@ enum PrimaryEvent: Sendable {
     case libvirtReconnected
     /// A job of libvirt's own on the guest begins or is over.
     case libvirtJob(Bool)
-    case swap(Reply<HandoverReport>)
+    /// To the shadow on that host; nil: the freshest.
+    case swap(Reply<HandoverReport>, to: String?)
+    case addShadows([ShadowSlot], Reply<Void>)
+    case removeShadow(String, deleteReplica: Bool, Reply<[String]>)
+    /// The host of a shadow that was lost answers again.
+    case shadowIsBack(String)
     case unprotect(Reply<Void>)
     /// Another host takes the guest over by force: this copy must not run any more.
-    case yield(Reply<Void>)
+    case yield(Reply<Void>, to: String)
     /// The service ends.
     case shutdown(Reply<Void>)
 }

@@ -11,11 +11,12 @@ import Transport
 ///
 ///                    +---------------- retry after 0.1 .. 10 s -----------------+
 ///                    v                                                          |
-///     protect -> [begin: prepare the peer, guard, worker, COLO] -> [follow] --> [end: thaw, clean up]
+///     protect -> [begin: prepare the peers, guard, worker, COLO] -> [follow] --> [end: thaw, clean up]
 ///                                                                     |
 ///                         swap / QEMU died:  hold -> load -> commit -> run -> handed over      (Handover.swift)
 ///
-/// Whatever fails before the commit of a hand-over leaves the guest running here.
+/// Whatever fails before the commit of a hand-over leaves the guest running here. One or several shadows are fed from the one capture
+/// (Shadows/); messages go to the one that is aimed at.
 public final class PrimaryProtection: @unchecked Sendable {
     /// How one attempt ended.
     enum Outcome {
@@ -29,8 +30,16 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     public let domain: LocalDomain
     let environment: HostEnvironment
-    let peer: Peer
-    let client: PeerClient
+    let slotBox: Guarded<[ShadowSlot]>
+    let target: Guarded<ShadowSlot>
+    var peer: Peer { target.read { $0.peer } }
+    var client: PeerClient { target.read { $0.client } }
+    /// Of the present capture: see `ShadowFamily`.
+    var captureID = UUID()
+    /// The first attempt counts as failed when one of the shadows cannot be prepared.
+    var demandsAll = false
+    /// The host that may become the guest's; see `claim`.
+    let claimant = Guarded<String?>(nil)
     let board: StatusBoard
     var record: ProtectionRecord { didSet { isProtecting.change { $0 = record.phase == .protecting } } }
     /// For the watch on its own thread.
@@ -97,34 +106,47 @@ public final class PrimaryProtection: @unchecked Sendable {
         var isInsideEpoch = false
     }
 
-    public init(domain: LocalDomain, environment: HostEnvironment, peer: Peer, request: ProtectRequest, engine: EngineDecision,
-                onEnd: @escaping @Sendable (PrimaryProtection) -> Void) {
+    /// - Parameter slots: the shadows, at least one. `demandsAll`: the first attempt fails unless all of them can be prepared.
+    init(domain: LocalDomain, environment: HostEnvironment, slots: [ShadowSlot], request: ProtectRequest, engine: EngineDecision, demandsAll: Bool,
+         onEnd: @escaping @Sendable (PrimaryProtection) -> Void) {
         self.domain = domain
         self.environment = environment
-        self.peer = peer
+        self.demandsAll = demandsAll
         self.onEnd = onEnd
-        client = environment.client(of: peer)
-        board = StatusBoard(.syncing, label: "\(domain.name) -> \(peer.name)",
-                            reporter: ProtectionReporter(domain: domain.name, uuid: domain.uuid, role: .primary, peer: peer.name, environment: environment))
-        record = ProtectionRecord(uuid: domain.uuid, domain: domain.name, role: .primary, phase: .protecting, peer: peer.name,
-                                  session: UUID(), intervalMs: request.intervalMs ?? engine.defaultIntervalMs(environment.configuration),
+        slotBox = Guarded(slots)
+        target = Guarded(slots[0])
+        board = StatusBoard(.syncing, label: "\(domain.name) -> \(slots.map(\.peer.name).joined(separator: ", "))",
+                            reporter: ProtectionReporter(domain: domain.name, uuid: domain.uuid, role: .primary, peer: slots[0].peer.name, environment: environment))
+        record = ProtectionRecord(uuid: domain.uuid, domain: domain.name, role: .primary, phase: .protecting, peer: slots[0].peer.name,
+                                  session: slots[0].session, intervalMs: request.intervalMs ?? engine.defaultIntervalMs(environment.configuration),
                                   withoutDisks: request.withoutDisks, savedParameters: [:])
         record.apply(request)
+        record.shadows = slots.map(\.entry)
         record.chosenEngine = engine.engine
         record.engineReason = engine.reason
+        if request.isGhost { ending.change { $0.deletesReplica = true } }
     }
 
     /// Takes up a protection that an earlier service left behind.
+    /// `peer`: the one that the record names; its other shadows' hosts are looked up in the configuration.
     init(resuming record: ProtectionRecord, environment: HostEnvironment, peer: Peer, onEnd: @escaping @Sendable (PrimaryProtection) -> Void) {
         domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
         self.environment = environment
-        self.peer = peer
         self.onEnd = onEnd
-        client = environment.client(of: peer)
-        board = StatusBoard(record.phase == .handedOver ? .failedOver : .syncing, label: "\(record.domain) -> \(peer.name)",
+        let aimed = ShadowSlot(record.entries.first { $0.peer == peer.name } ?? ShadowEntry(peer: peer.name, session: record.session, multiple: 1), peer: peer, environment: environment)
+        slotBox = Guarded(record.entries.compactMap { entry in
+            if entry.peer == peer.name { return aimed }
+            return environment.configuration.peer(named: entry.peer).map { ShadowSlot(entry, peer: $0, environment: environment) }
+        })
+        target = Guarded(aimed)
+        board = StatusBoard(record.phase == .handedOver ? .failedOver : .syncing, label: "\(record.domain) -> \(record.entries.map(\.peer).joined(separator: ", "))",
                             reporter: ProtectionReporter(domain: record.domain, uuid: record.uuid, role: .primary, peer: peer.name, environment: environment))
         self.record = record
+        if record.isGhost == true { ending.change { $0.deletesReplica = true } }
     }
+
+    /// The session of the shadow here that became the guest; before the start.
+    func note(cameBy session: UUID?) { record.cameBy = session }
 
     /// Starts the protection's thread.
     public func start() {
@@ -205,6 +227,7 @@ public final class PrimaryProtection: @unchecked Sendable {
             case .ended(let reason):
                 cleanUp(keepGuard: false)
                 environment.records.remove(domain.uuid)
+                if record.isGhost == true { forgetGhost(ended: pendingUnprotect == nil) }
                 Log.info("\(domain.name): protection ended: \(reason)")
                 board.reporter?.ended(reason)
                 isOver.change { $0 = reason }
@@ -255,11 +278,15 @@ public final class PrimaryProtection: @unchecked Sendable {
             case .unprotect(let reply):
                 pendingUnprotect = reply
                 return .ended("by request")
-            case .swap(let reply):
+            case .addShadows(let fresh, let reply):
+                if let outcome = add(fresh, reply) { return outcome }
+            case .removeShadow(let host, let deleteReplica, let reply):
+                remove(host, deleteReplica: deleteReplica, reply)
+            case .swap(let reply, _):
                 reply.give(.failure(ControlFailure("Domain \(domain.name) is not protected at the moment: \(board.current.reason)",
                                                    advice: "Wait until `shadow-virt status` shows it protected")))
-            case .yield(let reply):
-                return yield(reply)
+            case .yield(let reply, let host):
+                return yield(reply, to: host)
             case .lifecycle(.stopped(let detail)):
                 stopDetail = detail
                 return try guestEnded()
@@ -284,6 +311,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// After a hand-over nothing is left to do here but to say so, until somebody protects the guest anew or removes the entry.
     private func waitForRemoval() {
         board.set(.failedOver, "The guest runs on \(peer.name)")
+        // Of a ghost nothing is to stay here, not even the memory of it.
+        guard record.isGhost != true else { return environment.records.remove(domain.uuid) }
         while let event = next(until: nil) {
             switch event {
             case .unprotect(let reply):
@@ -292,10 +321,14 @@ public final class PrimaryProtection: @unchecked Sendable {
                 }
                 environment.records.remove(domain.uuid)
                 return reply.give(.success(()))
-            case .swap(let reply):
+            case .swap(let reply, _):
                 reply.give(.failure(ControlFailure("Domain \(domain.name) runs on \(peer.name) already", advice: "Run `shadow-virt swap` there")))
-            case .yield(let reply):
+            case .yield(let reply, _):
                 reply.give(.success(()))
+            case .addShadows(_, let reply):
+                reply.give(.failure(ControlFailure("Domain \(domain.name) runs on \(peer.name)", advice: "Protect it there")))
+            case .removeShadow(_, _, let reply):
+                reply.give(.failure(ControlFailure("Domain \(domain.name) runs on \(peer.name)", advice: "Its shadows are kept from there")))
             case .shutdown(let reply):
                 return reply.give(.success(()))
             default: break
@@ -319,8 +352,10 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// While this side was cut off, an administrator may have started the guest at the peer by force. Then the copy here is the
     /// stale one: it is stopped at once, and kept for whoever wants to look at it.
     private func standBackIfTakenOver() throws -> Outcome? {
-        guard let answer = try? client.ask(PeerRequest(.query, host: environment.hostName, session: record.session, uuid: domain.uuid)),
-              answer.phase == .running else { return nil }
+        guard let taker = slots.first(where: { slot in
+            slot.isWorthAsking && (try? slot.client.ask(PeerRequest(.query, host: environment.hostName, session: slot.session, uuid: domain.uuid)))?.phase == .running
+        }) else { return nil }
+        aim(at: taker)
         cleanUp(keepGuard: true)
         if let handle = try? domain.handle(), try handle.isActive() {
             try handle.suspend()
@@ -336,7 +371,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     // MARK: Beginning
 
     private func begin() throws {
-        board.set(.syncing, "preparing the shadow on \(peer.name)")
+        board.set(.syncing, "preparing the shadow on \(slots.map(\.peer.name).joined(separator: ", "))")
         generation += 1
         suspension = nil
         stopDetail = nil
@@ -354,13 +389,12 @@ public final class PrimaryProtection: @unchecked Sendable {
         let definition = try DomainDefinition(forShadowOf: handle)
         let plan = try planDisks(handle)
         let hasReplicas = plan?.replicas.isEmpty == false
-        record.session = UUID()
         record.phase = .protecting
+        claimant.change { $0 = nil }
         record.sharedDisks = plan?.shared.isEmpty == false ? plan?.shared : nil
         if record.savedParameters.isEmpty { record.savedParameters = try COLOControl(domain: domain).currentParameters() }
-        try environment.records.write(record)
 
-        var request = try PeerRequest(.prepare, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
+        var request = try PeerRequest(.prepare, host: environment.hostName, uuid: domain.uuid, domain: domain.name,
                                       xml: definition.shadowXML(), intervalMs: record.intervalMs, memoryBytes: definition.memoryBytes,
                                       disks: plan?.replicas, media: plan?.media, pool: record.pool, discardStale: record.discardStale)
         request.engine = record.engine.rawValue
@@ -368,12 +402,13 @@ public final class PrimaryProtection: @unchecked Sendable {
         request.nvram = try NVRAM.read(definition)
         request.onFailure = record.onFailure
         request.hasSharedDisks = record.sharedDisks == nil ? nil : true
-        let answer = try client.ask(request, timeoutMs: 60_000)
-        carrier.noteSent(request.carried)
-        for warning in answer.warnings ?? [] {
-            Log.warning("\(domain.name): \(warning)")
-            remarks.change { if !$0.contains(warning) { $0.append(warning) } }
+        let replicas = try prepareShadows { [request] slot in
+            var request = request
+            request.session = slot.session
+            request.family = family
+            return request
         }
+        carrier.noteSent(request.carried)
         // Said of what lay there then.
         record.discardStale = nil
         try environment.records.write(record)
@@ -386,10 +421,10 @@ public final class PrimaryProtection: @unchecked Sendable {
         let folder = try environment.socketDirectory(domain.uuid, owner: owner)
         streamPath = "\(folder)/colo.sock"
         if let plan, hasReplicas {
-            currentDisks.change { $0 = DiskSession(plan: plan, replicas: answer.replicas ?? [:], domain: domain, socket: "\(folder)/disks.sock") }
+            currentDisks.change { $0 = DiskSession(plan: plan, replicas: replicas, domain: domain, socket: "\(folder)/disks.sock") }
         }
         try startWorker(path: streamPath, owner: owner, plan, diskPath: "\(folder)/disks.sock")
-        if !hasReplicas { try startStream() } else { board.set(.syncing, "comparing the disks with their replicas on \(peer.name)") }
+        if !hasReplicas { try startStream() } else { board.set(.syncing, "comparing the disks with their replicas on \(slots.filter(\.isIn).map(\.peer.name).joined(separator: ", "))") }
     }
 
     private func startStream() throws {
@@ -452,9 +487,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     private func startWorker(path: String, owner: (user: uid_t, group: gid_t), _ plan: DiskPlan?, diskPath: String) throws {
         let configuration = environment.configuration
         var options = SourceWorkerOptions(
-            session: record.session, domain: domain.name, host: environment.hostName, peer: peer.name, peerAddress: peer.address.host,
-            peerPort: peer.address.port, secret: environment.secretBytes, streamPath: path, streamOwner: owner.user, streamGroup: owner.group,
-            intervalMs: record.intervalMs, intervalLimitMs: Double(configuration.intervalLimitMs), ceilingBytes: configuration.unsentCeilingBytes,
+            domain: domain.name, host: environment.hostName, peers: sourcePeers, secret: environment.secretBytes, streamPath: path,
+            streamOwner: owner.user, streamGroup: owner.group, intervalMs: record.intervalMs, intervalLimitMs: Double(configuration.intervalLimitMs), ceilingBytes: configuration.unsentCeilingBytes,
             keepaliveMs: Double(configuration.keepaliveMs), peerTimeoutMs: Double(configuration.peerTimeoutMs))
         options.diskPath = diskPath
         options.engine = record.engine
@@ -536,11 +570,18 @@ public final class PrimaryProtection: @unchecked Sendable {
                 if let outcome = try handle(event) { return outcome }
             case .libvirtReconnected:
                 guard try domain.handle().isActive() else { return try guestEnded() }
-            case .swap(let reply) where isPeriodic && passes.run != nil && passes.swap == nil:
+            case .swap(let reply, _) where isPeriodic && passes.run != nil && passes.swap == nil:
                 passes.swap = reply
                 swapStep.change { $0 = "a pass is under way" }
-            case .swap(let reply):
-                if let outcome = swap(reply) { return outcome }
+            case .swap(let reply, let host):
+                if let outcome = swap(reply, to: host) { return outcome }
+            case .addShadows(let fresh, let reply):
+                if let outcome = add(fresh, reply) { return outcome }
+            case .removeShadow(let host, let deleteReplica, let reply):
+                remove(host, deleteReplica: deleteReplica, reply)
+            case .shadowIsBack(let host):
+                guard let slot = slot(host), !slot.isIn, board.state == .protected, !isSuspended else { continue }
+                return .retry("\(host) takes part again")
             case .unprotect(let reply):
                 if isSuspended, !isPeriodic {
                     reply.give(.failure(ControlFailure("Domain \(domain.name) is suspended, and ending COLO would start it",
@@ -549,8 +590,8 @@ public final class PrimaryProtection: @unchecked Sendable {
                 }
                 pendingUnprotect = reply
                 return .ended("by request")
-            case .yield(let reply):
-                return yield(reply)
+            case .yield(let reply, let host):
+                return yield(reply, to: host)
             case .shutdown(let reply):
                 return .serviceStops(reply)
             case .blockJob:
@@ -603,9 +644,9 @@ public final class PrimaryProtection: @unchecked Sendable {
             // The link's state does not change that the user suspended the guest.
             wasProtected = true
             wasEverProtected = true
-            if !isSuspended { board.set(.protected) }
+            shadowFollows(event.peer)
         case .linkLost:
-            if !isSuspended { board.set(board.state == .syncing ? .syncing : .degraded, event.reason ?? "The connection to \(peer.name) broke", cause: .peerLost) }
+            shadowLostItsLink(event.peer, event.reason ?? "The connection to the shadow broke")
         case .disksPrepared:
             board.set(.syncing, "copying the guest's disks")
             try currentDisks.read { $0 }?.start(bytesPerSecond: record.diskRateBytesPerSecond)
@@ -614,6 +655,8 @@ public final class PrimaryProtection: @unchecked Sendable {
             try startStream()
         case .sessionLost where worker?.statistics[.torn] != 0:
             return torn()
+        case .sessionLost where shadowIsLost(event.peer, event.reason ?? "The shadow cannot follow"):
+            break
         case .sessionLost, .failed:
             return .retry(event.reason ?? "The source worker gave up")
         case .streamEnded:
@@ -641,13 +684,16 @@ public final class PrimaryProtection: @unchecked Sendable {
             return .retry("The source worker stood still; it was ended")
         }
         if board.state == .protected { carrier.refresh(domain, send: carryOver) }
+        lookForAbsent()
         return try advanceDisks()
     }
 
     private func carryOver(_ definition: CarriedDefinition) throws {
-        var request = PeerRequest(.carry, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name)
-        request.carried = definition
-        _ = try client.ask(request)
+        for slot in slots where slot.follows {
+            var request = PeerRequest(.carry, host: environment.hostName, session: slot.session, uuid: domain.uuid, domain: domain.name)
+            request.carried = definition
+            _ = try slot.client.ask(request)
+        }
     }
 
     private func handle(_ event: LifecycleEvent.Event) throws -> Outcome? {
@@ -719,6 +765,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         settledAt = .now
         worker?.order(WorkerCommand(.resume))
         board.set(.protected)
+        showShadows()
     }
 
     /// The worker withholds epochs. One that began before it heard of it has undone the user's stop: repeat that, unless somebody
@@ -745,6 +792,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// Leaves the guest running and QEMU as it was. Safe to repeat, and when half of it is not there.
     func cleanUp(keepGuard: Bool) {
         endSilentWorker()
+        keepCommitted()
         if isPeriodic {
             endMirrors()
             worker?.stop(milliseconds: passes.run == nil ? 2000 : Self.longestPassMs)
@@ -753,6 +801,7 @@ public final class PrimaryProtection: @unchecked Sendable {
             endCOLO(keepGuard: keepGuard)
         }
         currentWorker.change { $0 = nil }
+        for slot in slots { slot.leave() }
         currentDisks.change { $0 = nil }
         processWatch = nil
         let active = (try? domain.handle().isActive()) ?? false
@@ -762,16 +811,9 @@ public final class PrimaryProtection: @unchecked Sendable {
             unlink("\(environment.configuration.runtimeDirectory)/\(domain.uuid)/colo.sock")
             unlink("\(environment.configuration.runtimeDirectory)/\(domain.uuid)/disks.sock")
             rmdir("\(environment.configuration.runtimeDirectory)/\(domain.uuid)")
-            do {
-                let answer = try client.ask(PeerRequest(.discard, host: environment.hostName, session: record.session, uuid: domain.uuid, domain: domain.name,
-                                                        deleteReplica: ending.read { $0.deletesReplica } ? true : nil), timeoutMs: 20_000)
-                ending.change { $0.remarks = answer.warnings ?? [] }
-            } catch {
-                ending.change { ending in
-                    if ending.deletesReplica { ending.remarks = ["The replicas on \(peer.name) stay: \(error)"] }
-                }
-                Log.warning("\(domain.name): the shadow on \(peer.name) could not be removed: \(error)")
-            }
+            let deletes = ending.read { $0.deletesReplica }
+            let told = slots.flatMap { discard($0, deleteReplica: deletes) }
+            ending.change { $0.remarks = told }
         }
     }
 
@@ -827,8 +869,20 @@ public final class PrimaryProtection: @unchecked Sendable {
         case ended(String)
     }
 
-    public var peerName: String { peer.name }
+    /// The hosts of its shadows, for a sentence.
+    public var peerName: String { slots.map(\.peer.name).joined(separator: " and ") }
     public var warnings: [String] { remarks.read { $0 } }
+
+    /// How many shadows it has on other hosts than these.
+    public func slots(besides hosts: [String]) -> Int { slots.filter { !hosts.contains($0.peer.name) }.count }
+
+    /// Waits until it is clear how the protection to these hosts, ordered at `begin`, turned out; nil at the deadline.
+    public func settled(_ hosts: [String], since begin: MonotonicTime, until deadline: MonotonicTime) -> Settled? {
+        if slots.count > 1, isOver.read({ $0 }) == nil, firstFailure.read({ $0 }) == nil, board.state != .failedOver {
+            return shadowsSettled(hosts, since: begin, until: deadline)
+        }
+        return settled(until: deadline)
+    }
 
     /// Waits until it is clear how the protection began; nil at the deadline.
     public func settled(until deadline: MonotonicTime) -> Settled? {
@@ -845,6 +899,12 @@ public final class PrimaryProtection: @unchecked Sendable {
     private let isOver = Guarded<String?>(nil)
 
     public var status: DomainStatus {
+        var status = figures
+        if status.state != .failedOver { status.shadows = slots.map { $0.status(worker?.statistics, domain: status) } }
+        return status
+    }
+
+    private var figures: DomainStatus {
         let now = board.current
         var status = DomainStatus(domain: domain.name, uuid: domain.uuid, role: .primary, peer: peer.name, engine: record.engine.rawValue, state: now.state,
                                   reason: now.reason, since: now.since, configuredIntervalMs: record.intervalMs)

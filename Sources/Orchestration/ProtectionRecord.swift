@@ -27,6 +27,7 @@ struct ProtectionRecord: Codable, Sendable {
     var domain: String
     var role: Role
     var phase: Phase
+    /// (primary) The host of the shadow that messages go to, and its session; (shadow) the primary's.
     var peer: String
     var session: UUID
     var intervalMs: Double
@@ -53,6 +54,29 @@ struct ProtectionRecord: Codable, Sendable {
     var engineReason: String?
 
     var engine: Engine { chosenEngine ?? .continuous }
+    /// (primary) Nothing is left of it once the guest has ended.
+    var isGhost: Bool?
+
+    // Of several shadows; records of a release with one lack these.
+    /// (primary) All shadows.
+    var shadows: [ShadowEntry]?
+    /// (shadow) What it knows of the others.
+    var family: ShadowFamily?
+
+    /// (primary) The session by which the guest came here, for a former primary that was away then.
+    var cameBy: UUID?
+
+    var entries: [ShadowEntry] { shadows ?? [ShadowEntry(peer: peer, session: session, multiple: 1)] }
+
+    /// (primary) As it would be asked for anew.
+    var request: ProtectRequest {
+        var request = ProtectRequest(intervalMs: intervalMs, withoutDisks: withoutDisks)
+        request.pool = pool
+        request.diskRateBytesPerSecond = diskRateBytesPerSecond
+        request.onFailure = onFailure ?? .leave
+        request.engine = engine == .periodic ? .periodic : .continuous
+        return request
+    }
 
     /// (shadow) The domain's persistent definition, for when its primary's host cannot tell it any more.
     var carried: CarriedDefinition?
@@ -63,11 +87,12 @@ struct ProtectionRecord: Codable, Sendable {
         discardStale = request.discardStale ? true : nil
         diskRateBytesPerSecond = request.diskRateBytesPerSecond
         onFailure = request.onFailure == .leave ? nil : request.onFailure
+        isGhost = request.isGhost ? true : nil
     }
 }
 
 /// How a guest is to be protected, as `protect` was told.
-public struct ProtectRequest: Sendable, Equatable {
+public struct ProtectRequest: Codable, Sendable, Equatable {
     /// Milliseconds between two epochs; nil: as the configuration has it.
     public var intervalMs: Double?
     public var withoutDisks = false
@@ -77,6 +102,8 @@ public struct ProtectRequest: Sendable, Equatable {
     public var diskRateBytesPerSecond: UInt64?
     public var onFailure = OnFailure.leave
     public var engine = EngineChoice.auto
+    /// Nothing is left of it once the guest has ended.
+    public var isGhost = false
 
     public init(intervalMs: Double? = nil, withoutDisks: Bool = false) {
         self.intervalMs = intervalMs
@@ -91,6 +118,7 @@ public struct ProtectRequest: Sendable, Equatable {
         diskRateBytesPerSecond = request.diskRateBytesPerSecond
         onFailure = request.onFailure ?? .leave
         engine = request.engine ?? .auto
+        isGhost = request.ghost ?? false
     }
 }
 
@@ -110,6 +138,12 @@ public struct RecordStore: Sendable {
     func write(_ record: ProtectionRecord) throws { try DurableFile.write(json: record, to: path(record.uuid)) }
 
     func remove(_ uuid: String) { DurableFile.remove(path(uuid)) }
+
+    /// Whether what is here of the domain is a shadow that waits.
+    func holdsShadow(_ uuid: String) -> Bool {
+        guard let data = FileManager.default.contents(atPath: path(uuid.lowercased())) else { return false }
+        return (try? JSONDecoder().decode(ProtectionRecord.self, from: data))?.phase == .shadowing
+    }
 
     /// Every record that can be read; one that cannot is reported and left where it is.
     func load() -> [ProtectionRecord] { DurableFile.readAll(ProtectionRecord.self, in: directory, kind: "protection record") }

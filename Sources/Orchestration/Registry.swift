@@ -10,23 +10,42 @@ import Transport
 
 /// All protections of this host, of both roles, and what administrators and peers may do with them.
 public final class Registry: @unchecked Sendable {
-    private struct Entries {
+    struct Entries {
         var primaries: [String: PrimaryProtection] = [:]
         var shadows: [String: ShadowProtection] = [:]
     }
 
     public let environment: HostEnvironment
-    private let entries = Guarded(Entries())
+    let entries = Guarded(Entries())
+    /// Sessions by which guests came here that have not been protected from here yet.
+    private let origins = Guarded<[String: UUID]>([:])
     /// `protect` and `prepare` of one domain must not overlap; they are rare, so all of them take turns.
     let admission = NSLock()
     /// Domains without a shadow that are on their way to another host, by UUID.
     let migrations = Guarded<[String: LiveMigration]>([:])
+    /// Does what domains' policies ask for.
+    public let keeper = PolicyKeeper()
+    /// Whether this host takes guests and shadows at the moment.
+    let drains: DrainStore
+    let isDrainUnderWay = Guarded(false)
+    /// Guests on their way back to a host that was drained.
+    let homecomings = Guarded<[String: Homecoming]>([:])
     /// Calls of libvirt's hook, on their way to whoever acts on them.
     public let hooks = HookQueue()
     /// Nil before it is begun, and with `telemetry_interval = 0`.
     let telemetryBox = Guarded<TelemetryKeeper?>(nil)
 
-    public init(environment: HostEnvironment) { self.environment = environment }
+    public init(environment: HostEnvironment) {
+        self.environment = environment
+        drains = DrainStore(stateDirectory: environment.configuration.stateDirectory)
+        keeper.attach(self)
+        hooks.onHook { [keeper] in keeper.note($0) }
+    }
+
+    /// Shadows that wait here.
+    var waitingShadows: [ShadowProtection] { entries.read { $0.shadows.values.filter { $0.phase != .running } } }
+    /// Protections of guests that run here.
+    var runningPrimaries: [PrimaryProtection] { entries.read { Array($0.primaries.values) }.filter { $0.board.state != .failedOver } }
 
     func primary(_ uuid: String) -> PrimaryProtection? { entries.read { $0.primaries[uuid] } }
     func shadow(_ uuid: String) -> ShadowProtection? { entries.read { $0.shadows[uuid] } }
@@ -41,6 +60,7 @@ public final class Registry: @unchecked Sendable {
 
     public func dispatch(_ event: LifecycleEvent) {
         primary(event.domainUUID)?.post(.lifecycle(event.event))
+        keeper.note(event)
         switch event.event {
         case .stopped: shadowChanged(event.domainUUID, isResumed: false)
         case .resumed:
@@ -84,12 +104,14 @@ public final class Registry: @unchecked Sendable {
 
     public func libvirtChanged(isThere: Bool) {
         for primary in entries.read({ Array($0.primaries.values) }) { primary.noteLibvirt(isThere: isThere) }
+        if isThere { keeper.lookAtAll() }
     }
 
     // MARK: Administrators
 
     public func status(of word: String?) throws -> [DomainStatus] {
-        let all = entries.read { $0.primaries.values.map(\.status) + $0.shadows.values.map(\.status) }.map(environment.tallies.adding)
+        let known = entries.read { $0.primaries.values.map(\.status) + $0.shadows.values.map(\.status) }.map(environment.tallies.adding)
+        let all = (known + keeper.waiting.filter { waiting in !known.contains { $0.uuid == waiting.uuid && $0.state != .failedOver } })
             .sorted { ($0.domain, $0.uuid) < ($1.domain, $1.uuid) }
         guard let word else { return all }
         let chosen = all.filter { $0.domain == word || $0.uuid == word.lowercased() }
@@ -112,7 +134,7 @@ public final class Registry: @unchecked Sendable {
 
     /// The protection that `word` means, by name, id or UUID.
     /// `otherwise`: what else could be done with a domain that is not protected.
-    private func primaryNamed(_ word: String, otherwise: (String) -> String = { _ in "" }) throws -> PrimaryProtection {
+    func primaryNamed(_ word: String, otherwise: (String) -> String = { _ in "" }) throws -> PrimaryProtection {
         if let known = entries.read({ $0.primaries.values.first { $0.domain.name == word || $0.domain.uuid == word.lowercased() } }) { return known }
         if let shadow = entries.read({ $0.shadows.values.first { $0.name == word || $0.uuid == word.lowercased() } }) {
             throw ControlFailure(shadow.phase == .running
@@ -126,32 +148,38 @@ public final class Registry: @unchecked Sendable {
     }
 
     public func protect(_ word: String, to host: String, _ request: ProtectRequest) throws -> PrimaryProtection {
+        try protect(word, to: [ShadowChoice(host: host)], request)
+    }
+
+    /// Protects a domain to several hosts, or adds shadows to a protected one's. `demandsAll`: throws unless all of them can be had.
+    public func protect(_ word: String, to hosts: [ShadowChoice], demandsAll: Bool = true, _ request: ProtectRequest) throws -> PrimaryProtection {
         try admission.withLock {
-            let peer = try environment.peer(host)
+            let slots = try makeSlots(hosts)
             let domain = try lookup(word)
+            if let known = primary(domain.uuid), let more = try add(slots, to: known, request) { return more }
             try refuseMigrating(domain.uuid)
             try checkHandedOver(domain.uuid) { known in
-                ControlFailure("Domain \(domain.name) is protected already, to \(known.peer.name) (\(known.board.state.rawValue))",
+                ControlFailure("Domain \(domain.name) is protected already, to \(known.peerName) (\(known.board.state.rawValue))",
                                advice: "End that with `shadow-virt unprotect \(domain.name)` first")
             }
+            var cameBy: UUID?
             if let shadow = shadow(domain.uuid) {
                 // The guest may run here while libvirt has not yet answered the order that started it: that is waited for.
                 guard try shadow.verifiedPhase() == .running else {
                     throw ControlFailure("\(environment.hostName) holds the shadow of \(domain.name); the guest runs on \(shadow.primary)")
                 }
                 shadow.awaitSettled()
+                cameBy = shadow.session
+                origins.change { $0[domain.uuid] = shadow.session }
                 entries.change { $0.shadows[domain.uuid] = nil }
             }
-            let (findings, engine) = try Doctor(environment: environment).check(domain: domain, peer: peer, request)
-            if let failed = findings.first(where: { $0.verdict == .failed }) {
-                throw ControlFailure("Cannot protect \(domain.name): \(failed.detail)", advice: failed.advice)
-            }
-            guard let engine else { throw ControlFailure("Cannot protect \(domain.name): no engine was chosen for it") }
+            let (findings, engine) = try check(domain, slots, demandsAll: demandsAll, request)
             let protection = PrimaryProtection(
-                domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, peer: peer,
-                request: request, engine: engine) { [weak self] in self?.forget($0) }
+                domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, slots: slots,
+                request: request, engine: engine, demandsAll: demandsAll) { [weak self] in self?.forget($0) }
             protection.remarks.change { $0 = findings.filter { $0.verdict == .warning && ($0.check.hasPrefix("disk-") || DefinitionCheck.remarked.contains($0.check)) }.map(\.detail) }
             entries.change { $0.primaries[domain.uuid] = protection }
+            protection.note(cameBy: cameBy ?? origins.read { $0[domain.uuid] })
             protection.start()
             return protection
         }
@@ -162,16 +190,17 @@ public final class Registry: @unchecked Sendable {
     public func unprotect(_ word: String, deleteReplica: Bool = false, deadline: MonotonicTime) throws -> [String] {
         let protection = try primaryNamed(word)
         let reply = Reply<Void>()
-        protection.ending.change { $0.deletesReplica = deleteReplica }
+        protection.ending.change { $0.deletesReplica = deleteReplica || protection.record.isGhost == true }
         protection.post(.unprotect(reply))
         try reply.wait(until: deadline)
         return protection.ending.read { $0.remarks }
     }
 
-    public func swap(_ word: String, deadline: MonotonicTime) throws -> HandoverReport {
+    /// - Parameter host: whose shadow is to take the guest; nil: the freshest.
+    public func swap(_ word: String, to host: String? = nil, deadline: MonotonicTime) throws -> HandoverReport {
         let protection = try primaryNamed(word) { ", or move it without a shadow: `shadow-virt swap \($0) --to HOST`" }
         let reply = Reply<HandoverReport>()
-        protection.post(.swap(reply))
+        protection.post(.swap(reply, to: host))
         return try reply.wait(until: deadline)
     }
 
@@ -201,14 +230,22 @@ public final class Registry: @unchecked Sendable {
         shadow.isTakingOver.change { $0 = true }
         defer { shadow.isTakingOver.change { $0 = false } }
         try makeSurePrimaryIsDead(shadow, force: force, progress: progress)
+        let claim = try claimGuest(shadow, force: force, progress: progress)
+        var isDone = false
+        defer { if !isDone { claim.giveBack() } }
+        try askSiblings(shadow, force: force, progress: progress)
         if shadow.hasSharedDisks {
             progress("Disks on shared storage: the guest boots cold")
             let booted = try shadow.restart(persistentXML: nil, autostart: false)
+            isDone = true
+            reattach(shadow)
             return HandoverReport(domain: shadow.name, from: shadow.primary, to: environment.hostName, epoch: 0, epochsLost: nil,
                                   activationMs: booted.milliseconds ?? 0, outageMs: MonotonicTime.now.milliseconds(since: begin))
         }
         let loaded = try shadow.load()
         let running = try shadow.run(persistentXML: nil, autostart: false)
+        isDone = true
+        reattach(shadow)
         return HandoverReport(domain: shadow.name, from: shadow.primary, to: environment.hostName, epoch: loaded.epoch ?? 0, epochsLost: nil,
                               activationMs: (loaded.milliseconds ?? 0) + (running.milliseconds ?? 0), outageMs: MonotonicTime.now.milliseconds(since: begin))
     }
@@ -296,11 +333,25 @@ public final class Registry: @unchecked Sendable {
         case .load:
             return try session(request).load()
         case .run:
-            return try session(request).run(persistentXML: request.xml, autostart: request.autostart ?? false)
+            let shadow = try session(request)
+            try? shadow.note(request.family)
+            let answer = try shadow.run(persistentXML: request.xml, autostart: request.autostart ?? false)
+            reattach(shadow)
+            return answer
         case .restart:
-            return try session(request).restart(persistentXML: request.xml, autostart: request.autostart ?? false)
+            let shadow = try session(request)
+            let answer = try shadow.restart(persistentXML: request.xml, autostart: request.autostart ?? false)
+            reattach(shadow)
+            return answer
+        case .family:
+            try session(request).note(request.family)
+            return PeerResponse()
+        case .sibling:
+            return try siblingState((request.uuid ?? "").lowercased())
+        case .claim, .unclaim:
+            return try answerClaim(request)
         case .query:
-            guard let shadow = try? session(request) else { return PeerResponse(phase: .unknown) }
+            guard let shadow = try? session(request) else { return PeerResponse(phase: hasComeBy(request) ? .running : .unknown) }
             return PeerResponse(phase: try shadow.verifiedPhase(), epoch: shadow.status.committedEpoch)
         case .carry:
             try session(request).carry(request.carried)
@@ -312,7 +363,7 @@ public final class Registry: @unchecked Sendable {
                 throw ControlFailure("\(environment.hostName) does not protect this domain", advice: "Destroy it there with virsh")
             }
             let reply = Reply<Void>()
-            protection.post(.yield(reply))
+            protection.post(.yield(reply, to: request.host))
             try reply.wait(until: MonotonicTime.now.adding(milliseconds: 25_000))
             return PeerResponse()
         case .receive:
@@ -324,8 +375,21 @@ public final class Registry: @unchecked Sendable {
         case .telemetry:
             return telemetry?.answer(request) ?? PeerResponse()
         case .facts:
-            return PeerResponse(facts: try Doctor(environment: environment).facts(request))
+            return PeerResponse(facts: try facts(request))
+        case .leave:
+            return try moveShadow(request)
+        case .sendBack:
+            return try sendBack(request)
+        case .holds:
+            let uuid = (request.uuid ?? "").lowercased()
+            return PeerResponse(isLive: shadow(uuid).map { $0.phase == .running } ?? true && (try? environment.connect().lookup(uuid: uuid).isActive()) == true)
         }
+    }
+
+    /// A former primary asks for the session by which the guest came here, and it has been protected from here since.
+    private func hasComeBy(_ request: PeerRequest) -> Bool {
+        guard let session = request.session, let protection = primary((request.uuid ?? "").lowercased()) else { return false }
+        return protection.record.cameBy == session
     }
 
     /// A protection that ended with the guest on the other side is over, and forgotten; any other one is `refusal`'s to explain.
@@ -439,16 +503,21 @@ public final class Registry: @unchecked Sendable {
             protection.start()
         }
         for record in records where record.role == .shadow { resumeShadow(record) }
+        keeper.begin()
     }
 
     private func resumeShadow(_ record: ProtectionRecord) {
         let domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
         guard record.phase == .activated || record.phase == .running else {
-            // Its memory files died with the service: without them it can never run.
-            Log.info("\(record.domain): removing the shadow that an earlier service left; \(record.peer) makes a new one")
-            ShadowProtection.removeShadowDomain(domain, environment)
-            repairReplicas(of: record)
-            return environment.records.remove(record.uuid)
+            // Its primary may ask for a new shadow at any moment: the new one's record must not go with the old one's.
+            return admission.withLock {
+                guard self.shadow(record.uuid) == nil else { return }
+                // Its memory files died with the service: without them it can never run.
+                Log.info("\(record.domain): removing the shadow that an earlier service left; \(record.peer) makes a new one")
+                ShadowProtection.removeShadowDomain(domain, environment)
+                repairReplicas(of: record)
+                environment.records.remove(record.uuid)
+            }
         }
         // A guest that came here and has ended since is an ordinary domain.
         do {
@@ -458,7 +527,9 @@ public final class Registry: @unchecked Sendable {
         } catch {
             Log.warning("\(record.domain): \(error)")
         }
-        entries.change { $0.shadows[record.uuid] = ShadowProtection(activated: record, environment: environment) }
+        let shadow = ShadowProtection(activated: record, environment: environment)
+        entries.change { $0.shadows[record.uuid] = shadow }
+        reattach(shadow)
     }
 
     /// After a loss of power: what the disks' journal has goes into the replicas, so that they are one epoch's, whatever becomes of them.

@@ -44,6 +44,9 @@ public final class ShadowProtection: @unchecked Sendable {
     private var newNVRAM: String?
     /// What it is booted from when its memory is not to be used; nil: it is not to be booted.
     private var coldXML: String?
+    /// The guest's other shadows, as its primary told last.
+    private let family = Guarded<ShadowFamily?>(nil)
+    private let isFamilyTaken = Guarded(false)
     /// By the administrator's order it is about to become the guest: whatever its primary says, it is not removed.
     let isTakingOver = Guarded(false)
     var mayRestart: Bool { coldXML != nil }
@@ -76,6 +79,7 @@ public final class ShadowProtection: @unchecked Sendable {
         domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
         board = StatusBoard(.failedOver, label: "\(record.domain) <- \(record.peer)",
                             reporter: ProtectionReporter(domain: record.domain, uuid: record.uuid, role: .shadow, peer: record.peer, environment: environment))
+        family.change { $0 = record.family }
         carried.change { $0 = record.carried }
     }
 
@@ -123,6 +127,7 @@ public final class ShadowProtection: @unchecked Sendable {
             try refuseIfRunning()
             let provisioned = try provision(request)
             try keep(request.carried)
+            family.change { $0 = request.family }
             try environment.records.write(record(.shadowing))
             do {
                 if let nvram = request.nvram, try NVRAM.provide(nvram, uuid: uuid, environment.connect()) { newNVRAM = nvram.path }
@@ -159,8 +164,39 @@ public final class ShadowProtection: @unchecked Sendable {
     }
 
     private func record(_ phase: ProtectionRecord.Phase) -> ProtectionRecord {
-        ProtectionRecord(uuid: uuid, domain: name, role: .shadow, phase: phase, peer: primary, session: session, intervalMs: intervalMs,
-                         withoutDisks: true, savedParameters: [:], chosenEngine: Engine(rawValue: engine), carried: carried.read { $0 })
+        var record = ProtectionRecord(uuid: uuid, domain: name, role: .shadow, phase: phase, peer: primary, session: session, intervalMs: intervalMs,
+                                      withoutDisks: true, savedParameters: [:], chosenEngine: Engine(rawValue: engine), carried: carried.read { $0 })
+        record.family = family.read { $0 }
+        return record
+    }
+
+    // MARK: Siblings
+
+    var siblings: [ShadowChoice] { family.read { $0?.others(than: environment.hostName) ?? [] } }
+
+    /// What the guest's new primary protects it to, and how; told once. Kept in the record until that has come to pass.
+    func takeFamily() -> ShadowFamily? {
+        isFamilyTaken.change { isTaken in
+            defer { isTaken = true }
+            return isTaken ? nil : family.read { $0 }
+        }
+    }
+
+    /// Notes who the others are, and keeps it.
+    func note(_ fresh: ShadowFamily?) throws {
+        guard let fresh else { return }
+        try lock.withLock {
+            family.change { $0 = fresh }
+            if phase == .receiving { try environment.records.write(record(.shadowing)) }
+        }
+    }
+
+    /// For another shadow of the guest.
+    func siblingState() throws -> SiblingState {
+        let phase = try verifiedPhase()
+        let status = status
+        return SiblingState(phase: phase, epoch: status.committedEpoch, generation: family.read { $0?.generation }, commitAgeMs: status.lastCommitAgeMs,
+                            isTakingOver: isTakingOver.read { $0 }, runs: phase == .running)
     }
 
     /// With its disks as they are here, so that whoever takes it up needs nothing else.

@@ -6,6 +6,12 @@ import Platform
 final class CapturedEpoch: @unchecked Sendable {
     /// 0 for a piece of the first copy.
     let number: UInt64
+    /// The first of the epochs that were merged to this one; its own number otherwise.
+    var first: UInt64
+    /// Its pages were copied: it holds none of the receive buffers.
+    var isMerged = false
+    /// Of its pages' content.
+    private(set) var pageBytes = 0
     /// Not kept once it is sent: a connection that breaks loses it, and the epoch it belongs to.
     var isPiece: Bool
     /// The connection that it has to go over, because its epoch's pieces did; nil: any.
@@ -17,8 +23,8 @@ final class CapturedEpoch: @unchecked Sendable {
     private(set) var device = UnsafeRawBufferPointer(start: nil, count: 0)
     /// What the guest wrote to its disks since the epoch before.
     var disks = DiskSegment()
-    private var chunks: [Chunk] = []
-    private let pool: ChunkPool
+    private(set) var chunks: [Chunk] = []
+    let pool: ChunkPool
     /// When the guest was stopped for it.
     var capturedAt = MonotonicTime.now
     /// When the guest was allowed to run on, nanoseconds on the realtime clock; the greatest number: it is held.
@@ -28,6 +34,7 @@ final class CapturedEpoch: @unchecked Sendable {
 
     init(number: UInt64, pool: ChunkPool, capacity: Int = 1024) {
         self.number = number
+        first = number
         isPiece = number == 0
         self.pool = pool
         records = .allocate(capacity: capacity)
@@ -43,6 +50,7 @@ final class CapturedEpoch: @unchecked Sendable {
         if count == records.count { grow() }
         records.initializeElement(at: count, to: PageRecord(location: location, bytes: bytes, hashLow: UInt64(fill), hashHigh: 0))
         count += 1
+        if bytes != nil { pageBytes += PageLocation.pageBytes }
     }
 
     /// A record whose hash is known.
@@ -50,7 +58,22 @@ final class CapturedEpoch: @unchecked Sendable {
         if count == records.count { grow() }
         records.initializeElement(at: count, to: record)
         count += 1
+        if record.bytes != nil { pageBytes += PageLocation.pageBytes }
     }
+
+    /// A copy of another's records, into an epoch that has none.
+    func takeRecords(of other: CapturedEpoch) {
+        while records.count < other.count { grow() }
+        // Not initialize(fromContentsOf:): programs that Swift 6.0 builds do not find it when they are linked.
+        if let from = other.records.baseAddress { records.baseAddress?.initialize(from: from, count: other.count) }
+        (count, pageBytes) = (other.count, other.pageBytes)
+    }
+
+    /// Memory that it holds.
+    var bytes: Int { pageBytes + device.count + disks.bytes }
+
+    /// How many captured epochs it stands for.
+    var span: UInt64 { number - first + 1 }
 
     private func grow() {
         let larger = UnsafeMutableBufferPointer<PageRecord>.allocate(capacity: records.count * 2)

@@ -27,6 +27,13 @@ struct DiskSegment {
     var buffers: [WriteBuffer] = []
     var bytes = 0
     var paidRecords = freeRecords
+
+    var isUnpaid: Bool { records.count >= paidRecords }
+
+    mutating func pay(_ buffer: WriteBuffer) {
+        buffers.append(buffer)
+        paidRecords += Self.recordsPerBuffer
+    }
 }
 
 /// A guest's disk writes, as QEMU's mirror delivers them, sorted into epochs.
@@ -34,8 +41,11 @@ struct DiskSegment {
 /// QEMU completes a guest's write only when we have acknowledged it, and we do as soon as we hold it. When QEMU has stopped the guest
 /// for an epoch it has completed everything, so what is here by then belongs to that epoch (`cut`), and what comes later to the next.
 ///
-///     [learning] --hashes of the replica--> [copying] --mirrors ready--> [following] --first cut--> epochs
-///                                            \____ pieces of epoch 0, applied at once ____/
+///     [learning] --hashes of the replicas--> [copying] --mirrors ready--> [following] --first cut--> epochs
+///                                             \____ pieces of epoch 0, applied at once ____/
+///
+/// Several shadows have each their own replicas, which lack different chunks: while the disks are copied each has its own segment. From
+/// then on there is one for all.
 final class DiskCapture: @unchecked Sendable {
     enum Failure: Error, CustomStringConvertible {
         /// What is captured from here on would lack writes.
@@ -45,10 +55,17 @@ final class DiskCapture: @unchecked Sendable {
 
     private enum Phase { case learning, copying, following }
 
-    private enum Outcome { case taken, unpaid, refused(String) }
+    /// `unpaid`: of a shadow's copy, or of the open segment.
+    private enum Outcome { case taken, unpaid(Int?), refused(String) }
 
     private struct State {
         var phase = Phase.learning
+        /// What is written while the disks are copied, for each shadow.
+        var copies: [DiskSegment]
+        /// Shadows whose replicas' hashes are not known yet, and all that are to have the disks.
+        var learning: Set<Int>
+        var living: Set<Int>
+        /// (following) The writes since the last epoch.
         var open = DiskSegment()
         /// Which segment is open, from 1 on.
         var serial: UInt64 = 1
@@ -67,28 +84,54 @@ final class DiskCapture: @unchecked Sendable {
     let disks: [CapturedDisk]
     let pool: WriteBufferPool
     private let statistics: SharedStatistics
-    private let state = Guarded(State())
-    private let passOn: @Sendable (DiskSegment) -> Void
+    private let state: Guarded<State>
+    private let passOn: @Sendable (DiskSegment, Int) -> Void
     private let isEnding: @Sendable () -> Bool
     private(set) var exports: [DiskExport] = []
 
     /// - Parameters:
-    ///   - passOn: takes a piece of the first copy; called in order.
+    ///   - followers: how many shadows there are.
+    ///   - passOn: takes a piece of the first copy, for the shadow of that number; called in order.
     ///   - isEnding: that nobody needs the rest any more.
-    init(disks: [CapturedDisk], limitBytes: Int, statistics: SharedStatistics, passOn: @escaping @Sendable (DiskSegment) -> Void,
+    init(disks: [CapturedDisk], followers: Int = 1, limitBytes: Int, statistics: SharedStatistics, passOn: @escaping @Sendable (DiskSegment, Int) -> Void,
          isEnding: @escaping @Sendable () -> Bool) {
         self.disks = disks
+        state = Guarded(State(copies: Array(repeating: DiskSegment(), count: followers), learning: Set(0..<followers), living: Set(0..<followers)))
         pool = WriteBufferPool(limitBytes: limitBytes)
         self.statistics = statistics
         self.passOn = passOn
         self.isEnding = isEnding
-        exports = disks.map { DiskExport($0, capture: self) }
+        exports = disks.map { DiskExport($0, followers: followers, capture: self) }
     }
 
     // MARK: Phases
 
-    /// The replica's hashes are known: what is written from here on can be compared.
-    func startCopying() { state.change { if $0.phase == .learning { $0.phase = .copying } } }
+    /// The hashes of a shadow's replicas are known. True: now those of all are, and what is written from here on can be compared.
+    @discardableResult
+    func startCopying(_ follower: Int = 0) -> Bool {
+        state.change { state in
+            state.learning.remove(follower)
+            return Self.beginCopying(&state)
+        }
+    }
+
+    private static func beginCopying(_ state: inout State) -> Bool {
+        guard state.phase == .learning, state.learning.isEmpty, !state.living.isEmpty else { return false }
+        state.phase = .copying
+        return true
+    }
+
+    /// A shadow is gone: nothing is kept for it any more. True: the others only waited for it.
+    func drop(_ follower: Int) -> Bool {
+        let (began, held) = state.change { state in
+            state.living.remove(follower)
+            state.learning.remove(follower)
+            let held = state.copies[follower]
+            state.copies[follower] = DiskSegment()
+            return (Self.beginCopying(&state), held)
+        }
+        return withExtendedLifetime(held) { began }
+    }
 
     /// A client has the export of this name: the disk's mirror.
     func mirrorCame(_ target: String) {
@@ -101,7 +144,7 @@ final class DiskCapture: @unchecked Sendable {
         guard try mayFollow() else { return }
         for export in exports { try export.endDifference() }
         state.change { state in
-            flush(&state)
+            for follower in state.living { flushCopy(follower, &state) }
             state.phase = .following
         }
     }
@@ -136,46 +179,71 @@ final class DiskCapture: @unchecked Sendable {
     // MARK: Writes
 
     /// Adds a write; refused is what would be captured after a failure, or before the replicas are known.
-    func append(_ extent: DiskExtent, _ bytes: UnsafeRawPointer?, in buffer: WriteBuffer?) throws(NBDError) {
+    /// - Parameter follower: (copying) The shadow that needs it; nil: all do.
+    func append(_ extent: DiskExtent, _ bytes: UnsafeRawPointer?, in buffer: WriteBuffer?, for follower: Int? = nil) throws(NBDError) {
         while true {
             let outcome: Outcome = state.change { state in
                 if let reason = state.failure { return .refused(reason) }
                 guard state.phase != .learning else { return .refused(Self.tooEarly) }
-                guard state.open.records.count < state.open.paidRecords else { return .unpaid }
-                add(DiskRecord(extent: extent, bytes: bytes), buffer, &state)
+                let record = DiskRecord(extent: extent, bytes: bytes, at: SharedStatistics.realtimeNanoseconds)
+                guard state.phase == .following else { return addCopy(record, buffer, state.living.filter { follower ?? $0 == $0 }, &state) }
+                guard !state.open.isUnpaid else { return .unpaid(nil) }
+                add(record, buffer, &state)
                 return .taken
             }
             switch outcome {
             case .taken: return
             case .refused(let reason): throw NBDError(EIO, reason)
-            case .unpaid:
+            case .unpaid(let follower):
                 let payment = try room()
                 state.change { state in
-                    state.open.buffers.append(payment)
-                    state.open.paidRecords += DiskSegment.recordsPerBuffer
+                    if let follower { state.copies[follower].pay(payment) } else { state.open.pay(payment) }
                 }
             }
         }
     }
 
+    /// Part of the first copy, for each of these shadows.
+    private func addCopy(_ record: DiskRecord, _ buffer: WriteBuffer?, _ followers: Set<Int>, _ state: inout State) -> Outcome {
+        if let unpaid = followers.first(where: { state.copies[$0].isUnpaid }) { return .unpaid(unpaid) }
+        for follower in followers {
+            // Exclusive access in place: no copy of the list for each write.
+            state.copies[follower].records.append(record)
+            if record.extent.kind == .data { state.copies[follower].bytes += record.extent.length }
+            if let buffer, state.copies[follower].buffers.last !== buffer { state.copies[follower].buffers.append(buffer) }
+            if isPiece(state.copies[follower]) { flushCopy(follower, &state) }
+        }
+        count(record)
+        return .taken
+    }
+
+    private func isPiece(_ segment: DiskSegment) -> Bool { segment.bytes >= Self.pieceBytes || segment.records.count >= Self.mostPieceRecords }
+
+    private func flushCopy(_ follower: Int, _ state: inout State) {
+        guard !state.copies[follower].records.isEmpty else { return }
+        passOn(state.copies[follower], follower)
+        state.copies[follower] = DiskSegment()
+    }
+
+    private func count(_ record: DiskRecord) {
+        statistics[.diskWrites] += 1
+        statistics[.diskBytesWritten] += UInt64(record.extent.length)
+    }
+
     private func add(_ record: DiskRecord, _ buffer: WriteBuffer?, _ state: inout State) {
-        var record = record
-        record.at = SharedStatistics.realtimeNanoseconds
         state.open.records.append(record)
         if record.extent.kind == .data { state.open.bytes += record.extent.length }
         if let buffer, buffer.segment != state.serial {
             state.open.buffers.append(buffer)
             buffer.segment = state.serial
         }
-        statistics[.diskWrites] += 1
-        statistics[.diskBytesWritten] += UInt64(record.extent.length)
-        let isPiece = state.open.bytes >= Self.pieceBytes || state.open.records.count >= Self.mostPieceRecords
-        if isPiece, !state.takesEpochs { flush(&state) }
+        count(record)
+        if isPiece(state.open), !state.takesEpochs { flush(&state) }
     }
 
     private func flush(_ state: inout State) {
         guard !state.open.records.isEmpty else { return }
-        passOn(state.open)
+        for follower in state.living { passOn(state.open, follower) }
         state.open = DiskSegment()
         state.serial += 1
     }
@@ -286,11 +354,14 @@ final class DiskExport: NBDExport, @unchecked Sendable {
     private unowned let capture: DiskCapture
     /// Held during a write, and while the phase changes.
     private let lock = NSLock()
-    private var difference: ChunkDifference?
+    /// (copying) What each shadow's replica holds; nil for one whose hashes are not known, or when the copy is over.
+    private var differences: [ChunkDifference?]
+    private var isCompared = true
     private var buffer: WriteBuffer?
     private var used = 0
 
-    init(_ disk: CapturedDisk, capture: DiskCapture) {
+    init(_ disk: CapturedDisk, followers: Int, capture: DiskCapture) {
+        differences = Array(repeating: nil, count: followers)
         self.disk = disk
         self.capture = capture
     }
@@ -308,18 +379,23 @@ final class DiskExport: NBDExport, @unchecked Sendable {
 
     // MARK: Phases
 
-    func startDifference(_ hash: PageHash) throws {
+    func startDifference(_ hash: PageHash, follower: Int = 0) throws {
         let fresh = try ChunkDifference(disk: disk.index, byteCount: disk.byteCount, hash: hash)
-        lock.withLock { difference = fresh }
+        lock.withLock { differences[follower] = fresh }
     }
 
     /// Hashes of the replica's chunks from `first` on. False: they do not fit the disk.
-    func learn(_ bytes: UnsafeRawBufferPointer, first: Int) -> Bool { lock.withLock { difference?.learn(bytes, first: first) ?? false } }
+    func learn(_ bytes: UnsafeRawBufferPointer, first: Int, follower: Int = 0) -> Bool {
+        lock.withLock { differences[follower]?.learn(bytes, first: first) ?? false }
+    }
 
     func endDifference() throws {
         try lock.withLock {
-            try difference?.finish { extent, _ in try capture.append(extent, nil, in: nil) }
-            difference = nil
+            for (follower, difference) in differences.enumerated() {
+                try difference?.finish { extent, _ in try capture.append(extent, nil, in: nil, for: follower) }
+                differences[follower] = nil
+            }
+            isCompared = false
         }
     }
 
@@ -368,15 +444,17 @@ final class DiskExport: NBDExport, @unchecked Sendable {
 
     func write(offset: UInt64, bytes: UnsafeRawBufferPointer, forceUnitAccess: Bool, connection: NBDConnectionID) throws(NBDError) {
         defer { lock.unlock() }
-        guard let difference else {
+        guard isCompared else {
             used += bytes.count
             return try capture.append(DiskExtent(disk: disk.index, kind: .data, offset: offset, length: bytes.count), bytes.baseAddress, in: buffer)
         }
         var isKept = false
         do {
-            try difference.write(offset, bytes) { extent, part in
-                isKept = isKept || part != nil
-                try capture.append(extent, part, in: part == nil ? nil : buffer)
+            try compare { difference, follower in
+                try difference.write(offset, bytes) { extent, part in
+                    isKept = isKept || part != nil
+                    try capture.append(extent, part, in: part == nil ? nil : buffer, for: follower)
+                }
             }
         } catch {
             throw refused(error)
@@ -392,14 +470,22 @@ final class DiskExport: NBDExport, @unchecked Sendable {
         lock.lock()
         defer { lock.unlock() }
         try capture.checkAccepting()
-        guard let difference else {
+        guard isCompared else {
             return try capture.append(DiskExtent(disk: disk.index, kind: kind, offset: offset, length: Int(length)), nil, in: nil)
         }
         do {
-            try difference.writeZeroes(offset, length) { extent, _ in try capture.append(extent, nil, in: nil) }
+            try compare { difference, follower in
+                try difference.writeZeroes(offset, length) { extent, _ in try capture.append(extent, nil, in: nil, for: follower) }
+            }
         } catch {
             throw refused(error)
         }
+    }
+
+    /// Calls `body` for each shadow whose replica is known. There is at least one, or nothing is accepted yet.
+    private func compare(_ body: (ChunkDifference, Int) throws -> Void) throws {
+        try capture.checkAccepting()
+        for case (let follower, let difference?) in differences.enumerated() { try body(difference, follower) }
     }
 
     private func refused(_ error: any Error) -> NBDError { error as? NBDError ?? NBDError(EIO, "\(error)") }

@@ -11,7 +11,8 @@ enum FrameType: UInt8 {
     case pages = 2
     /// A piece of the epoch's device state.
     case device = 3
-    /// The epoch is complete: one entry (page entries, device bytes, 0) to compare with what arrived.
+    /// The epoch is complete: an entry (page entries, device bytes, disk writes) to compare with what arrived, and one with the epoch that it is
+    /// put on top of. Numbers may leave out epochs: of a shadow that commits every Nth, or lags.
     case commit = 4
     /// Nothing to send, still here.
     case heartbeat = 5

@@ -146,10 +146,11 @@ final class Link: @unchecked Sendable {
         if count > 0 { try send(.disk, epoch: epoch.number, count: count, blobs: blobs, blobBytes: bytes) }
     }
 
-    /// Sends the word that the epoch is complete and sound.
-    func sendCommit(_ epoch: CapturedEpoch, pages: UInt64) throws(ChannelError) {
-        try send(.commit, epoch: epoch.number,
-                 numbers: FrameEntry(location: pages, hashLow: UInt64(epoch.device.count), hashHigh: UInt64(epoch.disks.records.count)))
+    /// Sends the word that the epoch is complete and sound, on top of epoch `base`.
+    func sendCommit(_ epoch: CapturedEpoch, pages: UInt64, base: UInt64) throws(ChannelError) {
+        FrameEntry(location: pages, hashLow: UInt64(epoch.device.count), hashHigh: UInt64(epoch.disks.records.count)).write(to: buffer, index: 0)
+        FrameEntry(location: base, hashLow: 0, hashHigh: 0).write(to: buffer, index: 1)
+        try send(.commit, epoch: epoch.number, count: 2, blobs: 0, blobBytes: 0)
     }
 
     // MARK: Receiving

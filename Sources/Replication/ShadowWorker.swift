@@ -208,10 +208,12 @@ public final class ShadowWorker: @unchecked Sendable {
         // connection, or it would never get across.
         let rhythm = options.peerTimeoutMs / 4
         var lastAcknowledged = MonotonicTime.now
+        // The epoch that is under way: the first one after the last commit tells its number.
+        var due: UInt64?
         while true {
             let base = try memory.journalSlot(at: end)
             let frame = try link.receive(to: base, deadline: MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs))
-            let due = memory.committedEpoch + 1
+            if due == nil, frame.epoch > memory.committedEpoch { due = frame.epoch }
             switch frame.type {
             case .pages where frame.epoch == 0 && memory.committedEpoch == 0:
                 try verifyPages(frame, base, apply: true)
@@ -237,13 +239,16 @@ public final class ShadowWorker: @unchecked Sendable {
                     throw FrameError.badContent("Device state over \(ShadowMemory.deviceLimit) bytes")
                 }
                 end += PageFrame.headerBytes + Int(frame.length)
-            case .commit where frame.epoch == due && frame.count == 1:
-                let totals = FrameEntry.read(base, index: 0)
+            case .commit where frame.epoch == due && frame.count == 2:
+                let (totals, before) = (FrameEntry.read(base, index: 0), FrameEntry.read(base, index: 1).location)
+                guard before == memory.committedEpoch else {
+                    throw FrameError.badContent("Epoch \(frame.epoch) is to follow epoch \(before), but \(memory.committedEpoch) is the last one here")
+                }
                 guard totals.location == pages, totals.hashLow == UInt64(deviceBytes), totals.hashHigh == extents, deviceBytes > 0 else {
-                    throw FrameError.badContent("Epoch \(due) should have \(totals.location) pages, \(totals.hashLow) bytes of device "
+                    throw FrameError.badContent("Epoch \(frame.epoch) should have \(totals.location) pages, \(totals.hashLow) bytes of device "
                         + "state and \(totals.hashHigh) disk writes, \(pages), \(deviceBytes) and \(extents) arrived")
                 }
-                try commit(due, end: end, acknowledger)
+                try commit(frame.epoch, end: end, acknowledger)
                 noteCommit()
                 damagedConnections = 0
                 lastAcknowledged = .now
@@ -252,11 +257,12 @@ public final class ShadowWorker: @unchecked Sendable {
                 pages = 0
                 deviceBytes = 0
                 extents = 0
+                due = nil
             case .heartbeat:
                 lastAcknowledged = .now
                 try acknowledge(link)
             default:
-                throw FrameError.unexpected(frame.type, state: "epoch \(due) was due, not \(frame.epoch)")
+                throw FrameError.unexpected(frame.type, state: "epoch \(due ?? memory.committedEpoch + 1) was due, not \(frame.epoch)")
             }
             statistics[.bytesSent] += UInt64(PageFrame.headerBytes) + UInt64(frame.length)
             if MonotonicTime.now.milliseconds(since: lastAcknowledged) >= rhythm {

@@ -1,3 +1,4 @@
+import Foundation
 import Glibc
 import Platform
 
@@ -34,6 +35,19 @@ public final class SharedStatistics: @unchecked Sendable {
         case pauseMicrosecondsTotal
     }
 
+    /// Of each shadow of the guest.
+    public enum PeerField: Int, CaseIterable, Sendable {
+        case committedEpoch, unsentEpochs, heldBytes, bytesSent
+        /// CLOCK_MONOTONIC, nanoseconds: when its last committed epoch was captured, and when its commit was known.
+        case lastCommitCaptured, lastCommitAt
+        /// 1: the data connection stands. 1: it was given up.
+        case linkUp, isLost
+    }
+
+    /// Shadows of one guest.
+    public static let mostPeers = 8
+    private static let peerBytes = 128
+
     /// Ring sizes: half a minute of pauses at 20 ms; the windows of the last seconds at 5 ms.
     public static let pauses = 1536
     public static let windows = 512
@@ -41,6 +55,7 @@ public final class SharedStatistics: @unchecked Sendable {
     private static let windowBytes = 24
     private static let pausesAt = 1024
     private static let windowsAt = pausesAt + pauses * 4
+    private static let peersAt = windowsAt + windows * windowBytes
     public static let bytes = 1 << 15
 
     /// In `torn`: not a resume, but the end of a disk's mirror makes everything from then on useless.
@@ -55,6 +70,28 @@ public final class SharedStatistics: @unchecked Sendable {
     public subscript(field: Field) -> UInt64 {
         get { memory.base.load(fromByteOffset: field.rawValue * 8, as: UInt64.self) }
         set { memory.base.storeBytes(of: newValue, toByteOffset: field.rawValue * 8, as: UInt64.self) }
+    }
+
+    /// `peer`: its place in the source worker's options, below `mostPeers`.
+    public subscript(peer: Int, field: PeerField) -> UInt64 {
+        get { memory.base.load(fromByteOffset: Self.peersAt + peer * Self.peerBytes + field.rawValue * 8, as: UInt64.self) }
+        set { memory.base.storeBytes(of: newValue, toByteOffset: Self.peersAt + peer * Self.peerBytes + field.rawValue * 8, as: UInt64.self) }
+    }
+
+    private let adding = NSLock()
+
+    /// Adds to a field that several threads of the worker count in.
+    func add(_ field: Field, _ amount: UInt64) {
+        adding.withLock { self[field] += amount }
+    }
+
+    /// Raises a field that several threads of the worker raise. True: it was lower.
+    func raise(_ field: Field, to value: UInt64) -> Bool {
+        adding.withLock {
+            guard self[field] < value else { return false }
+            self[field] = value
+            return true
+        }
     }
 
     /// Remembers one epoch's window on the realtime clock (as QEMU's events carry it) and the guest's pause in it.

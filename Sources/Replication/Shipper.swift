@@ -5,12 +5,13 @@ import Platform
 import ReplicaStore
 import Transport
 
-/// Sends the backlog to the peer, over as many connections as it takes, and hears of commits.
+/// Sends one shadow's backlog to its host, over as many connections as it takes, and hears of commits.
 ///
 ///     connect -> handshake -> Hello -> Welcome(committed) -> resend what is not committed -> ship, ship, ...
 ///        ^-------------------------- link lost: wait 0.1 .. 1 s --------------------------------'
 final class Shipper: @unchecked Sendable {
     private let worker: SourceWorker
+    private let follower: Follower
     private var hash: PageHash { worker.hash }
     private var table: PageTable?
     /// Something went out that cannot be sent again: the first copy is not kept.
@@ -23,10 +24,16 @@ final class Shipper: @unchecked Sendable {
     /// Connections so far, and the pages that pieces of the next epoch brought over the present one.
     private var connection: UInt64 = 0
     private var piecePages: UInt64 = 0
+    /// The epoch that the next commit is put on top of.
+    private var base: UInt64 = 0
 
-    init(worker: SourceWorker) { self.worker = worker }
+    init(worker: SourceWorker, follower: Follower) {
+        self.worker = worker
+        self.follower = follower
+    }
 
     private var options: SourceWorkerOptions { worker.options }
+    private var backlog: Backlog { follower.backlog }
 
     func run() {
         // Disks are copied before QEMU's stream begins.
@@ -34,7 +41,8 @@ final class Shipper: @unchecked Sendable {
         var attempt = 0
         var refusals = 0
         var toldReasons: Set<String> = []
-        while !worker.backlog.isStopped {
+        while !backlog.isStopped {
+            defer { follower.use(nil) }
             do {
                 let link = try connect(worker.header.read { $0 })
                 attempt = 0
@@ -46,13 +54,13 @@ final class Shipper: @unchecked Sendable {
             } catch let error as SessionLost {
                 return sessionLost(error.reason)
             } catch {
-                worker.statistics[.linkUp] = 0
-                if worker.backlog.isStopped { return }
+                worker.setLink(follower, up: false)
+                if backlog.isStopped { return }
                 let reason = reason(error)
                 refusals += error is ShadowFailure ? 1 : 0
                 if refusals >= Self.mostRefusals { return sessionLost(reason) }
                 lastReason = error is ShadowFailure ? reason : lastReason
-                if toldReasons.insert(reason).inserted { worker.tell(WorkerEvent(.linkLost, reason: reason)) }
+                if toldReasons.insert(reason).inserted { tell(.linkLost, reason: reason) }
             }
             attempt += 1
             usleep(UInt32(min(1_000_000, 100_000 << min(attempt, 4))))
@@ -65,20 +73,22 @@ final class Shipper: @unchecked Sendable {
     private struct SessionLost: Error { let reason: String }
 
     private func sessionLost(_ reason: String) {
-        // Nobody is going to take what the mirrors write: the guest must not wait for room.
-        worker.disks?.fail(reason)
-        worker.tell(WorkerEvent(.sessionLost, reason: reason))
+        worker.lost(follower, reason)
+    }
+
+    private func tell(_ kind: WorkerEvent.Kind, reason: String? = nil, epoch: UInt64? = nil) {
+        worker.tell(WorkerEvent(kind, reason: reason, epoch: epoch, peer: follower.index))
     }
 
     /// The peer is there, and says why it cannot go on.
     private struct ShadowFailure: Error, CustomStringConvertible { let description: String }
 
     private func reason(_ error: any Error) -> String {
-        error is ShadowFailure ? "\(options.peer) cannot follow: \(error)" : "No connection to \(options.peer): \(error)"
+        error is ShadowFailure ? "\(follower.target.peer) cannot follow: \(error)" : "No connection to \(follower.target.peer): \(error)"
     }
 
     private func awaitHeader() -> Bool {
-        while !worker.backlog.isStopped {
+        while !backlog.isStopped {
             if worker.header.wait(until: MonotonicTime.now.adding(milliseconds: 200), { $0 }) != nil { return true }
         }
         return false
@@ -89,22 +99,23 @@ final class Shipper: @unchecked Sendable {
     @_optimize(none)  // Swift 6.0's optimizer crashes on it: "All discovered blocks must be live"
     private func connect(_ header: StreamHeader?) throws -> Link {
         let deadline = MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs)
-        let socket = try TCP.connect(Endpoint(address: options.peerAddress, port: options.peerPort), deadline: deadline,
+        let socket = try TCP.connect(Endpoint(address: follower.target.address, port: follower.target.port), deadline: deadline,
                                      stallMilliseconds: Int32(options.peerTimeoutMs))
         try Handshake.initiate(socket.raw, secret: options.secret.map { SharedSecret($0) } ?? .none, name: options.host,
-                               peer: options.peer, purpose: .data, session: options.session, deadline: deadline)
+                               peer: follower.target.peer, purpose: .data, session: follower.target.session, deadline: deadline)
         let link = Link(socket, hash: hash, stallMilliseconds: options.peerTimeoutMs, compressesPages: options.engine == .periodic)
+        follower.use(link)
         let hello = Hello(domain: options.domain, hashSecret: Data(hash.secret), header: header,
                           disks: options.disks.map(\.byteCount),
-                          firstEpoch: firstCopyStarted ? worker.backlog.counts.committed + 1 : 0)
+                          firstEpoch: firstCopyStarted ? backlog.counts.committed + 1 : 0)
         hasToldHeader = header != nil
         try link.send(.hello, data: JSONEncoder().encode(hello))
         try acceptWelcome(link, deadline)
         connection += 1
         piecePages = 0
         let current = connection
-        worker.connection.change { $0 = current }
-        worker.statistics[.linkUp] = 1
+        follower.connection.change { $0 = current }
+        worker.setLink(follower, up: true)
         return link
     }
 
@@ -118,7 +129,7 @@ final class Shipper: @unchecked Sendable {
         default: throw FrameError.unexpected(frame.type, state: "waiting for the welcome")
         }
         let welcome = try JSONDecoder().decode(Welcome.self, from: Data(blob))
-        let mine = worker.backlog.counts
+        let mine = backlog.counts
         if firstCopyStarted, welcome.committedEpoch == 0 {
             throw SessionLost(reason: "The connection broke during the first copy" + (lastReason.map { " (\($0))" } ?? ""))
         }
@@ -126,7 +137,8 @@ final class Shipper: @unchecked Sendable {
             throw SessionLost(reason: "The shadow stands at epoch \(welcome.committedEpoch), this side between \(mine.committed) and \(mine.lastTaken)")
         }
         committed(welcome.committedEpoch)
-        worker.backlog.rewind()
+        base = welcome.committedEpoch
+        backlog.rewind()
     }
 
     // MARK: Shipping
@@ -135,7 +147,7 @@ final class Shipper: @unchecked Sendable {
         let broken = Guarded<(any Error)?>(nil)
         let finished = Guarded(false)
         let isOver = Guarded(false)
-        let shadowReads = Guarded(worker.disks == nil || worker.backlog.counts.committed > 0)
+        let shadowReads = Guarded(worker.disks == nil || backlog.counts.committed > 0)
         startThread("commits") { [self] in
             do { try hearCommits(link, shadowReads) { isOver.read { $0 } } } catch { broken.change { $0 = error } }
             link.shutDown()
@@ -147,10 +159,10 @@ final class Shipper: @unchecked Sendable {
             link.shutDown()
             _ = finished.wait(until: MonotonicTime.now.adding(milliseconds: 2000)) { $0 ? true : nil }
         }
-        while !worker.backlog.isStopped {
+        while !backlog.isStopped {
             if let error = broken.read({ $0 }) { throw error }
-            guard awaitShadow(shadowReads), let epoch = worker.backlog.next(milliseconds: options.keepaliveMs) else {
-                if !worker.backlog.isStopped { try link.send(.heartbeat, blob: UnsafeRawBufferPointer(start: nil, count: 0)) }
+            guard awaitShadow(shadowReads), let epoch = backlog.next(milliseconds: options.keepaliveMs) else {
+                if !backlog.isStopped { try link.send(.heartbeat, blob: UnsafeRawBufferPointer(start: nil, count: 0)) }
                 continue
             }
             do {
@@ -170,15 +182,15 @@ final class Shipper: @unchecked Sendable {
     private func awaitShadow(_ shadowReads: Guarded<Bool>) -> Bool {
         let limit = MonotonicTime.now.adding(milliseconds: options.keepaliveMs)
         guard shadowReads.wait(until: limit, { $0 ? true : nil }) != nil else { return false }
-        guard worker.disks != nil, worker.backlog.counts.lastTaken > 0 else { return true }
-        return worker.backlog.waitUntilCommitted(1, until: limit)
+        guard worker.disks != nil, backlog.counts.lastTaken > 0 else { return true }
+        return backlog.waitUntilCommitted(1, until: limit)
     }
 
     private func ship(_ epoch: CapturedEpoch, _ link: Link, isBroken: () -> Bool) throws {
         if let wanted = epoch.connection, wanted != connection {
             // What its pieces brought is gone with the connection that they went over.
-            worker.backlog.abandon(from: epoch.number)
-            return worker.lostEpoch.change { $0 = epoch.number }
+            backlog.abandon(from: epoch.number)
+            return follower.lostEpoch.change { $0 = epoch.number }
         }
         if epoch.number == 0 { hasSentPieces = true }
         if epoch.count > 0 || epoch.number > 0 { try tellHeader(link) }
@@ -187,22 +199,24 @@ final class Shipper: @unchecked Sendable {
         if !epoch.isFiltered {
             _ = table?.filter(epoch.filledRecords, hash)
             epoch.isFiltered = true
-            worker.statistics[.pagesDropped] += UInt64(epoch.filledRecords.reduce(0) { $0 + ($1.location.isDropped ? 1 : 0) })
+            worker.statistics.add(.pagesDropped, UInt64(epoch.filledRecords.reduce(0) { $0 + ($1.location.isDropped ? 1 : 0) }))
         }
         let before = link.bytesSent
         // Half an epoch over a connection that broke is traffic as well.
         defer {
-            worker.statistics[.bytesSent] += link.bytesSent - before
-            if isRepeat { worker.statistics[.bytesResent] += link.bytesSent - before }
+            worker.statistics.add(.bytesSent, link.bytesSent - before)
+            follower[.bytesSent] += link.bytesSent - before
+            if isRepeat { worker.statistics.add(.bytesResent, link.bytesSent - before) }
         }
         let pages = try link.send(epoch)
-        worker.statistics[.diskBytesSent] += UInt64(epoch.disks.bytes)
+        worker.statistics.add(.diskBytesSent, UInt64(epoch.disks.bytes))
         guard !epoch.isPiece else {
             if epoch.number > 0 { piecePages += pages }
             return
         }
         guard try isProvedSound(epoch, link, isBroken) else { return }
-        try link.sendCommit(epoch, pages: piecePages + pages)
+        try link.sendCommit(epoch, pages: piecePages + pages, base: base)
+        base = epoch.number
         piecePages = 0
     }
 
@@ -230,12 +244,12 @@ final class Shipper: @unchecked Sendable {
             // QEMU's events carry microseconds, rounded down.
             if statistics[.provenUntil] &+ 2000 >= epoch.acknowledgedAt, epoch.acknowledgedAt != .max { return true }
             if statistics[.provenEpoch] >= epoch.number || statistics[.eventsAway] != 0 { return true }
-            if worker.backlog.isStopped || isBroken() { throw ChannelError.interrupted }
+            if backlog.isStopped || isBroken() { throw ChannelError.interrupted }
             if worker.hasStreamEnded.read({ $0 }) {
                 let limit = giveUp ?? MonotonicTime.now.adding(milliseconds: 300)
                 giveUp = limit
                 if limit < .now {
-                    worker.backlog.abandon(from: epoch.number)
+                    backlog.abandon(from: epoch.first)
                     return false
                 }
             }
@@ -252,7 +266,7 @@ final class Shipper: @unchecked Sendable {
     /// - Parameter isOver: what was received before the end, hashes say, must not mix with that of the next connection.
     private func hearCommits(_ link: Link, _ shadowReads: Guarded<Bool>, _ isOver: () -> Bool) throws {
         let buffer = FrameBuffer()
-        let known = worker.backlog.counts.committed
+        let known = backlog.counts.committed
         var first = true
         while true {
             let frame = try link.receive(to: buffer.base, deadline: MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs))
@@ -261,14 +275,14 @@ final class Shipper: @unchecked Sendable {
             case .acknowledge:
                 guard frame.count == 1 else { throw FrameError.unexpected(frame.type, state: "waiting for commits") }
                 let epoch = FrameEntry.read(buffer.base, index: 0).location
-                guard epoch <= worker.backlog.counts.lastTaken else {
+                guard epoch <= backlog.counts.lastTaken else {
                     throw FrameError.badContent("The shadow commits epoch \(epoch), which was never sent")
                 }
                 committed(epoch)
                 // One that repeats what it had is connected, but may be unable to take more.
-                if epoch > 0, first, epoch > known || worker.backlog.counts.unsent == 0 {
+                if epoch > 0, first, epoch > known || backlog.counts.unsent == 0 {
                     first = false
-                    worker.tell(WorkerEvent(.following, epoch: epoch))
+                    tell(.following, epoch: epoch)
                 }
             case .failure:
                 throw ShadowFailure(description: String(decoding: try link.blob(frame, buffer.base), as: UTF8.self))
@@ -288,14 +302,14 @@ final class Shipper: @unchecked Sendable {
     private func learnReplicas(_ seeds: [ReplicaSeed]) throws {
         guard let disks = worker.disks, disks.isLearning else { return }
         guard !seeds.isEmpty else {
-            disks.startCopying()
-            return worker.tell(WorkerEvent(.disksPrepared))
+            if disks.startCopying(follower.index) { worker.tell(WorkerEvent(.disksPrepared)) }
+            return
         }
         for seed in seeds {
             guard disks.exports.indices.contains(seed.disk), seed.seed.count == PageHash.secretBytes else {
                 throw FrameError.badContent("The shadow speaks of disk \(seed.disk), which does not exist, or sent a wrong seed")
             }
-            try disks.exports[seed.disk].startDifference(PageHash(secret: Array(seed.seed)))
+            try disks.exports[seed.disk].startDifference(PageHash(secret: Array(seed.seed)), follower: follower.index)
         }
     }
 
@@ -305,16 +319,18 @@ final class Shipper: @unchecked Sendable {
         }
         // A connection that broke before the first piece: nothing has changed there, while here some chunks have other hashes already.
         guard disks.isLearning else { return }
-        guard disks.exports[disk].learn(hashes, first: first) else {
+        guard disks.exports[disk].learn(hashes, first: first, follower: follower.index) else {
             throw FrameError.badContent("The shadow sent hashes of chunks that disk \(disk) does not have")
         }
     }
 
     private func committed(_ epoch: UInt64) {
-        guard let newest = worker.backlog.commit(epoch) else { return }
-        worker.statistics[.lastCommitCaptured] = newest.capturedAt.nanoseconds
-        worker.statistics[.lastCommitAt] = MonotonicTime.now.nanoseconds
-        worker.statistics[.committedEpoch] = epoch
+        guard let newest = backlog.commit(epoch) else { return }
+        let now = MonotonicTime.now.nanoseconds
+        follower[.lastCommitCaptured] = newest.capturedAt.nanoseconds
+        follower[.lastCommitAt] = now
+        follower[.committedEpoch] = epoch
+        worker.committed(epoch, capturedAt: newest.capturedAt.nanoseconds, at: now)
     }
 }
 

@@ -206,7 +206,7 @@ private final class PassRunner {
             epoch.disks = DiskSegment()
             worker.statistics[.epoch] = number - 1
             forgetSent()
-            throw WorkerFailure("The connection to \(options.peer) broke during the pass")
+            throw WorkerFailure("The connection to \(options.peers[0].peer) broke during the pass")
         }
     }
 

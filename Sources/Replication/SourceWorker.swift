@@ -6,19 +6,23 @@ import NBDServer
 import Platform
 import Transport
 
-/// The primary's side of one protection, in a process of its own: reads QEMU's stream, keeps the epochs until the shadow has
-/// committed them, and never makes the guest wait for the network.
+/// The primary's side of one protection, in a process of its own: reads QEMU's stream, keeps the epochs until the shadows have
+/// committed them, and never makes the guest wait for the network, nor one shadow for another.
 ///
-///     stream thread    QEMU -> parser -> CapturedEpoch -> Backlog
+///     stream thread    QEMU -> parser -> CapturedEpoch -> each shadow's Backlog
 ///     disk threads     QEMU's mirrors -> DiskCapture -> CapturedEpoch
+///     for each shadow (Follower.swift):
 ///     shipper thread   Backlog -> page table -> frames -> peer          (Shipper.swift)
 ///     commit thread    peer -> commits -> Backlog                       (Shipper.swift)
+///     compact thread   what waits too long -> one epoch                 (with several shadows)
 ///     control thread   parent -> orders
 public final class SourceWorker: @unchecked Sendable {
     /// What the parent ordered. Changed by the control thread, obeyed by the stream thread between epochs.
     struct Orders {
         var firstCopyDone = false
         var hold = false
+        /// The shadow that the hold is for.
+        var holdPeer = 0
         var release = false
         var suspended = false
         var standBack = false
@@ -37,13 +41,10 @@ public final class SourceWorker: @unchecked Sendable {
     let options: SourceWorkerOptions
     let parent: WorkerChannel
     let statistics: SharedStatistics
-    let backlog = Backlog()
+    let followers: [Follower]
     let pool: ChunkPool
     /// The session's own, for pages and disk writes.
     let hash = PageHash()
-    /// (periodic) The number of the present connection, 0 before the first; the epoch that broke with an earlier one.
-    let connection = Guarded<UInt64>(0)
-    let lostEpoch = Guarded<UInt64?>(nil)
     /// (periodic) The writes before a guest's end here: its mirrors are over.
     let lastWrites = Guarded<DiskSegment?>(nil)
     /// Nil for a guest without disks in its epochs.
@@ -55,6 +56,9 @@ public final class SourceWorker: @unchecked Sendable {
     private var orderedInterval: Double
     let header = Guarded<StreamHeader?>(nil)
     let hasStreamEnded = Guarded(false)
+    private let isOver = Guarded(false)
+    /// Commits of all shadows, to wait on.
+    private let commits = Guarded<UInt64>(0)
     /// QEMU's connection while the first copy is read, which may take minutes: what a stop order ends.
     private let firstCopyConnection = Guarded<Int32?>(nil)
 
@@ -67,21 +71,27 @@ public final class SourceWorker: @unchecked Sendable {
     /// A guest that ran this long without an epoch has so much memory dirty that capturing it at once would stop it for long.
     static let longestGapMilliseconds = 20_000.0
 
-    public init(options: SourceWorkerOptions, parent: WorkerChannel, statistics: SharedStatistics) throws(SystemError) {
+    public init(options: SourceWorkerOptions, parent: WorkerChannel, statistics: SharedStatistics) throws {
+        guard !options.peers.isEmpty, options.peers.count <= (options.engine == .periodic ? 1 : SharedStatistics.mostPeers) else {
+            throw WorkerFailure("A guest can have \(options.engine == .periodic ? 1 : SharedStatistics.mostPeers) shadows, not \(options.peers.count)")
+        }
         self.options = options
         self.parent = parent
         self.statistics = statistics
         pool = ChunkPool(limitBytes: options.ceilingBytes)
+        followers = options.peers.enumerated().map { index, target in
+            Follower(index: index, target: target, isAlone: options.peers.count == 1, ceilingBytes: options.ceilingBytes, statistics: statistics)
+        }
         orders = Guarded(Orders(intervalMs: options.intervalMs))
         orderedInterval = options.intervalMs
         wake = try WakeUp()
         statistics[.intervalMicroseconds] = UInt64(options.intervalMs * 1000)
         guard !options.disks.isEmpty else { return }
-        let (pool, backlog) = (pool, backlog)
-        disks = DiskCapture(disks: options.disks, limitBytes: options.ceilingBytes, statistics: statistics) { segment in
+        let (pool, followers) = (pool, followers)
+        disks = DiskCapture(disks: options.disks, followers: followers.count, limitBytes: options.ceilingBytes, statistics: statistics) { segment, follower in
             let piece = CapturedEpoch(number: 0, pool: pool, capacity: 1)
             piece.disks = segment
-            backlog.append(piece)
+            followers[follower].backlog.append(piece)
         } isEnding: { [weak self] in self?.isEnding ?? true }
     }
 
@@ -104,13 +114,13 @@ public final class SourceWorker: @unchecked Sendable {
             return 1
         }
         defer { diskServer?.stop() }
-        let shipper = Shipper(worker: self)
-        startThread("shipper") { shipper.run() }
+        startFollowers()
         // The guest waits for this thread, for nobody else here. Threads have a niceness of their own on Linux; without the right to
         // raise it, it stays.
         _ = clinux_set_thread_niceness(Self.streamNiceness)
         let status = options.engine == .periodic ? passLoop() : streamLoop()
-        backlog.stop()
+        isOver.change { $0 = true }
+        for follower in followers { follower.backlog.stop() }
         statistics[.streamEnded] = 1
         _ = orders.wait(until: nil) { !$0.staysForMirrors || $0.orphaned ? true : nil }
         return status
@@ -170,6 +180,9 @@ public final class SourceWorker: @unchecked Sendable {
         }
     }
 
+    /// Wakes whoever waits for commits.
+    func noteCommit() { commits.change { $0 &+= 1 } }
+
     func tell(_ event: WorkerEvent) {
         // A parent that is gone is noticed by the control thread.
         try? parent.send(event)
@@ -193,6 +206,7 @@ public final class SourceWorker: @unchecked Sendable {
                 case .firstCopyDone: orders.firstCopyDone = true
                 case .hold:
                     orders.hold = true
+                    orders.holdPeer = followers.indices.contains(command.peer ?? 0) ? command.peer ?? 0 : 0
                     // A release that came before is for an earlier hold.
                     orders.release = false
                 case .release:
@@ -209,11 +223,12 @@ public final class SourceWorker: @unchecked Sendable {
                 case .cancelPass: orders.pass = nil
                 case .seal: orders.verdict = .seal(stoppedAt: command.stoppedAt ?? 0, resumedAt: command.resumedAt)
                 case .dropPass: orders.verdict = .drop
-                case .cutDisks, .disksReady, .startSource, .startShadow, .connection, .activate: break
+                case .cutDisks, .disksReady, .dropPeer, .startSource, .startShadow, .connection, .activate: break
                 }
             }
             if command.verb == .cutDisks { cutDisksForGood() }
             if command.verb == .disksReady { followDisks() }
+            if command.verb == .dropPeer, let peer = command.peer, followers.indices.contains(peer) { drop(followers[peer]) }
             if command.verb == .stop || command.verb == .endStream { endFirstCopy() }
             wake.signal()
         }
@@ -233,7 +248,7 @@ public final class SourceWorker: @unchecked Sendable {
     }
 
     /// Also when this worker ends by itself: its mirrors are waited for, and must not wait for anything themselves.
-    private var isEnding: Bool { isToldToEnd || backlog.isStopped }
+    var isEnding: Bool { isToldToEnd || isOver.read { $0 } }
 
     var isToldToEnd: Bool { orders.read { $0.stop || $0.orphaned } }
 
@@ -267,17 +282,18 @@ public final class SourceWorker: @unchecked Sendable {
     /// QEMU is gone or gave up: what was captured still goes to the shadow, that is what it is for.
     private func streamEnded(_ reason: String) -> Int32 {
         if isToldToEnd { return 0 }
-        tell(WorkerEvent(.streamEnded, reason: reason, epoch: backlog.counts.lastAppended))
+        tell(WorkerEvent(.streamEnded, reason: reason, epoch: followers.map(\.backlog.counts.lastAppended).max()))
         hasStreamEnded.change { $0 = true }
-        var last: UInt64
-        while true {
+        for follower in followers { follower.backlog.hurry(true) }
+        var complete: Follower?
+        while complete == nil {
             if isToldToEnd { return 0 }
+            if followers.allSatisfy(\.isLost) { return 1 }
             // An epoch that cannot be proved sound any more is taken back.
-            last = backlog.counts.lastAppended
-            if backlog.waitUntilCommitted(last, until: MonotonicTime.now.adding(milliseconds: 50)) { break }
-            if backlog.isStopped { return 1 }
+            complete = commits.wait(until: MonotonicTime.now.adding(milliseconds: 50)) { _ in self.followers.first(where: \.backlog.isComplete) }
         }
-        tell(WorkerEvent(.drained, epoch: last))
+        // One that has everything will do: it is the one to go on.
+        tell(WorkerEvent(.drained, epoch: complete?.backlog.counts.committed, peer: complete?.index))
         // The parent ends us once it has decided what to do with the epoch.
         _ = orders.wait(until: MonotonicTime.now.adding(milliseconds: 60_000)) { $0.stop || $0.orphaned ? true : nil }
         return 0
@@ -371,7 +387,8 @@ public final class SourceWorker: @unchecked Sendable {
             statistics[.epoch] = number
             statistics[.epochsTotal] += 1
             statistics[.pagesDirtied] += UInt64(epoch.count)
-            backlog.append(epoch)
+            pass(on: epoch)
+            cutOffLaggards()
             if order == .hold, try !stayHeld(dialogue, epoch) { return }
         }
     }
@@ -415,8 +432,8 @@ public final class SourceWorker: @unchecked Sendable {
                 orders.change { $0.release = false }
                 tell(WorkerEvent(.released, epoch: lastEpoch))
             }
-            let load = backlog.counts
-            statistics[.unsentEpochs] = UInt64(load.unsent)
+            let load = load(holding: now.hold ? now.holdPeer : nil, hurried: now.suspended)
+            statistics[.unsentEpochs] = UInt64(load.lag)
             statistics[.heldBytes] = UInt64(pool.bytesInUse + (disks?.pool.bytesInUse ?? 0))
             statistics[.suspended] = now.suspended ? 1 : 0
 
@@ -436,22 +453,24 @@ public final class SourceWorker: @unchecked Sendable {
                 // The guest runs while older epochs drain, so that it stands still for one epoch only.
                 let limit = holdDeadline ?? MonotonicTime.now.adding(milliseconds: 5000)
                 holdDeadline = limit
-                if load.unsent == 0, statistics[.linkUp] == 1 { return .hold }
+                let target = followers[now.holdPeer]
+                let unsent = target.backlog.counts.unsent
+                if unsent == 0, target[.linkUp] == 1, !target.isLost { return .hold }
                 if limit < .now {
-                    refuseHold(statistics[.linkUp] == 1 ? "The shadow lags \(load.unsent) epochs behind" : "The shadow is not connected")
+                    refuseHold(target[.linkUp] == 1 ? "The shadow lags \(unsent) epochs behind" : "The shadow is not connected")
                 }
                 waitUntil = MonotonicTime.now.adding(milliseconds: 1)
             } else {
                 holdDeadline = nil
                 // Once a request: every wake-up would double it again. But an order counts at once.
-                if interval == nil || now.intervalMs != orderedInterval { interval = adaptInterval(unsent: load.unsent, configured: now.intervalMs) }
+                if interval == nil || now.intervalMs != orderedInterval { interval = adaptInterval(unsent: load.lag, configured: now.intervalMs) }
                 // Early by a tenth, and by the millisecond that poll(2) rounds up to and some: QEMU's clock does not wait for us, and a
                 // request that is held up until its next one is due costs that next one.
                 let wanted = interval ?? now.intervalMs
                 // QEMU keeps the configured interval itself; to hold its requests up on top of that would cost epochs.
                 let due = wanted > options.intervalMs ? lastReply.adding(milliseconds: wanted - max(wanted * 0.1, 1.5)) : asked
                 let canBegin = lastEpoch > 0 || disks?.hasRoomForEpochs ?? true
-                let hasRoom = canBegin && pool.bytesInUse < options.ceilingBytes / 2 && load.unsent < 64
+                let hasRoom = canBegin && pool.bytesInUse < roomBytes && load.lag < 64
                 if hasRoom, due <= .now {
                     // Ten times the configured limit without an epoch: see longestGapMilliseconds.
                     if toldSuspended == false, MonotonicTime.now.milliseconds(since: asked) > Self.longestGapMilliseconds {
@@ -492,13 +511,14 @@ public final class SourceWorker: @unchecked Sendable {
         // The parent looks whether the guest really stands still, and proves the epoch by that.
         tell(WorkerEvent(.captured, epoch: epoch.number))
         // Everything before it was committed, so this is one epoch's way there and back. The guest stands still meanwhile.
+        let target = followers[orders.read { $0.holdPeer }]
         let limit = MonotonicTime.now.adding(milliseconds: min(options.peerTimeoutMs, 2000))
         // The parent may think better of it meanwhile. Until it has heard `held` nobody relies on the guest's standing still, so
         // when it goes away the guest runs on.
-        while !backlog.waitUntilCommitted(epoch.number, until: min(limit, MonotonicTime.now.adding(milliseconds: 20))) {
+        while !target.backlog.waitUntilCommitted(epoch.number, until: min(limit, MonotonicTime.now.adding(milliseconds: 20))) {
             let now = orders.read { $0 }
             if now.release { break }
-            guard limit > .now, statistics[.linkUp] == 1, !now.stop, !now.orphaned, !backlog.isStopped else {
+            guard limit > .now, target[.linkUp] == 1, !now.stop, !now.orphaned, !target.backlog.isStopped else {
                 statistics.recordRelease(at: SharedStatistics.realtimeNanoseconds)
                 try dialogue.acknowledge()
                 tell(WorkerEvent(.holdFailed, reason: "The shadow did not commit the last epoch in time"))
@@ -588,7 +608,7 @@ struct FirstCopySink: PageSink {
         worker.header.change { $0 = dialogue.header }
         worker.statistics[.pagesDirtied] += UInt64(epoch.count)
         worker.statistics[.syncBytes] += UInt64(epoch.count) * 4096
-        worker.backlog.append(epoch)
+        worker.pass(on: epoch)
         inner = EpochSink(epoch: CapturedEpoch(number: 0, pool: worker.pool))
     }
 
@@ -599,7 +619,7 @@ struct FirstCopySink: PageSink {
 
     mutating func poolExhausted() -> Bool {
         usleep(1000)
-        return !worker.isToldToEnd && !worker.backlog.isStopped
+        return !worker.isEnding && !worker.followers.allSatisfy(\.isLost)
     }
 
     mutating func finish(_ chunks: [Chunk]) { passOn(chunks) }

@@ -6,13 +6,11 @@ import ReplicaStore
 
 /// What a source worker is told at its start.
 public struct SourceWorkerOptions: Codable, Sendable {
-    public var session: UUID
     public var domain: String
-    /// This host's name, as the peer knows it.
+    /// This host's name, as the peers know it.
     public var host: String
-    public var peer: String
-    public var peerAddress: String
-    public var peerPort: UInt16
+    /// Where the shadows are; the engine `periodic` has one.
+    public var peers: [SourcePeer]
     /// Absent on loopback without a secret.
     public var secret: Data?
     /// Where QEMU connects.
@@ -32,15 +30,20 @@ public struct SourceWorkerOptions: Codable, Sendable {
     /// How epochs are captured.
     public var engine = Engine.continuous
 
+    /// With one shadow.
     public init(session: UUID, domain: String, host: String, peer: String, peerAddress: String, peerPort: UInt16, secret: Data?,
                 streamPath: String, streamOwner: UInt32, streamGroup: UInt32, intervalMs: Double, intervalLimitMs: Double,
                 ceilingBytes: Int, keepaliveMs: Double, peerTimeoutMs: Double) {
-        self.session = session
+        self.init(domain: domain, host: host, peers: [SourcePeer(session: session, peer: peer, address: peerAddress, port: peerPort)], secret: secret,
+                  streamPath: streamPath, streamOwner: streamOwner, streamGroup: streamGroup, intervalMs: intervalMs, intervalLimitMs: intervalLimitMs,
+                  ceilingBytes: ceilingBytes, keepaliveMs: keepaliveMs, peerTimeoutMs: peerTimeoutMs)
+    }
+
+    public init(domain: String, host: String, peers: [SourcePeer], secret: Data?, streamPath: String, streamOwner: UInt32, streamGroup: UInt32,
+                intervalMs: Double, intervalLimitMs: Double, ceilingBytes: Int, keepaliveMs: Double, peerTimeoutMs: Double) {
         self.domain = domain
         self.host = host
-        self.peer = peer
-        self.peerAddress = peerAddress
-        self.peerPort = peerPort
+        self.peers = peers
         self.secret = secret
         self.streamPath = streamPath
         self.streamOwner = streamOwner
@@ -50,6 +53,26 @@ public struct SourceWorkerOptions: Codable, Sendable {
         self.ceilingBytes = ceilingBytes
         self.keepaliveMs = keepaliveMs
         self.peerTimeoutMs = peerTimeoutMs
+    }
+}
+
+/// One shadow of a guest, as its source worker is told of it.
+public struct SourcePeer: Codable, Sendable {
+    public var session: UUID
+    public var peer: String
+    public var address: String
+    public var port: UInt16
+    /// Epochs to a commit there, from 1 on.
+    public var multiple: Int
+
+    public static let multipleRange = 1...1000
+
+    public init(session: UUID, peer: String, address: String, port: UInt16, multiple: Int = 1) {
+        self.session = session
+        self.peer = peer
+        self.address = address
+        self.port = port
+        self.multiple = multiple
     }
 }
 
@@ -152,6 +175,8 @@ public struct WorkerCommand: Codable, Sendable {
         /// End QEMU's stream, and answer the disks' mirrors until `stop`.
         case endStream
         case setInterval
+        /// Send nothing more to `peer`.
+        case dropPeer
         /// The mirrors of all disks are ready: what they write from here on belongs to epochs.
         case disksReady
         /// End after the epoch in hand; the guest runs on.
@@ -174,13 +199,16 @@ public struct WorkerCommand: Codable, Sendable {
     public var intervalMs: Double?
     public var path: String?
     public var pass: PassKind?
+    /// `hold`: the shadow that has to commit the epoch; `dropPeer`. A place in the options; absent: the first.
+    public var peer: Int?
     /// When QEMU stopped the guest, and when it ran on; nanoseconds on the realtime clock. Without the second it stands still.
     public var stoppedAt: UInt64?
     public var resumedAt: UInt64?
 
     public init(_ verb: Verb, source: SourceWorkerOptions? = nil, shadow: ShadowWorkerOptions? = nil, intervalMs: Double? = nil,
-                path: String? = nil, pass: PassKind? = nil, stoppedAt: UInt64? = nil, resumedAt: UInt64? = nil) {
+                path: String? = nil, pass: PassKind? = nil, peer: Int? = nil, stoppedAt: UInt64? = nil, resumedAt: UInt64? = nil) {
         self.pass = pass
+        self.peer = peer
         self.stoppedAt = stoppedAt
         self.resumedAt = resumedAt
         self.verb = verb
@@ -234,8 +262,11 @@ public struct WorkerEvent: Codable, Sendable {
     /// CLOCK_MONOTONIC nanoseconds: when the guest was stopped for `epoch`.
     public var at: UInt64?
     public var isWhole: Bool?
+    /// (source) The shadow that it is about, as a place in the options; absent: all.
+    public var peer: Int?
 
-    public init(_ kind: Kind, reason: String? = nil, epoch: UInt64? = nil, at: UInt64? = nil, isWhole: Bool? = nil) {
+    public init(_ kind: Kind, reason: String? = nil, epoch: UInt64? = nil, at: UInt64? = nil, isWhole: Bool? = nil, peer: Int? = nil) {
+        self.peer = peer
         self.isWhole = isWhole
         self.kind = kind
         self.reason = reason

@@ -9,8 +9,8 @@ import Platform
 /// The control socket: one request a connection, progress at least every five seconds, then one answer. What was begun is
 /// finished even when the client goes away; a live migration ends when it says `cancel`.
 final class ControlServer: Sendable {
-    private let registry: Registry
-    private let configuration: ServiceConfiguration
+    let registry: Registry
+    let configuration: ServiceConfiguration
     private let health: HealthMonitor
     private static let mostClients = 64
     private let clients = Guarded(0)
@@ -52,8 +52,10 @@ final class ControlServer: Sendable {
             do {
                 let request = try ControlCodec.decode(ControlRequest.self, from: line)
                 let progress: @Sendable (ControlResponse.Progress) -> Void = { [self] progress in send(ControlResponse(progress: progress), channel) }
-                if request.verb == .swap, let host = request.to {
+                if request.verb == .swap, let host = request.to, !isToShadow(request, host) {
                     response = try migrate(request, to: host, channel, progress)
+                } else if request.verb == .drain || request.verb == .undrain {
+                    response = try drain(request, channel, progress)
                 } else if request.verb == .events {
                     response = try follow(request, channel)
                 } else {
@@ -100,8 +102,9 @@ final class ControlServer: Sendable {
             return try protect(request, progress)
         case .unprotect:
             let domain = try named(request)
+            if let host = request.from { return try unprotect(domain, from: host, request, progress) }
             let remarks = try withProgress("Ending the protection of \(domain)", progress) { [registry] in
-                try registry.unprotect(domain, deleteReplica: request.deleteReplica ?? false, deadline: MonotonicTime.now.adding(milliseconds: 60_000))
+                try registry.unprotectForGood(domain, deleteReplica: request.deleteReplica ?? false, deadline: MonotonicTime.now.adding(milliseconds: 60_000))
             }
             return ControlResponse(done: (["Domain \(domain) is not protected any more; it runs on"] + remarks).joined(separator: ". "))
         case .swap:
@@ -110,8 +113,10 @@ final class ControlServer: Sendable {
                 ControlResponse.Progress("Swapping \(domain)" + (registry.swapStep(of: domain).map { ": \($0)" } ?? ""))
             }, progress) { [registry] in
                 // Longer than the engine periodic tries.
-                try registry.swap(domain, deadline: MonotonicTime.now.adding(milliseconds: 300_000))
+                try registry.swap(domain, to: request.to, deadline: MonotonicTime.now.adding(milliseconds: 300_000))
             })
+        case .policy, .placement, .drain, .undrain:
+            return try answerPolicy(request, progress)
         case .kpi:
             var response = ControlResponse()
             response.kpi = try registry.kpis(of: request.domain, since: request.sinceMs ?? 0)
@@ -152,9 +157,7 @@ final class ControlServer: Sendable {
         let last = Guarded(ControlResponse.Progress("Moving \(domain) to \(host)"))
         let answer = try withProgress({ last.read { $0 } }, progress) { [registry] in
             try registry.migrate(domain, to: host, request.migration ?? MigrationOptions(), pool: request.pool, discardStale: request.discardStale ?? false, onBegin: { cancel in
-                startThread("control-cancel") {
-                    // Ends with the connection.
-                    guard let line = try? channel.readLine(deadline: nil), let second = try? ControlCodec.decode(ControlRequest.self, from: line), second.verb == .cancel else { return }
+                self.watchForCancel(channel) {
                     Log.info("\(domain): the migration is to be cancelled")
                     cancel()
                 }
@@ -169,32 +172,63 @@ final class ControlServer: Sendable {
         }
     }
 
-    private func named(_ request: ControlRequest) throws -> String {
+    /// Calls `body` when the client says `cancel`. Ends with the connection.
+    func watchForCancel(_ channel: LineChannel, _ body: @escaping @Sendable () -> Void) {
+        startThread("control-cancel") {
+            guard let line = try? channel.readLine(deadline: nil), let second = try? ControlCodec.decode(ControlRequest.self, from: line), second.verb == .cancel else { return }
+            body()
+        }
+    }
+
+    /// With options of a live migration it is meant to be one, which a protected domain is refused.
+    private func isToShadow(_ request: ControlRequest, _ host: String) -> Bool {
+        let isPlain = request.migration.map { $0 == MigrationOptions() } ?? true
+        return isPlain && request.pool == nil && request.discardStale != true && registry.hasShadow(request.domain ?? "", on: host)
+    }
+
+    func named(_ request: ControlRequest) throws -> String {
         guard let domain = request.domain, !domain.isEmpty else { throw ControlFailure("The request names no domain") }
         return domain
     }
 
     private func protect(_ request: ControlRequest, _ progress: @Sendable (ControlResponse.Progress) -> Void) throws -> ControlResponse {
         let domain = try named(request)
-        guard let host = request.to else { throw ControlFailure("The request names no host", advice: "Use --to HOST") }
         if let interval = request.intervalMs, !Interval.rangeMs.contains(interval) {
             throw ControlFailure("The interval of \(interval) ms is outside \(Interval.rangeMs.lowerBound) to \(Interval.rangeMs.upperBound) ms")
         }
         if let rate = request.diskRateBytesPerSecond, !DataRate.range.contains(rate) {
             throw ControlFailure("The disk rate of \(rate) bytes per second is outside \(DataRate.range.lowerBound) to \(DataRate.range.upperBound)")
         }
-        let protection = try registry.environment.events.noting(.refused, domain: domain) {
-            try registry.protect(domain, to: host, ProtectRequest(request))
+        let terms = ProtectRequest(request)
+        let asked = request.shadows ?? request.to.flatMap { $0 == "auto" ? nil : [ShadowChoice(host: $0)] } ?? []
+        let adoption = try registry.adoptPolicy(domain, hosts: asked.map(\.host), terms, writes: request.noPolicy != true)
+        defer { withExtendedLifetime(adoption) {} }
+        // What was there already counts as well.
+        let begun = adoption.kept == nil ? MonotonicTime.now : MonotonicTime(nanoseconds: 0)
+        let protection: PrimaryProtection
+        do {
+            protection = try registry.environment.events.noting(.refused, domain: domain) {
+                try adoption.kept ?? registry.protect(domain, to: asked.isEmpty ? [ShadowChoice(host: registry.host(for: domain, nil, terms))] : asked, terms)
+            }
+        } catch {
+            adoption.undo()
+            throw error
         }
+        let hosts = asked.isEmpty || adoption.kept != nil ? protection.shadowHosts : asked.map(\.host)
         guard request.wait ?? true else {
             return ControlResponse(done: "Protecting \(protection.domain.name) to \(protection.peerName); `shadow-virt status` shows how far it is")
         }
         while true {
-            switch protection.settled(until: MonotonicTime.now.adding(milliseconds: 1000)) {
+            switch protection.settled(hosts, since: begun, until: MonotonicTime.now.adding(milliseconds: 1000)) {
             case .protected:
                 let done = "Domain \(protection.domain.name) is protected to \(protection.peerName)"
                 return ControlResponse(done: ([done] + protection.warnings).joined(separator: ". "))
+            case .refused(let reason) where protection.slots(besides: hosts) > 0:
+                adoption.undo()
+                for host in hosts { _ = try? registry.unprotect(protection.domain.uuid, from: host, deleteReplica: false, deadline: MonotonicTime.now.adding(milliseconds: 30_000)) }
+                throw ControlFailure("Domain \(protection.domain.name) got no shadow there: \(reason)")
             case .refused(let reason):
+                adoption.undo()
                 _ = try? registry.unprotect(protection.domain.uuid, deadline: MonotonicTime.now.adding(milliseconds: 30_000))
                 throw ControlFailure("Domain \(protection.domain.name) could not be protected: \(reason)")
             case .ended(let reason):
@@ -206,13 +240,21 @@ final class ControlServer: Sendable {
         }
     }
 
+    private func unprotect(_ domain: String, from host: String, _ request: ControlRequest,
+                           _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void) throws -> ControlResponse {
+        let remarks = try withProgress("Taking the shadow of \(domain) away from \(host)", progress) { [registry] in
+            try registry.unprotect(domain, from: host, deleteReplica: request.deleteReplica ?? false, deadline: MonotonicTime.now.adding(milliseconds: 60_000))
+        }
+        return ControlResponse(done: (["Domain \(domain) has no shadow on \(host) any more; it runs on"] + remarks).joined(separator: ". "))
+    }
+
     private func withProgress<R: Sendable>(_ what: String, _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void,
                                            _ work: @escaping @Sendable () throws -> R) throws -> R {
         try withProgress({ ControlResponse.Progress(what) }, progress, work)
     }
 
     /// Runs `work` and says what it does every few seconds.
-    private func withProgress<R: Sendable>(_ what: () -> ControlResponse.Progress, _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void,
+    func withProgress<R: Sendable>(_ what: () -> ControlResponse.Progress, _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void,
                                            _ work: @escaping @Sendable () throws -> R) throws -> R {
         let result = Guarded<Result<R, any Error>?>(nil)
         startThread("work") {

@@ -107,6 +107,7 @@ public final class Daemon: @unchecked Sendable {
         subscriptions.append(libvirt.onLifecycle { registry.dispatch($0) })
         subscriptions.append(libvirt.onMonitorEvent(event: "STOP|RESUME|MIGRATION|COLO_EXIT|BLOCK_JOB_(COMPLETED|CANCELLED|ERROR)", filter: .regex) { registry.dispatch($0) })
         subscriptions.append(libvirt.onBlockJob { registry.dispatch($0) })
+        subscriptions.append(libvirt.onMetadataChange { registry.keeper.note($0) })
         subscriptions.append(libvirt.onChange { change in
             switch change {
             case .connected:

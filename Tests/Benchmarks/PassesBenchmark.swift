@@ -64,7 +64,7 @@ enum PassesBenchmark {
                 if round % 2 == 0 {
                     live.append(try move(bench, hosts, from) { try hosts.on(from, ["virsh", "-q", "migrate", "--live", name, "qemu+tcp://\(target)/system"]) })
                 } else {
-                    try hosts.shadowVirt(from, ["protect", name, "--to", to, "--engine", "periodic", "--interval", "2s", "--without-disks"])
+                    try hosts.shadowVirt(from, ["protect", name, "--to", to, "--engine", "periodic", "--interval", "2s", "--without-disks", "--no-policy"])
                     // A warm pass or two.
                     sleep(6)
                     pauses.append(try hosts.status(name, at: from)["pause_ms_median"] as? Double ?? .nan)

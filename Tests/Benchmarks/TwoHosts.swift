@@ -115,7 +115,7 @@ final class TwoHosts {
         let copy = image(other, name)
         if !withDisks, access(copy, F_OK) != 0 { try runProgram("/bin/cp", ["--sparse=always", image(host, name), copy]) }
         let options = withDisks ? (discardStale ? ["--discard-stale"] : []) : ["--without-disks"]
-        try shadowVirt(host, ["protect", name, "--to", other, "--interval", "\(intervalMs)ms"] + options)
+        try shadowVirt(host, ["protect", name, "--to", other, "--interval", "\(intervalMs)ms", "--no-policy"] + options)
     }
 
     func status(_ name: String, at host: String = "A") throws -> [String: Any] {

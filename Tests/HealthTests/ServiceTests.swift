@@ -40,7 +40,7 @@ final class ServiceTests: XCTestCase {
         let configuration = try folder.file("shadow-virt.conf", """
             host_name = "a"
             libvirt_uri = "test:///default"
-            listen = "127.0.0.1:\(try SimulatedBMC.freePort(SOCK_STREAM))"
+            listen = "127.0.0.1:\(try SimulatedBMC.freePort(.tcp))"
             control_socket = "\(short)/control.sock"
             metrics_listen = "off"
             runtime_dir = "\(short)"

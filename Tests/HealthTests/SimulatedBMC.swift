@@ -65,7 +65,7 @@ final class SimulatedBMC {
 
     init(in parent: String) throws {
         if let obstacle = Self.obstacle { throw XCTSkip("Tests with a simulated BMC skipped: \(obstacle)") }
-        (port, consolePort) = (try Self.freePort(SOCK_DGRAM), try Self.freePort(SOCK_STREAM))
+        (port, consolePort) = (try Self.freePort(.udp), try Self.freePort(.tcp))
         folder = "\(parent)/bmc-\(port)"
         let descriptions = "\(folder)/state/ipmi_sim/test"
         try FileManager.default.createDirectory(atPath: descriptions, withIntermediateDirectories: true)
@@ -143,8 +143,13 @@ final class SimulatedBMC {
         return String(decoding: text, as: UTF8.self)
     }
 
+    /// SOCK_STREAM and SOCK_DGRAM, whose names Swift 6.0 does not see beside this C library.
+    enum SocketKind: Int32 {
+        case tcp = 1, udp = 2
+    }
+
     private func connectConsole() throws -> Descriptor {
-        let socket = try Descriptor(checking: Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0), "socket")
+        let socket = try Descriptor(checking: Glibc.socket(AF_INET, SocketKind.tcp.rawValue, 0), "socket")
         var address = Self.loopback(consolePort)
         let connected = withUnsafePointer(to: &address) { pointer in
             pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { connect(socket.raw, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) }
@@ -278,8 +283,8 @@ final class SimulatedBMC {
     }
 
     /// One that is free at the moment.
-    static func freePort(_ type: __socket_type) throws -> UInt16 {
-        let socket = try Descriptor(checking: Glibc.socket(AF_INET, Int32(type.rawValue), 0), "socket")
+    static func freePort(_ type: SocketKind) throws -> UInt16 {
+        let socket = try Descriptor(checking: Glibc.socket(AF_INET, type.rawValue, 0), "socket")
         var address = loopback(0)
         var length = socklen_t(MemoryLayout<sockaddr_in>.size)
         let done = withUnsafeMutablePointer(to: &address) { pointer in

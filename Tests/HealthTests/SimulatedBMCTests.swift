@@ -246,7 +246,7 @@ final class SimulatedBMCTests: XCTestCase {
 
     func testDeadPort() throws {
         try XCTSkipIf(SimulatedBMC.obstacle != nil, SimulatedBMC.obstacle ?? "")
-        let failure = try refusal(try folder.configuration(port: try SimulatedBMC.freePort(SOCK_DGRAM)))
+        let failure = try refusal(try folder.configuration(port: try SimulatedBMC.freePort(.udp)))
         XCTAssertEqual(failure.kind, .unreachable)
         XCTAssertTrue(failure.description.contains("does not answer"), "\(failure)")
     }

@@ -20,7 +20,7 @@ private final class CaptureBench: @unchecked Sendable {
         self.file = file
         let disks = sizes.enumerated().map { CapturedDisk(index: $0, target: "vd\($0)", byteCount: $1) }
         let (pieces, isEnding) = (pieces, isEnding)
-        capture = DiskCapture(disks: disks, limitBytes: limitBytes, statistics: statistics) { segment in
+        capture = DiskCapture(disks: disks, limitBytes: limitBytes, statistics: statistics) { segment, _ in
             pieces.change { $0.append(segment) }
         } isEnding: { isEnding.read { $0 } }
     }

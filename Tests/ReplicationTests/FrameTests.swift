@@ -89,9 +89,9 @@ final class FrameTests: XCTestCase {
         let table = try PageTable([RAMBlock(name: "a", length: 1 << 20, index: 0), RAMBlock(name: "b", length: 1 << 20, index: 1)])
         epoch.filledRecords[2].location.word |= PageLocation.droppedBit
         _ = table.filter(UnsafeMutableBufferPointer(rebasing: epoch.filledRecords[..<2]), hash)
-        let bytes = try wire { try $0.sendCommit(epoch, pages: $0.send(epoch)) }
+        let bytes = try wire { try $0.sendCommit(epoch, pages: $0.send(epoch), base: 6) }
         let pages = 40 + 2 * 24 + 4096
-        XCTAssertEqual(bytes.count, pages + 40 + 24 + 100 + 40 + 24)
+        XCTAssertEqual(bytes.count, pages + 40 + 24 + 100 + 40 + 2 * 24)
         XCTAssertEqual(Array(bytes[8..<48]), hex("""
             53 56 46 31 02 00 00 00     // magic, type: pages
             00 00 00 00 00 00 00 00     // sequence
@@ -107,6 +107,7 @@ final class FrameTests: XCTestCase {
         XCTAssertEqual(Array(bytes[88..<92]), [0, 7, 14, 21], "the page")
         XCTAssertEqual(bytes[pages + 12], 3, "device")
         XCTAssertEqual(bytes[pages + 164 + 12], 4, "commit")
+        XCTAssertEqual(Array(bytes[(pages + 164 + 40 + 24)...].prefix(8)), [6, 0, 0, 0, 0, 0, 0, 0], "on top of epoch 6")
         XCTAssertEqual(try receive(bytes, frames: 3).sequence, 2)
     }
 
@@ -193,7 +194,7 @@ final class FrameTests: XCTestCase {
             for index in 0..<count { epoch.append(PageLocation(block: 0, offset: UInt64(index) << 12), bytes: page) }
             epoch.setDevice(UnsafeRawBufferPointer(start: page, count: 1))
             let pair = try LinkPair(hash, stallMilliseconds: 5000)
-            let thread = Thread { try? pair.a.sendCommit(epoch, pages: pair.a.send(epoch)) }
+            let thread = Thread { try? pair.a.sendCommit(epoch, pages: pair.a.send(epoch), base: 0) }
             thread.start()
             let buffer = FrameBuffer()
             var pages = 0

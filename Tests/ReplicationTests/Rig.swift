@@ -44,8 +44,8 @@ final class Parent: @unchecked Sendable {
         }
     }
 
-    func send(_ verb: WorkerCommand.Verb, intervalMs: Double? = nil, path: String? = nil, fd: Int32 = -1) {
-        try? channel?.send(WorkerCommand(verb, intervalMs: intervalMs, path: path), descriptor: fd)
+    func send(_ verb: WorkerCommand.Verb, intervalMs: Double? = nil, path: String? = nil, peer: Int? = nil, fd: Int32 = -1) {
+        try? channel?.send(WorkerCommand(verb, intervalMs: intervalMs, path: path, peer: peer), descriptor: fd)
     }
 
     /// As when the service dies.

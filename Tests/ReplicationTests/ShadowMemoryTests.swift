@@ -44,7 +44,7 @@ final class ShadowMemoryTests: XCTestCase {
         epoch.append(fill, bytes: nil, fill: byte ^ 0xff)
         epoch.setDevice(UnsafeRawBufferPointer(start: page, count: 1000 + Int(number)))
         let pair = try LinkPair(stallMilliseconds: 5000)
-        let sending = Running { try? pair.a.sendCommit(epoch, pages: pair.a.send(epoch)) }
+        let sending = Running { try? pair.a.sendCommit(epoch, pages: pair.a.send(epoch), base: number - 1) }
         var end = ShadowMemory.journalStart
         while true {
             let frame = try pair.b.receive(to: try memory.journalSlot(at: end), deadline: .now.adding(milliseconds: 5000))

@@ -1,24 +1,26 @@
 #!/bin/bash
-# Two libvirt hosts on one machine, for tests and for trying things out.
+# Two or more libvirt hosts on one machine, for tests and for trying things out.
 #
-#   hosts.sh up DIR [PREFIX]                   both hosts; PREFIX names their processes in `ps` (default: random)
+#   hosts.sh up DIR [PREFIX [COUNT]]           hosts A, B, ...: COUNT of them, 2 to 8 (default: $HOSTS or 2);
+#                                              PREFIX names their processes in `ps` (default: random)
 #   hosts.sh down DIR                          everything gone but DIR; may be repeated
-#   hosts.sh status DIR                        exit status 0: both hosts up, both daemons answer
-#   hosts.sh exec DIR A|B COMMAND [ARG...]     run COMMAND on a host, in the current folder
-#   hosts.sh cut DIR | join DIR                pull the cable between the hosts | plug it in again
-#   hosts.sh crash DIR A|B | boot DIR A|B      a host loses power, with all that ran there | starts again
-#   hosts.sh libvirtd-stop DIR A|B             SIGTERM, wait until it is gone (guests run on)
-#   hosts.sh libvirtd-kill DIR A|B             SIGKILL, likewise
-#   hosts.sh libvirtd-start DIR A|B            start it again, wait until it answers
+#   hosts.sh status DIR                        exit status 0: all hosts up, all daemons answer
+#   hosts.sh exec DIR HOST COMMAND [ARG...]    run COMMAND on host A, B, ..., in the current folder
+#   hosts.sh cut DIR [HOST] | join DIR [HOST]  pull a host's cable (default: A's) | plug it in again
+#   hosts.sh slow DIR HOST [RATE]              the line to a host takes RATE (as tc has it: 2mbit) | is as fast as before
+#   hosts.sh crash DIR HOST | boot DIR HOST    a host loses power, with all that ran there | starts again
+#   hosts.sh libvirtd-stop DIR HOST            SIGTERM, wait until it is gone (guests run on)
+#   hosts.sh libvirtd-kill DIR HOST            SIGKILL, likewise
+#   hosts.sh libvirtd-start DIR HOST           start it again, wait until it answers
 #
-# A host is a network, a mount and a UTS namespace, kept alive by one `sleep` (the holder). Nothing is entered in
-# /run/netns and addresses live inside the namespaces only, so any number of pairs run side by side.
+# A host is a network, a mount and a UTS namespace, kept alive by one `sleep` (the holder); so is the switch between them.
+# Nothing is entered in /run/netns and addresses live inside the namespaces only, so any number of groups run side by side.
 #
-#   hostA                                             hostB
-#   br0 10.77.0.1/24 -- cable  <----- veth ----->  cable -- br0 10.77.0.2/24
+#   hostA                                   switch                                  hostB
+#   br0 10.77.0.1/24 -- cable  <-- veth -->  portA   portB  <-- veth -->  cable -- br0 10.77.0.2/24
 #
-# Each host has folders of its own under the paths in `private_paths`: they are DIR/A/PATH and DIR/B/PATH.
-# All other paths are the machine's, so a file in a work folder has the same name on both hosts.
+# Each host has folders of its own under the paths in `private_paths`: they are DIR/A/PATH, DIR/B/PATH and so on.
+# All other paths are the machine's, so a file in a work folder has the same name on all hosts.
 
 set -euo pipefail
 
@@ -27,7 +29,8 @@ readonly private_paths=(
   /etc/libvirt /run/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt
   /etc/shadow-virt /run/shadow-virt /var/lib/shadow-virt
 )
-# Who uses the mount points made by us, and which these are: the last pair of hosts to go removes them.
+readonly letters=(A B C D E F G H)
+# Who uses the mount points made by us, and which these are: the last group of hosts to go removes them.
 readonly registry=/run/shadow-virt-hosts
 # Runs a command, writes its pid to a file, and reaps whatever is left to it (prctl 36: PR_SET_CHILD_SUBREAPER) until nothing is.
 readonly reaper='
@@ -97,7 +100,9 @@ kill_residents() { # HOST SIGNAL SECONDS; true when none is left
 
 # --- one host ------------------------------------------------------------------------------------------------------
 
-address() { [[ $1 == A ]] && echo 10.77.0.1 || echo 10.77.0.2; }
+number() { local place; for place in "${!letters[@]}"; do [[ ${letters[place]} != "$1" ]] || echo $((place + 1)); done; } # HOST
+address() { echo "10.77.0.$(number "$1")"; } # HOST
+hosts_of() { if [[ -s $1/hosts ]]; then cat "$1/hosts"; else echo A B; fi; } # DIR; the hosts of a group, "A B"
 
 write_configuration() { # HOST
   local root=$dir/$1 path
@@ -105,7 +110,7 @@ write_configuration() { # HOST
   mkdir -p "$root/var/lib/libvirt/images" "$root/nothing"
   clear_volatile "$1"
   rm -f "$root/libvirtd.out" "$root/var/log/libvirt/libvirtd.log"
-  printf '%s\n' '127.0.0.1 localhost' '10.77.0.1 hostA' '10.77.0.2 hostB' >"$root/hosts"
+  { echo '127.0.0.1 localhost'; for path in $hosts; do echo "$(address "$path") host$path"; done; } >"$root/hosts"
   [[ -s $root/uuid ]] || cat /proc/sys/kernel/random/uuid >"$root/uuid"
   cat >"$root/etc/libvirt/libvirtd.conf" <<END
 listen_tls = 0
@@ -140,7 +145,7 @@ start_holder() { # HOST NAME
     mount --bind "$root/hosts" /etc/hosts
     umount -l /sys 2>/dev/null || true
     mount -t sysfs sysfs /sys          # /sys/class/net of this host, not of the machine
-    # The system bus would lead to systemd-machined, where both hosts would register the same machine names.
+    # The system bus would lead to systemd-machined, where all hosts would register the same machine names.
     [[ ! -d /run/dbus ]] || mount --bind "$root/nothing" /run/dbus
     hostname "$hostname"
     echo $$ >"$root/ready"
@@ -159,30 +164,52 @@ start_holder() { # HOST NAME
 on() { (enter "$@"); } # HOST COMMAND...
 
 connect_hosts() {
-  local a b host
-  a=$(holder A) b=$(holder B)
-  ip link add cable netns "$a" type veth peer name cable netns "$b"
-  for host in A B; do
+  local switch host
+  switch=$(alive "$dir/switch/holder") || fail "The switch in $dir has ended"
+  switched ip link add switch type bridge
+  switched ip link set switch up
+  for host in $hosts; do
+    ip link add cable netns "$(holder "$host")" type veth peer name "port$host" netns "$switch"
+    switched ip link set "port$host" master switch
+    switched ip link set "port$host" up
     # A fixed address: a bridge otherwise takes over the lowest of its ports', which changes with every guest.
-    on "$host" ip link add br0 address "52:54:00:77:00:0$([[ $host == A ]] && echo 1 || echo 2)" type bridge
+    on "$host" ip link add br0 address "52:54:00:77:00:0$(number "$host")" type bridge
     on "$host" ip link set cable master br0
     on "$host" ip addr add "$(address "$host")/24" dev br0
     on "$host" ip link set lo up
     on "$host" ip link set br0 up
+    on "$host" ip link set cable up
   done
-  on B ip link set cable up
-  plug_in A
+  for host in $hosts; do await_cable "$host"; done
 }
 
-plug_in() { # HOST; its end of the cable, until traffic flows (at once, but the kernel says so up to a second later)
-  local host turns=50
-  on "$1" ip link set cable up
-  for host in A B; do
-    until [[ $(on "$host" cat /sys/class/net/{cable,br0}/operstate) == $'up\nup' ]]; do
-      ((turns-- > 0)) || fail "The cable between the hosts does not come up"
-      sleep 0.05
-    done
+switched() { nsenter --target "$(<"$dir/switch/ready")" --net -- "$@"; } # COMMAND...: where the switch is
+
+await_cable() { # HOST; until traffic flows (at once, but the kernel says so up to a second later)
+  local turns=50
+  until [[ $(on "$1" cat /sys/class/net/{cable,br0}/operstate) == $'up\nup' ]]; do
+    ((turns-- > 0)) || fail "The cable of host$1 does not come up"
+    sleep 0.05
   done
+}
+
+plug_in() { # HOST
+  on "$1" ip link set cable up
+  await_cable "$1"
+}
+
+start_switch() { # NAME
+  local turns=100
+  mkdir -p "$dir/switch"
+  rm -f "$dir/switch/ready"
+  setsid unshare --net bash -euc 'echo $$ >"$1/ready"; exec -a "$2" sleep infinity' holder "$dir/switch" "$1" \
+    </dev/null >"$dir/switch/holder.log" 2>&1 9>&- &
+  disown
+  while [[ ! -s $dir/switch/ready ]]; do
+    ((turns-- > 0)) || { cat "$dir/switch/holder.log" >&2; fail "A namespace for the switch could not be made (see above)"; }
+    sleep 0.05
+  done
+  remember "$dir/switch/holder" "$(<"$dir/switch/ready")"
 }
 
 libvirtd_start() { # HOST
@@ -229,7 +256,7 @@ libvirtd_end() { # HOST SIGNAL
   wait_gone 15 "$dir/$1/libvirtd.pid" || fail "libvirtd on host$1 (pid $pid) is still there 15 s after SIG$2"
 }
 
-# --- mount points shared by all pairs of hosts ---------------------------------------------------------------------
+# --- mount points shared by all groups of hosts --------------------------------------------------------------------
 
 locked() { # COMMAND...: under the registry's lock
   local turns=100
@@ -264,7 +291,7 @@ release_mount_points() {
   for entry in "$registry"/user-*; do
     [[ -f $entry ]] || continue
     used=$(<"$entry")
-    for host in A B; do ! alive "$used/$host/holder" >/dev/null || return 0; done
+    for host in $(hosts_of "$used"); do ! alive "$used/$host/holder" >/dev/null || return 0; done
     rm -f "$entry"
   done
   if [[ -f $registry/made ]]; then
@@ -276,34 +303,37 @@ release_mount_points() {
 
 # --- commands ------------------------------------------------------------------------------------------------------
 
-up() { # [PREFIX]
+up() { # [PREFIX [COUNT]]
   local name=${1:-hosts-$(od -An -N3 -tx1 /dev/urandom | tr -d ' ')} tool host
   for tool in ip nsenter unshare setsid virsh flock; do
     PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null || fail "$tool not found (needs iproute2, util-linux, libvirt-clients)"
   done
-  for host in A B; do
+  for host in $hosts; do
     ! alive "$dir/$host/holder" >/dev/null || fail "host$host in $dir is up already (stop it with '$program down $dir')"
     [[ -z $(residents "$host") ]] || fail "Processes of an earlier host$host in $dir still run ('$program down $dir')"
   done
-  trap 'echo "$program: starting failed, taking both hosts down" >&2; down' EXIT
-  for host in A B; do write_configuration "$host"; done
+  hosts=${letters[*]:0:${2:-${HOSTS:-2}}}
+  echo "$hosts" >"$dir/hosts"
+  trap 'echo "$program: starting failed, taking the hosts down" >&2; down' EXIT
+  for host in $hosts; do write_configuration "$host"; done
   locked bring_up_namespaces "$name"
   connect_hosts
-  for host in A B; do libvirtd_start "$host"; done
-  for host in A B; do libvirtd_wait "$host"; done
+  for host in $hosts; do libvirtd_start "$host"; done
+  for host in $hosts; do libvirtd_wait "$host"; done
   trap - EXIT
 }
 
 bring_up_namespaces() { # NAME; under the lock, so that no mount point goes away meanwhile
+  local host
   take_mount_points
-  start_holder A "$1-A"
-  start_holder B "$1-B"
+  for host in $hosts; do start_holder "$host" "$1-$host"; done
+  start_switch "$1-switch"
 }
 
 down() {
   local host pid
   trap - EXIT
-  for host in A B; do
+  for host in $hosts; do
     [[ -d $dir/$host ]] || continue
     # libvirtd first: it would report and clean up after every guest that dies under it.
     if pid=$(alive "$dir/$host/libvirtd.pid"); then kill -KILL "$pid"; fi
@@ -315,6 +345,8 @@ down() {
     fi
     rm -f "$dir/$host"/{holder,namespaces,ready,libvirtd.pid,libvirtd.started,virsh.err}
   done
+  if pid=$(alive "$dir/switch/holder"); then kill -KILL "$pid"; fi
+  rm -rf "$dir/switch"
   [[ ! -d $registry ]] || locked release_mount_points
 }
 
@@ -333,7 +365,7 @@ boot() { # HOST
 
 status() {
   local host pid state=0 daemon
-  for host in A B; do
+  for host in $hosts; do
     if ! pid=$(alive "$dir/$host/holder"); then echo "host$host down"; state=1; continue; fi
     daemon=$(alive "$dir/$host/libvirtd.pid") || daemon=-
     if answers "$host"; then echo -n "host$host up"; else echo -n "host$host silent"; state=1; fi
@@ -347,10 +379,11 @@ status() {
 command=$1 dir=$2
 shift 2
 case $command in
-exec | crash | boot | libvirtd-*)
-  (($# >= 1)) && [[ $1 == [AB] ]] || usage ;;
-up) (($# <= 1)) || usage ;;
-down | status | cut | join) (($# == 0)) || usage ;;
+exec | crash | boot | libvirtd-*) (($# >= 1)) || usage ;;
+up) if (($# > 2)) || [[ ${2:-${HOSTS:-2}} != [2-8] ]]; then usage; fi ;;
+cut | join) (($# <= 1)) || usage ;;
+slow) (($# >= 1 && $# <= 2)) || usage ;;
+down | status) (($# == 0)) || usage ;;
 *) usage ;;
 esac
 ((EUID == 0)) || fail "Needs root: namespaces, mounts and libvirtd cannot be made without"
@@ -360,14 +393,17 @@ if [[ ! -d $dir ]]; then
   fail "No such folder: $dir"
 fi
 dir=$(realpath "$dir")
+hosts=$(hosts_of "$dir")
+if [[ $command != up && -n ${1:-} && " $hosts " != *" $1 "* ]]; then fail "There is no host$1 in $dir (hosts: $hosts)"; fi
 
 case $command in
 up) up "$@" ;;
 down) down ;;
 status) status ;;
 exec) (($# >= 2)) || usage; enter "$@" ;;
-cut) on A ip link set cable down ;;
-join) plug_in A ;;
+cut) on "${1:-A}" ip link set cable down ;;
+join) plug_in "${1:-A}" ;;
+slow) if (($# == 2)); then switched tc qdisc replace dev "port$1" root tbf rate "$2" burst 32kbit latency 200ms; else switched tc qdisc del dev "port$1" root; fi ;;
 crash) crash "$1" ;;
 boot) boot "$1" ;;
 libvirtd-stop) libvirtd_end "$1" TERM ;;

@@ -141,7 +141,7 @@ final class HandshakeTests: XCTestCase {
     /// Hello of host-a, field by field.
     private static let hello: [UInt8] = [
         [UInt8]("SVP1".utf8),                    // magic
-        [3, 0] as [UInt8],                       // version
+        [4, 0] as [UInt8],                       // version
         [2] as [UInt8],                          // purpose: data
         Array<UInt8>(1...16),                    // session
         [UInt8](repeating: 0xa5, count: 32),     // nonce
@@ -184,14 +184,14 @@ final class HandshakeTests: XCTestCase {
         let pair = try StreamPair()
         let acceptor = accept(pair, Self.right)
         try write(pair.initiator, Array("SVP1".utf8) + [1, 0] + Array("something else altogether".utf8))
-        XCTAssertEqual(try read(pair.initiator, 6), Array("SVP1".utf8) + [3, 0])
+        XCTAssertEqual(try read(pair.initiator, 6), Array("SVP1".utf8) + [4, 0])
         shutdown(pair.initiator, Int32(SHUT_RDWR))
-        XCTAssertEqual(try acceptor.result(), "version 3 1")
+        XCTAssertEqual(try acceptor.result(), "version 4 1")
 
         let second = try StreamPair()
         let initiator = initiate(second, Self.right)
         try write(second.acceptor, Array("SVP1".utf8) + [0, 3])
-        XCTAssertEqual(try initiator.result(), "version 3 768")
+        XCTAssertEqual(try initiator.result(), "version 4 768")
     }
 
     func testHang() throws {

@@ -108,6 +108,8 @@ final class TerminalSignals {
     var endsNow: Bool { signalEnds != 0 }
 
     deinit {
+        // One that is freed late must not take the handlers of its successor away: the next signal would end the program.
+        guard signalWake == wake.raw else { return }
         for number in Self.ending + [SIGWINCH] { signal(number, SIG_DFL) }
         signalWake = -1
     }

@@ -15,7 +15,7 @@ struct DefinitionCheck {
 
     /// One finding for each thing; what is fine and goes without saying is left out.
     func findings() -> [Finding] {
-        hugePagesFindings() + firmwareFindings() + interfaceFindings() + cpuFindings() + tpmFindings() + needs.devices.compactMap { device in
+        hugePagesFindings() + (needs.numa?.findings(host: host, onHugePages: !needs.hugePages.isEmpty) ?? []) + firmwareFindings() + interfaceFindings() + cpuFindings() + tpmFindings() + needs.devices.compactMap { device in
             access(device, F_OK) == 0 ? nil : Finding("peer-device", .failed, "\(host) has no \(device)", advice: "Load its kernel module there")
         }
     }

@@ -32,6 +32,8 @@ public struct DefinitionNeeds: Codable, Sendable, Equatable {
     public var devices: [String] = []
     /// It has an emulated TPM, which is a program beside QEMU.
     public var needsTPMEmulator = false
+    /// Absent: its memory may come from anywhere.
+    public var numa: NUMANeed?
 }
 
 extension DomainDefinition {
@@ -45,6 +47,7 @@ extension DomainDefinition {
         needs.needsVhostNet = !elements("devices/interface/driver[@name='vhost']").isEmpty
         if !elements("devices/vsock").isEmpty { needs.devices.append("/dev/vhost-vsock") }
         needs.needsTPMEmulator = hasTPMEmulator
+        needs.numa = numaNeed
         if isCPUPassedThrough { needs.hostCPU = HostCPU.element(of: try hostCapabilities()) }
         return needs
     }

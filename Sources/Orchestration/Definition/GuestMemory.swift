@@ -15,6 +15,9 @@ final class GuestMemory {
         let fd: Int32
     }
 
+    /// What `/proc/PID/fd` calls QEMU's RAM files.
+    static let fileName = "/memfd:memory-backend-memfd"
+
     let files: [File]
     let blocks: [WaitingBlock]
 
@@ -83,7 +86,7 @@ private struct Memfd {
     /// QEMU's RAM files, one entry each.
     static func all(_ pid: pid_t) throws -> [Memfd] {
         var seen = Set<UInt64>()
-        return try openDescriptors(of: pid).filter { $0.target.hasPrefix("/memfd:memory-backend-memfd") }.compactMap { number, _ in
+        return try openDescriptors(of: pid).filter { $0.target.hasPrefix(GuestMemory.fileName) }.compactMap { number, _ in
             let path = "/proc/\(pid)/fd/\(number)"
             var info = stat()
             guard stat(path, &info) == 0 else { throw SystemError("stat", path) }

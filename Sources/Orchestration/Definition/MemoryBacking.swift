@@ -58,4 +58,5 @@ struct NodeSet {
     }
 
     func contains(_ node: Int) -> Bool { included.contains(node) }
+    var members: [Int] { included.sorted() }
 }

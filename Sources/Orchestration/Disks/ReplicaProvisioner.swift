@@ -41,6 +41,8 @@ struct ReplicaProvisioner: Sendable {
         var discardStale = false
         /// An inactive pool may be started: not by `doctor`.
         var startsPools = true
+        /// The domain that is active here is a shadow of the guest, which makes way for a new one.
+        var replacesShadow = false
     }
 
     struct Provisioned: Sendable {
@@ -127,7 +129,7 @@ struct ReplicaProvisioner: Sendable {
             throw ControlFailure("The request for replicas of \(domain) names sizes that no disk has")
         }
         let connection = try connect()
-        if (try? connection.lookup(uuid: uuid).isActive()) == true {
+        if !terms.replacesShadow, (try? connection.lookup(uuid: uuid).isActive()) == true {
             throw ControlFailure("Domain \(domain) is active on \(host): its disks there cannot be replicas")
         }
         let record = try records.read(uuid)

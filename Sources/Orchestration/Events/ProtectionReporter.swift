@@ -49,6 +49,7 @@ final class ProtectionReporter: Sendable {
     func changed(from old: ProtectionState, to new: ProtectionState, _ reason: String, _ cause: StateCause?) {
         switch new {
         case .syncing: syncing(reason)
+        case .protected where old == .protected: shadowsChanged(reason)
         case .protected: isProtected(from: old)
         case .degraded: degraded(reason, cause)
         case .suspended where old != .suspended: record(.suspended, reason)
@@ -82,6 +83,11 @@ final class ProtectionReporter: Sendable {
         if before.isPeerLost { record(.peerBack, "The connection to \(key.peer) is back") }
         if before.wasProtected, !before.isPeerLost, before.trouble != nil { tallies.count(.resync, key) }
         record(.protected, "The shadow on \(key.peer) holds a complete epoch and follows", before.failures > 0 ? ["failed_attempts": "\(before.failures)"] : [:])
+    }
+
+    /// One of several shadows comes or goes; the guest is protected all the while.
+    private func shadowsChanged(_ reason: String) {
+        if reason.isEmpty { record(.protected, "All shadows follow") } else { record(.degraded, reason) }
     }
 
     private func degraded(_ reason: String, _ cause: StateCause?) {

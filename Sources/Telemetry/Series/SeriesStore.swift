@@ -51,6 +51,12 @@ public final class SeriesStore: @unchecked Sendable {
 
     public func has(_ subject: String) -> Bool { !Series.names(in: path(subject)).isEmpty }
 
+    /// Removes what belongs to one domain.
+    public func remove(_ subject: String) {
+        series.change { $0[subject] = nil }
+        try? FileManager.default.removeItem(atPath: path(subject))
+    }
+
     /// Removes what belongs to domains of long ago.
     public func prune() {
         let now = Date()

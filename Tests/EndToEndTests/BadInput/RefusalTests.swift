@@ -9,7 +9,7 @@ final class RefusalTests: HostsTestCase {
     }
 
     private func protect(_ guest: LedgerGuest, _ more: [String] = ["--without-disks"], to host: String? = nil, domain: String? = nil) throws -> CommandResult {
-        try hosts.run(guest.home, [TwoHosts.binary, "protect", domain ?? guest.name, "--to", host ?? guest.home.other.name] + more, limit: 60)
+        try hosts.run(guest.home, [TwoHosts.binary, "protect", domain ?? guest.name, "--to", host ?? guest.home.other.name, "--no-policy"] + more, limit: 60)
     }
 
     func testDoubleProtect() throws {
@@ -20,7 +20,7 @@ final class RefusalTests: HostsTestCase {
 
     func testProtectOnTheShadowsHost() throws {
         let guest = try protectedGuest()
-        let result = try hosts.shadowVirt(guest.home.other, "protect", guest.name, "--to", guest.home.name, "--without-disks")
+        let result = try hosts.shadowVirt(guest.home.other, "protect", guest.name, "--to", guest.home.name, "--without-disks", "--no-policy")
         assertRefused(result, "holds the shadow of \(guest.name)")
         try guest.waitForEpochs(10)
     }

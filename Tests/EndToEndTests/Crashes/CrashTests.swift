@@ -26,7 +26,7 @@ final class CrashTests: HostsTestCase {
         let guest = try unprotectedGuest()
         let hosts = try hosts
         let mark = guest.serial.mark
-        let started = try hosts.run(guest.home, [TwoHosts.binary, "protect", guest.name, "--to", guest.home.other.name, "--without-disks", "--no-wait"])
+        let started = try hosts.run(guest.home, [TwoHosts.binary, "protect", guest.name, "--to", guest.home.other.name, "--without-disks", "--no-policy", "--no-wait"])
         try require(started.succeeded, started.summary)
         try waitUntil("a source worker", limit: 10, every: 0.001) { !hosts.service(guest.home).workers.isEmpty }
         try killWorker(on: guest.home)

@@ -91,8 +91,12 @@ func require(_ condition: @autoclosure () throws -> Bool, _ message: @autoclosur
     guard try condition() else { throw TestFailure(message()) }
 }
 
+/// How many times as long as usual to wait for anything: $E2E_PATIENCE, for a machine that is busy with other things.
+let patience = max(1, ProcessInfo.processInfo.environment["E2E_PATIENCE"].flatMap { Double($0) } ?? 1)
+
 /// Runs a command to its end, at most `limit` seconds.
 func runCommand(_ words: [String], limit: Double) throws -> CommandResult {
+    let limit = limit * patience
     let base = NSTemporaryDirectory() + "/e2e-command-\(UUID().uuidString)"
     let (out, err) = (base + ".out", base + ".err")
     defer { unlink(out); unlink(err) }
@@ -112,6 +116,7 @@ func runCommand(_ words: [String], limit: Double) throws -> CommandResult {
 @discardableResult
 func waitUntil(_ what: @autoclosure () -> String, limit seconds: Double, every: Double = 0.05, _ condition: () throws -> Bool) throws -> Double {
     let begin = Clock.seconds
+    let seconds = seconds * patience
     while try !condition() {
         guard Clock.seconds - begin < seconds else { throw TestFailure("\(what()): not within \(seconds) s") }
         usleep(UInt32(every * 1e6))

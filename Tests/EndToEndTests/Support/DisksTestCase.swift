@@ -77,16 +77,16 @@ class DisksTestCase: HostsTestCase {
 }
 
 extension TwoHosts {
-    /// The pool on both hosts, the ledger guest's disk on host A only.
+    /// The pool on all hosts, the ledger guest's disk on host A only.
     func provideLedgerDisk() throws {
         try defineDefaultPools()
-        for host in Host.allCases { try? FileManager.default.removeItem(atPath: root(host) + "\(DisksTestCase.images)/ledger.img") }
+        for host in members { try? FileManager.default.removeItem(atPath: root(host) + "\(DisksTestCase.images)/ledger.img") }
         try FileManager.default.copyItem(atPath: TwoHosts.guests.get() + "/ledger-disk.img", toPath: root(.a) + "\(DisksTestCase.images)/ledger.img")
     }
 
     /// Libvirt's usual pool, where a host has none of that name.
     func defineDefaultPools() throws {
-        for host in Host.allCases where try !virsh(host, "pool-info", "default").succeeded { try definePool(host, "default", DisksTestCase.images) }
+        for host in members where try !virsh(host, "pool-info", "default").succeeded { try definePool(host, "default", DisksTestCase.images) }
     }
 
     func definePool(_ host: Host, _ name: String, _ folder: String) throws {

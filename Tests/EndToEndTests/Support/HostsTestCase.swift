@@ -16,11 +16,17 @@ class HostsTestCase: XCTestCase {
         let seed = ProcessInfo.processInfo.environment["E2E_SEED"].flatMap { UInt64($0) } ?? UInt64.random(in: 1...999_999)
         random = SeededRandom(seed: seed)
         print("\(self): seed \(seed) (repeat with E2E_SEED=\(seed))")
-        shared = Result { Shared(hosts: try TwoHosts(configuration: configuration)) }
+        shared = Result { Shared(hosts: try makeHosts()) }
     }
 
-    /// Lines for both hosts' configuration.
+    /// Lines for every host's configuration.
     class var configuration: [String] { [] }
+    /// How many hosts there are.
+    class var hostCount: Int { 2 }
+    /// Lines for the configuration of one host.
+    class var ownLines: [Host: [String]] { [:] }
+
+    private class func makeHosts() throws -> TwoHosts { try TwoHosts(configuration: configuration, count: hostCount, ownLines: ownLines) }
 
     override class func tearDown() {
         if case .success(let mine) = shared {
@@ -86,7 +92,7 @@ class HostsTestCase: XCTestCase {
         guard let mine = try Self.shared?.get() else { return }
         mine.guest?.forget()
         for left in mine.hosts.down() { print("Left behind: \(left)") }
-        Self.shared = Result { Shared(hosts: try TwoHosts(configuration: Self.configuration)) }
+        Self.shared = Result { Shared(hosts: try Self.makeHosts()) }
         Self.lastFailed = false
         _ = try hosts
     }
@@ -115,7 +121,7 @@ class HostsTestCase: XCTestCase {
 
     override func tearDownWithError() throws {
         if (testRun?.totalFailureCount ?? 0) > 0, let mine = try? Self.shared?.get() {
-            for host in Host.allCases { print("--- service on \(host.name) (last lines)\n\(mine.hosts.service(host).logText.split(separator: "\n").suffix(15).joined(separator: "\n"))") }
+            for host in mine.hosts.members { print("--- service on \(host.name) (last lines)\n\(mine.hosts.service(host).logText.split(separator: "\n").suffix(15).joined(separator: "\n"))") }
         }
     }
 

@@ -34,7 +34,7 @@ final class LedgerGuest {
         self.hosts = hosts
         self.name = name
         home = host
-        serial = SerialWatcher(paths: [.a: hosts.serialLog(.a, name), .b: hosts.serialLog(.b, name)])
+        serial = SerialWatcher(paths: Dictionary(uniqueKeysWithValues: hosts.members.map { ($0, hosts.serialLog($0, name)) }))
     }
 
     func forget() { serial.stop() }
@@ -57,16 +57,16 @@ final class LedgerGuest {
     func start(on host: Host) throws {
         home = host
         bootMark = serial.mark
-        ends = [.a: logSize(.a), .b: logSize(.b)]
+        ends = Dictionary(uniqueKeysWithValues: hosts.members.map { ($0, logSize($0)) })
         stays = [Stay(host: host, from: logSize(host))]
         let started = try hosts.virsh(host, "start", name)
         try require(started.succeeded, "virsh start: \(started.summary)")
         try waitForTicks(5, limit: 60)
     }
 
-    /// No trace of it is left on either host.
+    /// No trace of it is left on any host.
     func remove() {
-        for host in Host.allCases {
+        for host in hosts.members {
             _ = try? hosts.virsh(host, "destroy", name)
             _ = try? hosts.virsh(host, "undefine", "--nvram", name)
         }
@@ -78,7 +78,11 @@ final class LedgerGuest {
 
     /// It goes on at the other host: waits until it is heard there. `mayRepeat`: ticks that may run a second time there.
     func followToOther(mayRepeat: Int = LedgerGuest.ticksOfAnEpoch, limit: Double = 20) throws {
-        let target = home.other
+        try follow(to: home.other, mayRepeat: mayRepeat, limit: limit)
+    }
+
+    /// It goes on at that host.
+    func follow(to target: Host, mayRepeat: Int = LedgerGuest.ticksOfAnEpoch, limit: Double = 20) throws {
         let begin = Clock.seconds
         let before = serial.last(on: target)?.time ?? 0
         try waitUntil("\(name) is heard on \(target.name) (\(hosts.service(home).logText.suffix(1500)))", limit: limit, every: 0.005) {
@@ -112,7 +116,8 @@ final class LedgerGuest {
 
     func tryToProtect(_ options: [String] = []) throws -> CommandResult {
         let disks = hasDisks ? [] : ["--without-disks"]
-        return try hosts.run(home, [TwoHosts.binary, "protect", name, "--to", home.other.name] + disks + options, limit: 60)
+        // These tests say themselves when it is protected; PolicyTests have policies.
+        return try hosts.run(home, [TwoHosts.binary, "protect", name, "--to", home.other.name, "--no-policy"] + disks + options, limit: 60)
     }
 
     func unprotect() throws {

@@ -100,7 +100,7 @@ final class LinuxGuest {
     /// Protects it and its disk to the other host, with a disk there that may be what an earlier failover left.
     func protect(interval: String = "20ms", limit: Double = 60) throws {
         begins[home.other] = logSize(home.other)
-        let result = try hosts.shadowVirt(home, "protect", name, "--to", home.other.name, "--interval", interval, "--discard-stale", limit: limit)
+        let result = try hosts.shadowVirt(home, "protect", name, "--to", home.other.name, "--interval", interval, "--discard-stale", "--no-policy", limit: limit)
         try require(result.succeeded, "protect on \(home.name): \(result.summary); service: \(hosts.service(home).logText.suffix(1500))")
         try hosts.waitForState(home, name, ["protected"], limit: limit)
     }

@@ -1,13 +1,19 @@
 import Foundation
 import Glibc
 
-enum Host: String, CaseIterable {
-    case a = "A", b = "B"
+enum Host: String {
+    case a = "A", b = "B", c = "C", d = "D"
 
+    /// The pair that most tests get along with; `TwoHosts.members` are those that there are.
+    static let allCases: [Host] = [.a, .b]
+    /// In the order of their addresses.
+    static let possible: [Host] = [.a, .b, .c, .d]
+
+    /// The other one of the pair.
     var other: Host { self == .a ? .b : .a }
     /// As the configuration calls it.
     var name: String { "host\(rawValue)" }
-    var address: String { self == .a ? "10.77.0.1" : "10.77.0.2" }
+    var address: String { "10.77.0.\((Host.possible.firstIndex(of: self) ?? 0) + 1)" }
 }
 
 /// One `T` line of the ledger guest.
@@ -36,7 +42,7 @@ final class SerialWatcher: @unchecked Sendable {
 
     init(paths: [Host: String]) {
         Thread.detachNewThread { [self] in
-            var files = Host.allCases.map { File(host: $0, path: paths[$0]!) }
+            var files = paths.map { File(host: $0, path: $1) }
             while !lock.withLock({ ended }) {
                 for index in files.indices { read(&files[index]) }
                 usleep(500)

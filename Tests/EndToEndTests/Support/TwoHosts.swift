@@ -2,13 +2,15 @@ import Foundation
 import Glibc
 import XCTest
 
-/// Two libvirt hosts with the service on each (Tests/Support/hosts.sh). Everything it starts ends with it, and with this process, however that ends.
+/// Two or more libvirt hosts with the service on each (Tests/Support/hosts.sh). Everything it starts ends with it, and with this process, however that ends.
 final class TwoHosts: @unchecked Sendable {
     static let tests = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent().path
     static let script = tests + "/Support/hosts.sh"
     static let secret = "00112233445566778899aabbccddeeff"
 
     let folder: String
+    /// A, B and so on.
+    let members: [Host]
     private(set) var services: [Host: Service] = [:]
     private let janitor: ChildProcess
     private let leash: Int32
@@ -50,11 +52,13 @@ final class TwoHosts: @unchecked Sendable {
 
     // MARK: Life
 
-    /// `configuration`: lines for both hosts' shadow-virt.conf. `withServices`: false for libvirt alone.
-    /// `withLedger`: false for a machine that need not have KVM; without a ledger guest's image.
-    init(configuration: [String] = [], withServices: Bool = true, withLedger: Bool = true) throws {
+    /// `count`: of hosts. `configuration`: lines for every host's shadow-virt.conf, `ownLines` for that of one.
+    /// `withServices`: false for libvirt alone. `withLedger`: false for a machine that need not have KVM; without a ledger guest's image.
+    init(configuration: [String] = [], withServices: Bool = true, withLedger: Bool = true, count: Int = 2, ownLines: [Host: [String]] = [:]) throws {
         if let obstacle = withServices && withLedger ? Self.obstacle : Self.obstacleWithoutKVM { throw XCTSkip("End-to-end tests skipped: \(obstacle)") }
         try require(!withServices || access(Self.binary, X_OK) == 0, "No shadow-virt at \(Self.binary); set SHADOW_VIRT_BINARY")
+        try require((2...Host.possible.count).contains(count), "2 to \(Host.possible.count) hosts, not \(count)")
+        members = Array(Host.possible.prefix(count))
         folder = NSTemporaryDirectory() + "/shadow-virt-e2e-\(getpid())-\(UUID().uuidString.prefix(8))"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         // In a session of its own, away from the terminal's Ctrl-C, it waits for the end of a pipe whose other end only this process holds.
@@ -64,16 +68,16 @@ final class TwoHosts: @unchecked Sendable {
         close(ends[0])
         leash = ends[1]
         do {
-            try hosts("up", limit: 60)
+            try hosts("up", "e2e-\(getpid())", "\(count)", limit: 40 * Double(count))
             guard withServices else { return }
             let guests = withLedger ? try Self.guests.get() : nil
-            for host in Host.allCases {
-                try configure(host, configuration)
+            for host in members {
+                try configure(host, configuration + (ownLines[host] ?? []))
                 if let guests { try FileManager.default.copyItem(atPath: guests + "/ledger.img", toPath: root(host) + "/var/lib/libvirt/images/ledger.img") }
                 services[host] = Service(command: [Self.script, "exec", folder, host.rawValue, Self.binary, "serve"], log: root(host) + "/service.log")
                 try service(host).start()
             }
-            for host in Host.allCases { try waitForService(host) }
+            for host in members { try waitForService(host) }
         } catch {
             down()
             throw error
@@ -90,7 +94,7 @@ final class TwoHosts: @unchecked Sendable {
         if let result = try? runCommand([Self.script, "down", folder], limit: 30), !result.succeeded { left.append("hosts.sh down: \(result.summary)") }
         left += leftovers()
         if let keep = ProcessInfo.processInfo.environment["E2E_KEEP_LOGS"] {
-            for host in Host.allCases { try? FileManager.default.copyItem(atPath: root(host), toPath: "\(keep)/\(URL(fileURLWithPath: folder).lastPathComponent)-\(host.rawValue)") }
+            for host in members { try? FileManager.default.copyItem(atPath: root(host), toPath: "\(keep)/\(URL(fileURLWithPath: folder).lastPathComponent)-\(host.rawValue)") }
         }
         close(leash)
         if janitor.wait(limit: 15) == nil { left.append("the janitor still runs") }
@@ -115,11 +119,11 @@ final class TwoHosts: @unchecked Sendable {
 
     private func configure(_ host: Host, _ more: [String]) throws {
         let folder = root(host) + "/etc/shadow-virt"
-        let peer = host.other
+        let peers = members.filter { $0 != host }.map { "\"\($0.name) \($0.address):16520 qemu+tcp://\($0.address)/system\"" }
         let text = """
             host_name = "\(host.name)"
             listen = "\(host.address):16520"
-            peers = [ "\(peer.name) \(peer.address):16520 qemu+tcp://\(peer.address)/system" ]
+            peers = [ \(peers.joined(separator: ", ")) ]
             \(more.joined(separator: "\n"))
 
             """
@@ -144,6 +148,11 @@ final class TwoHosts: @unchecked Sendable {
         let path = root(host) + "/etc/shadow-virt/secret"
         try (secret + "\n").write(toFile: path, atomically: true, encoding: .utf8)
         chmod(path, 0o600)
+    }
+
+    private func up(_ count: Int) throws {
+        let result = try runCommand(["env", "HOSTS=\(count)", Self.script, "up", folder], limit: 60)
+        try require(result.succeeded, "hosts.sh up: \(result.summary)")
     }
 
     // MARK: Commands
@@ -248,8 +257,25 @@ struct Status: Decodable {
     var pauseMsMedian: Double
     var epochsPerSecond: Double
     var disks: [Disk]?
+    var shadows: [Shadow]?
     var diskBytesSent: Int?
     var diskWrites: Int?
+
+    struct Shadow: Decodable {
+        var peer: String
+        var state: String
+        var reason: String
+        var committed: Int
+        var lagEpochs: Int
+        var rpoMs: Double?
+
+        enum CodingKeys: String, CodingKey {
+            case peer, state, reason
+            case committed = "committed_epoch"
+            case lagEpochs = "lag_epochs"
+            case rpoMs = "rpo_ms"
+        }
+    }
 
     struct Disk: Decodable {
         var target: String
@@ -258,7 +284,7 @@ struct Status: Decodable {
     }
 
     enum CodingKeys: String, CodingKey {
-        case domain, role, peer, engine, state, reason, epoch, disks
+        case domain, role, peer, engine, state, reason, epoch, disks, shadows
         case engineReason = "engine_reason"
         case diskBytesSent = "disk_bytes_sent"
         case diskWrites = "disk_writes"

@@ -1,0 +1,221 @@
+import ControlProtocol
+import Foundation
+import Libvirt
+import Platform
+import Replication
+
+/// The guest's shadows: how they are prepared, come, go, and which of them is the one to take over.
+extension PrimaryProtection {
+    var slots: [ShadowSlot] { slotBox.read { $0 } }
+    /// The hosts of its shadows.
+    public var shadowHosts: [String] { slots.map(\.peer.name) }
+
+    func slot(_ host: String) -> ShadowSlot? { slots.first { $0.peer.name == host } }
+    private func slot(index: Int?) -> ShadowSlot? { slots.first { $0.index == index ?? 0 } }
+
+    /// What every shadow is told of the others.
+    var family: ShadowFamily {
+        ShadowFamily(generation: captureID, members: slots.map { ShadowChoice(host: $0.peer.name, multiple: $0.multiple) }, request: record.request)
+    }
+
+    /// From here on messages go to this shadow, and a hand-over as well.
+    func aim(at slot: ShadowSlot) {
+        target.change { $0 = slot }
+        record.peer = slot.peer.name
+        record.session = slot.session
+    }
+
+    func noteShadows() { record.shadows = slots.map(\.entry) }
+
+    // MARK: Preparing
+
+    /// Prepares all shadows that are due, or the only ones there are. One that cannot be is left out, unless an administrator waits for it.
+    /// Returns the replicas' paths.
+    func prepareShadows(_ request: (ShadowSlot) throws -> PeerRequest) throws -> [String: String] {
+        captureID = UUID()
+        let all = slots
+        let due = all.filter(\.isDue)
+        var failure: (any Error)?
+        var replicas: [String: String]?
+        var count = 0
+        for slot in all { slot.begin(UUID()) }
+        noteShadows()
+        aim(at: all.first { $0 === (due.first ?? all.first) } ?? all[0])
+        try environment.records.write(record)
+        for slot in due.isEmpty ? all : due {
+            do {
+                let answer = try slot.client.ask(request(slot), timeoutMs: 60_000)
+                for warning in answer.warnings ?? [] {
+                    Log.warning("\(domain.name): \(warning)")
+                    remarks.change { if !$0.contains(warning) { $0.append(warning) } }
+                }
+                slot.enter(count)
+                count += 1
+                replicas = replicas ?? answer.replicas
+            } catch {
+                failure = failure ?? error
+                slot.failed("\(error)", isAway: error is PeerUnreachable)
+                if demandsAll { throw error }
+            }
+        }
+        guard count > 0 else { throw failure ?? ControlFailure("Domain \(domain.name) has no shadow to be protected to") }
+        if let first = slots.first(where: { $0.index == 0 }) { aim(at: first) }
+        return replicas ?? [:]
+    }
+
+    /// For the source worker, in the order of their places.
+    var sourcePeers: [SourcePeer] {
+        slots.compactMap { slot in slot.index.map { ($0, slot) } }.sorted { $0.0 < $1.0 }.map { _, slot in
+            SourcePeer(session: slot.session, peer: slot.peer.name, address: slot.peer.address.host, port: slot.peer.address.port, multiple: slot.multiple)
+        }
+    }
+
+    // MARK: Following
+
+    func shadowFollows(_ index: Int?) {
+        slot(index: index)?.noteFollowing()
+        if slots.allSatisfy(\.follows) { demandsAll = false }
+        showShadows()
+    }
+
+    func shadowLostItsLink(_ index: Int?, _ reason: String) {
+        guard let slot = slot(index: index) else { return }
+        slot.board.set(slot.board.state == .syncing ? .syncing : .degraded, reason)
+        showShadows(cause: .peerLost)
+    }
+
+    /// True: others go on.
+    func shadowIsLost(_ index: Int?, _ reason: String) -> Bool {
+        keepCommitted()
+        slot(index: index)?.failed(reason)
+        guard slots.contains(where: \.isIn) else { return false }
+        showShadows()
+        return true
+    }
+
+    /// The guest is protected as long as one of its shadows follows; what is wrong with the others is said all the same.
+    func showShadows(cause: StateCause? = nil) {
+        guard !isSuspended else { return }
+        let all = slots
+        let lacking = all.filter { !$0.follows }
+        if let one = lacking.first, lacking.count == all.count {
+            let reason = (lacking.first { $0.board.state == .degraded } ?? one).board.current.reason
+            guard board.state != .syncing || !reason.isEmpty else { return }
+            return board.set(board.state == .syncing ? .syncing : .degraded, reason, cause: cause)
+        }
+        board.set(.protected, lacking.map { "\($0.peer.name): \($0.board.current.reason.isEmpty ? $0.board.state.rawValue : $0.board.current.reason)" }.joined(separator: "; "))
+    }
+
+    /// Looks for absent shadows' hosts. What they lack they get with a new capture, in which the others take part as well.
+    func lookForAbsent() {
+        guard board.state == .protected, !isSuspended, !isPeriodic else { return }
+        for slot in slots where !slot.isIn {
+            slot.lookAgain(environment, uuid: domain.uuid) { [weak self] in self?.post(.shadowIsBack(slot.peer.name)) }
+        }
+    }
+
+    /// The newest epoch that each shadow is known to hold, for when the worker is gone.
+    func keepCommitted() {
+        guard let statistics = worker?.statistics else { return }
+        for slot in slots { if let index = slot.index { slot.noteCommitted(statistics[index, .committedEpoch]) } }
+    }
+
+    /// Freshest first. One that follows goes before one whose connection is broken: it answers.
+    var slotsByFreshness: [ShadowSlot] {
+        keepCommitted()
+        return slots.enumerated().sorted { a, b in
+            (a.element.committed, a.element.follows ? 1 : 0, b.offset) > (b.element.committed, b.element.follows ? 1 : 0, a.offset)
+        }.map(\.element)
+    }
+
+    /// As `settled`, for some of several shadows: they are there, or one of them has failed since then.
+    func shadowsSettled(_ hosts: [String], since begin: MonotonicTime, until deadline: MonotonicTime) -> Settled? {
+        while deadline > .now {
+            let mine = slots.filter { hosts.contains($0.peer.name) }
+            if mine.allSatisfy({ $0.follows || $0.board.state == .suspended }) { return .protected }
+            if let failed = mine.first(where: { $0.hasFailed(since: begin) }) { return .refused("\(failed.peer.name): \(failed.board.current.reason)") }
+            usleep(20_000)
+        }
+        return nil
+    }
+
+    // MARK: Coming and going by order
+
+    /// Adds shadows; the capture begins anew with them.
+    func add(_ fresh: [ShadowSlot], _ reply: Reply<Void>) -> Outcome? {
+        guard !isPeriodic else {
+            reply.give(.failure(Self.periodicHasOne(domain.name)))
+            return nil
+        }
+        guard !isSuspended else {
+            reply.give(.failure(ControlFailure("Domain \(domain.name) is suspended, and a new shadow needs a new first copy", advice: "Run `virsh resume \(domain.name)` first")))
+            return nil
+        }
+        slotBox.change { slots in slots += fresh.filter { new in !slots.contains { $0.peer.name == new.peer.name } } }
+        noteShadows()
+        reply.give(Result { try environment.records.write(record) })
+        return .retry("Copying the guest to \(fresh.map(\.peer.name).joined(separator: ", ")) as well")
+    }
+
+    static func periodicHasOne(_ domain: String) -> ControlFailure {
+        ControlFailure("Domain \(domain) is captured by the engine periodic, which feeds one shadow",
+                       advice: "Several need the engine continuous: a KVM guest, and a QEMU with x-colo; see `shadow-virt doctor \(domain)`")
+    }
+
+    /// Takes one away; the others go on without a break. Nil: done, or refused. The last one is not taken away like this.
+    func remove(_ host: String, deleteReplica: Bool, _ reply: Reply<[String]>) {
+        guard let slot = slot(host) else {
+            return reply.give(.failure(ControlFailure("Domain \(domain.name) has no shadow on \(host)", advice: "`shadow-virt status \(domain.name)` shows its shadows")))
+        }
+        guard slots.count > 1 else {
+            return reply.give(.failure(ControlFailure("The shadow on \(host) is the only one of \(domain.name)", advice: "`shadow-virt unprotect \(domain.name)` ends the protection")))
+        }
+        if let index = slot.index { worker?.order(WorkerCommand(.dropPeer, peer: index)) }
+        slot.leave()
+        slotBox.change { $0.removeAll { $0 === slot } }
+        noteShadows()
+        if target.read({ $0 === slot }), let first = slots.first(where: \.isIn) ?? slots.first { aim(at: first) }
+        do { try environment.records.write(record) } catch { Log.error("\(domain.name): \(error)") }
+        Log.info("\(domain.name): its shadow on \(host) was taken away")
+        showShadows()
+        let family = family, rest = slots
+        // Not here: a host that does not answer must not keep a failover waiting.
+        startThread("shadow-away") { [self] in
+            reply.give(.success(discard(slot, deleteReplica: deleteReplica)))
+            tell(rest, family)
+        }
+    }
+
+    /// Removes a shadow. Returns what an administrator should know.
+    func discard(_ slot: ShadowSlot, deleteReplica: Bool) -> [String] {
+        do {
+            let answer = try slot.client.ask(PeerRequest(.discard, host: environment.hostName, session: slot.session, uuid: domain.uuid, domain: domain.name,
+                                                         deleteReplica: deleteReplica ? true : nil), timeoutMs: 20_000)
+            return answer.warnings ?? []
+        } catch {
+            Log.warning("\(domain.name): the shadow on \(slot.peer.name) could not be removed: \(error)")
+            return deleteReplica ? ["The replicas on \(slot.peer.name) stay: \(error)"] : []
+        }
+    }
+
+    private func tell(_ slots: [ShadowSlot], _ family: ShadowFamily) {
+        for slot in slots where slot.isIn {
+            var request = PeerRequest(.family, host: environment.hostName, session: slot.session, uuid: domain.uuid, domain: domain.name)
+            request.family = family
+            do { _ = try slot.client.ask(request) } catch { Log.warning("\(domain.name): \(slot.peer.name) was not told of its siblings: \(error)") }
+        }
+    }
+
+    // MARK: Who takes over
+
+    /// Exactly one host may become the guest's: the first that asks, ourselves included when we are about to order one. True: `host` is it.
+    func claim(_ host: String) -> Bool {
+        claimant.change { claimant in
+            guard claimant == nil || claimant == host else { return false }
+            claimant = host
+            return true
+        }
+    }
+
+    func giveBackClaim(_ host: String) { claimant.change { if $0 == host { $0 = nil } } }
+}
