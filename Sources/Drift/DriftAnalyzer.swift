@@ -2,9 +2,10 @@ import Foundation
 
 /// Tells from the KPIs of a primary and its shadow side whether they drift apart, which of the two is at fault, and how sure that is.
 ///
-/// Feed it one sample of both sides a step (steps below `blockSeconds` are averaged to blocks, and the verdict changes once a block); it uses nothing but what it was fed, in constant memory, and its whole state is `Codable`: decoded, it goes on
-/// as if it had never stopped. It learns the baseline from the first samples, adapts it slowly, and holds it while a KPI drifts. When the domain's
-/// shape or its hosts change, throw it away and start a new one: what it learned was about others.
+/// Feed it one sample of both sides a step; steps below `blockSeconds` are averaged to blocks, and the verdict changes once a block. It uses nothing but what
+/// it was fed, in constant memory, and its whole state is `Codable`: decoded, it goes on as if it had never stopped. It learns the baseline from the first
+/// samples, adapts it slowly, and holds it while a KPI drifts. When the domain's shape or its hosts change, throw it away and start a new one: what it
+/// learned was about others.
 public struct DriftAnalyzer: Codable, Sendable {
     /// KPIs beyond this number are ignored: a bound for memory and time, not a limit that a domain comes near.
     public static let mostKPIs = 256
