@@ -14,7 +14,7 @@ struct DrainCommand: Command {
                 + "other, the smallest first: one with a shadow is swapped to it, one without is moved by live migration to where its shadow would go. What cannot go is reported, and stays.",
             "HOST is this host's name, to be sure; another host is drained by running the command there. Ctrl-C ends it after the guest that is on its way. Repeating it goes on where it stopped.",
         ],
-        examples: [.init("shadow-virt drain --dry-run", "What would happen?"), .init("shadow-virt drain && reboot", "Maintenance")],
+        examples: [.init("shadow-virt drain --dry-run", "What would happen?"), .init("shadow-virt drain", "Before maintenance")],
         exitCodes: [(ExitCode.found, "something stays here")]))
 
     static let undrain = DrainCommand(.undrain, CommandSpec(

@@ -2,9 +2,10 @@ import Foundation
 
 /// Tells from the KPIs of a primary and its shadow side whether they drift apart, which of the two is at fault, and how sure that is.
 ///
-/// Feed it one sample of both sides a step; it uses nothing but what it was fed, in constant memory, and its whole state is `Codable`: decoded, it goes on
-/// as if it had never stopped. It learns the baseline from the first samples, adapts it slowly, and holds it while a KPI drifts. When the domain's
-/// shape or its hosts change, throw it away and start a new one: what it learned was about others.
+/// Feed it one sample of both sides a step; steps below `blockSeconds` are averaged to blocks, and the verdict changes once a block. It uses nothing but what
+/// it was fed, in constant memory, and its whole state is `Codable`: decoded, it goes on as if it had never stopped. It learns the baseline from the first
+/// samples, adapts it slowly, and holds it while a KPI drifts. When the domain's shape or its hosts change, throw it away and start a new one: what it
+/// learned was about others.
 public struct DriftAnalyzer: Codable, Sendable {
     /// KPIs beyond this number are ignored: a bound for memory and time, not a limit that a domain comes near.
     public static let mostKPIs = 256
@@ -16,6 +17,11 @@ public struct DriftAnalyzer: Codable, Sendable {
     private var lagFinder: LagFinder
     private var load = 0.0
     private var lastTime: Double?
+    /// Samples that are averaged to one that is judged.
+    private let blockSamples: Double
+    private var block: SampleBlock?
+    /// End of the last block judged.
+    private var judgedTime: Double?
     private var hardware: [HardwareEvent] = []
     /// The verdict on the last sample; nil before the first.
     public private(set) var verdict: DriftVerdict?
@@ -24,6 +30,7 @@ public struct DriftAnalyzer: Codable, Sendable {
     public init(step: Double, configuration: DriftConfiguration = .init()) {
         self.step = step.isFinite && step > 0 ? step : 1
         settings = configuration
+        blockSamples = max(1, min((configuration.blockSeconds / self.step).rounded(), 1e6))
         lagFinder = LagFinder(settings)
     }
 
@@ -33,16 +40,29 @@ public struct DriftAnalyzer: Codable, Sendable {
     public mutating func add(time: Double, primary: [String: Double?], shadow: [String: Double?]) -> DriftVerdict {
         let refused = !time.isFinite || lastTime.map { time <= $0 } ?? false
         if refused { return verdict ?? DriftVerdict(time: 0, score: 0, isLearning: true, lag: 0, contributions: [], hardware: []) }
-        fillGap(until: time)
         lastTime = time
+        // A block that lost its last samples ends when the next one begins.
+        if let late = block, position(time, in: late) >= blockSamples - 0.5 { finish(late) }
+        var current = block ?? SampleBlock(start: time)
+        current.add(time: time, primary: primary, shadow: shadow, limit: Self.mostKPIs)
+        block = current
+        if position(time, in: current) >= blockSamples - 1.5 { finish(current) }
+        return verdict ?? DriftVerdict(time: time, score: 0, isLearning: true, lag: 0, contributions: [], hardware: [])
+    }
+
+    private func position(_ time: Double, in block: SampleBlock) -> Double { (time - block.start) / step }
+
+    private mutating func finish(_ finished: SampleBlock) {
+        block = nil
+        let time = finished.end, (primary, shadow) = finished.means
+        fillGap(until: time)
+        judgedTime = time
         meet(Set(primary.keys).union(shadow.keys))
         for index in tracks.indices {
             let name = tracks[index].name
-            tracks[index].take(primary: finite(primary[name] ?? nil), shadow: finite(shadow[name] ?? nil), settings)
+            tracks[index].take(primary: primary[name] ?? nil, shadow: shadow[name] ?? nil, settings)
         }
-        let verdict = judge(time)
-        self.verdict = verdict
-        return verdict
+        verdict = judge(time)
     }
 
     /// A sensor of a host reports trouble: for a while less evidence is needed against that side.
@@ -53,8 +73,6 @@ public struct DriftAnalyzer: Codable, Sendable {
         if hardware.count > 16 { hardware.removeFirst() }
     }
 
-    private func finite(_ value: Double?) -> Double? { value.flatMap { $0.isFinite ? $0 : nil } }
-
     private mutating func meet(_ names: Set<String>) {
         guard tracks.count < Self.mostKPIs else { return }
         let known = Set(tracks.map(\.name))
@@ -64,8 +82,8 @@ public struct DriftAnalyzer: Codable, Sendable {
 
     /// Missing rows keep the two sides' histories aligned; more of them than the histories hold make no difference.
     private mutating func fillGap(until time: Double) {
-        guard let lastTime else { return }
-        let missing = Int(max(0, min((time - lastTime) / step - 0.5, Double(settings.maximumLag + 3))))
+        guard let judgedTime else { return }
+        let missing = Int(max(0, min((time - judgedTime) / (step * blockSamples) - 0.5, Double(settings.maximumLag + 3))))
         for _ in 0..<missing {
             for index in tracks.indices { tracks[index].take(primary: nil, shadow: nil, settings) }
         }
@@ -80,7 +98,7 @@ public struct DriftAnalyzer: Codable, Sendable {
         var total = 0.0, accused = [PairSide.primary: 0.0, .shadow: 0.0]
         var contributions: [DriftContribution] = []
         for index in tracks.indices {
-            tracks[index].judge(time: time, lag: lagFinder.lag, load: load, settings)
+            tracks[index].judge(time: time, step: step * blockSamples, lag: lagFinder.lag, load: load, settings)
             let power = pow(tracks[index].score, settings.norm)
             total += power
             guard let contribution = tracks[index].contribution(settings) else { continue }

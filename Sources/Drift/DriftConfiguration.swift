@@ -1,6 +1,9 @@
 /// The settings of a `DriftAnalyzer`. The defaults are what the product ships; they hold for every step and every KPI, because the analyzer
-/// expresses everything in units of what it has learned (its own noise, its own tails) and counts time in samples.
+/// expresses everything in units of what it has learned (its own noise, its own tails). "Samples" are what is judged: blocks, where the step is short.
 public struct DriftConfiguration: Codable, Sendable, Equatable {
+    /// Samples that come faster than this are averaged first, over blocks of about as many seconds: what lasts less than three blocks is no evidence.
+    public var blockSeconds = 20.0
+
     // Baseline.
 
     /// Samples of a KPI, with something going on, before it is judged at all.
@@ -14,12 +17,12 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     /// The largest lag of the shadow that is looked for, in samples.
     public var maximumLag = 4
     /// Smallest noise believed, as a relative change: less than this is no reason to move a guest.
-    public var smallestSpread = 0.04
+    public var smallestSpread = 0.045
     /// The same where both sides idle, and how fast it fades with the level.
-    public var idleSpread = 0.7
+    public var idleSpread = 0.5
     public var idleFade = 2.0
-    /// Value, as a share of the KPI's mean, around which a sample counts as idle and differences fade.
-    public var idleShare = 0.1
+    /// Value, as a share of its level while busy, around which a sample counts as idle and differences fade.
+    public var idleShare = 0.07
     /// ln(1 + value / idle value) from which a sample counts as busy.
     public var activeLevel = 1.2
     /// Sum of squares of a regressor (natural logarithms) that it takes to believe half of what the regression says about it.
@@ -32,17 +35,20 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     public var reaction = 0.4
     /// Share of a common fast move of both sides that is believed to be timing.
     public var transientShare = 0.2
-    /// Score above which a KPI's baseline stands still, the speed it keeps (share of the normal; the second for the tails), and the samples after which
-    /// the new state is taken for the normal.
+    /// Score above which a KPI's baseline stands still, the speed it keeps (share of the normal; the second for the tails), and the seconds, but at
+    /// least samples, after which the new state is taken for the normal.
     public var freezeScore = 0.6
     public var frozenSpeed = 0.02
     public var frozenTailSpeed = 0.3
-    public var frozenLimit = 600.0
+    public var frozenSeconds = 36000.0
+    public var frozenSamples = 100.0
+    /// Samples over which the old baseline is forgotten then.
+    public var acceptSamples = 20.0
 
     // Evidence.
 
     /// Weights of the exponential means: of the running median, and of the residuals for shifts and for creeps.
-    public var fastWeight = 0.4
+    public var fastWeight = 0.5
     public var mediumWeight = 0.07
     public var slowWeight = 0.02
     /// Largest standardised residuals that count in each of them.
@@ -60,14 +66,16 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     /// Standardised residual that counts as a spike, the share of spiking samples that is looked for, and the log likelihood ratio that it takes.
     public var spikeLevel = 3.0
     public var spikeShare = 0.12
-    public var spikeThreshold = 6.0
+    public var spikeThreshold = 5.5
+    /// Times the mean peak of its natural excursions that the ratio has to reach.
+    public var spikePeaks = 1.8
     /// Standardised residual below which a sample is calm; from four calm ones on the evidence shrinks by this factor a sample.
     public var calmLevel = 1.5
     public var calmDecay = 0.9
     /// Factor on evidence that a primary does better than expected: the shadow's trouble, which moves no guest.
     public var betterFactor = 0.3
     /// Exponent of the norm that combines KPIs.
-    public var norm = 3.0
+    public var norm = 4.0
 
     // Hardware.
 

@@ -49,7 +49,7 @@ public struct DriftVerdict: Codable, Sendable, Equatable {
     public var side: PairSide?
     /// Nothing is judged yet: the baseline is being learned.
     public var isLearning: Bool
-    /// Samples by which the shadow lags behind the primary.
+    /// Samples (blocks, where the step is short) by which the shadow lags behind the primary.
     public var lag: Int
     /// KPIs with a score of 0.3 or more, the strongest first.
     public var contributions: [DriftContribution]

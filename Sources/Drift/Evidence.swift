@@ -73,10 +73,8 @@ struct Evidence: Codable, Sendable, Equatable {
             guard surprise / settings.surprise > best.score else { continue }
             best = Reading(score: surprise / settings.surprise, surprise: surprise, sign: sign, pattern: index == 2 ? .creep : .shift)
         }
-        let ratio = (sign > 0 ? spikeUp : spikeDown).ratio
-        if ratio / settings.spikeThreshold > best.score {
-            best = Reading(score: ratio / settings.spikeThreshold, surprise: ratio, sign: sign, pattern: .spikes)
-        }
+        let spikes = sign > 0 ? spikeUp : spikeDown, score = spikes.score(settings)
+        if score > best.score { best = Reading(score: score, surprise: spikes.ratio, sign: sign, pattern: .spikes) }
         return best
     }
 }

@@ -6,8 +6,8 @@ import Foundation
 struct KPITrack: Codable, Sendable, Equatable {
     let name: String
     let kind: KPIClass
-    /// Mean magnitude, which sets the idle level.
-    private var magnitude = 0.0, magnitudeWeight = 0.0
+    /// Usual magnitude while there is work: it sets the idle level.
+    private var magnitude = WorkingLevel()
     private var regression = RobustRegression()
     private var spread = LevelSpread()
     private var levels = UsualRange(), loads = UsualRange()
@@ -30,7 +30,7 @@ struct KPITrack: Codable, Sendable, Equatable {
     var score: Double { max(worse.score, better.score) }
 
     func transform(_ value: Double, _ settings: DriftConfiguration) -> Double {
-        let scaled = log1p(abs(value) / max(settings.idleShare * magnitude, 1e-12))
+        let scaled = log1p(abs(value) / max(settings.idleShare * magnitude.level, 1e-12))
         return value < 0 ? -scaled : scaled
     }
 
@@ -40,12 +40,7 @@ struct KPITrack: Codable, Sendable, Equatable {
         shadowHistory.append(shadow)
         if primaryHistory.count > kept { primaryHistory.removeFirst() }
         if shadowHistory.count > kept { shadowHistory.removeFirst() }
-        for case let value? in [primary, shadow] {
-            magnitudeWeight = min(magnitudeWeight + 0.5, settings.memorySamples * 4)
-            // One absurd sample must not set the scale.
-            let bounded = magnitudeWeight > 30 ? min(abs(value), 50 * max(magnitude, 1e-12)) : min(abs(value), 1e300)
-            magnitude += 0.5 / magnitudeWeight * (bounded - magnitude)
-        }
+        for case let value? in [primary, shadow] { magnitude.learn(value, memory: settings.memorySamples * 4) }
     }
 
     func primary(lag: Int) -> Double? {
@@ -56,7 +51,7 @@ struct KPITrack: Codable, Sendable, Equatable {
     var shadow: Double? { shadowHistory.last ?? nil }
 
     /// Judges the newest sample of the shadow with the primary's of `lag` samples ago, then learns from it.
-    mutating func judge(time: Double, lag: Int, load: Double, _ settings: DriftConfiguration) {
+    mutating func judge(time: Double, step: Double, lag: Int, load: Double, _ settings: DriftConfiguration) {
         guard let p = primary(lag: lag), let s = shadow else {
             evidence.miss(settings)
             read(time, settings)
@@ -87,19 +82,21 @@ struct KPITrack: Codable, Sendable, Equatable {
         let over = judged && score >= settings.freezeScore
         movement.add(primary: y, shadow: x, held: over)
         frozenFor = over ? frozenFor + 1 : max(0, frozenFor - 3)
-        let frozen = over && frozenFor < settings.frozenLimit
+        let accepted = over && frozenFor >= max(settings.frozenSamples, settings.frozenSeconds / step)
+        let frozen = over && !accepted
+        if accepted { regression.forget(keep: 1 - 1 / settings.acceptSamples) }
         if judged, active { evidence.learn(speed: frozen ? settings.frozenTailSpeed : 1, settings) }
         learn(x: x, load: load, target: target, fade: fade, residual: residual, scale: own, active: active,
-              speed: frozen ? settings.frozenSpeed : 1, settings)
+              speed: frozen ? settings.frozenSpeed : 1, accepted: accepted, settings)
     }
 
     private mutating func learn(x: Double, load: Double, target: Double, fade: Double, residual: Double, scale: Double, active: Bool,
-                                speed: Double, _ settings: DriftConfiguration) {
+                                speed: Double, accepted: Bool, _ settings: DriftConfiguration) {
         // Tukey's biweight: what lies far out does not bend the baseline.
         let ratio = residual / (settings.redescend * scale)
         let robust = abs(ratio) < 1 ? (1 - ratio * ratio) * (1 - ratio * ratio) : 0
         if fade > 0.3 {
-            let weight = activeSamples < 10 ? 1 : speed * max(robust, 0.01)
+            let weight = activeSamples < 10 || accepted ? 1 : speed * max(robust, 0.01)
             let precision = pow(spread.precision(x, floor: settings.smallestSpread), settings.precisionPower)
             regression.learn(x, load, target: target / fade, weight: precision * fade * fade * weight, memory: settings.memorySamples)
         }

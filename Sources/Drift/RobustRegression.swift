@@ -36,6 +36,13 @@ struct RobustRegression: Codable, Sendable, Equatable {
         return Prediction(value: c.0 + c.1 * x1 + c.2 * x2, leverage: max(0, h.0 + h.1 * x1 + h.2 * x2))
     }
 
+    /// What was learned so far counts for `keep` of itself from here on.
+    mutating func forget(keep: Double) {
+        (a00, a01, a02) = (a00 * keep, a01 * keep, a02 * keep)
+        (a11, a12, a22) = (a11 * keep, a12 * keep, a22 * keep)
+        (b0, b1, b2) = (b0 * keep, b1 * keep, b2 * keep)
+    }
+
     mutating func learn(_ first: Double, _ second: Double, target: Double, weight: Double, memory: Double) {
         guard weight > 0 else { return }
         seen = min(seen + weight, memory)

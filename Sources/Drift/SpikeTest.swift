@@ -4,6 +4,9 @@ import Foundation
 /// Spikes within a few samples count once, so that a glitch of a few samples is one spike.
 struct SpikeTest: Codable, Sendable, Equatable {
     private(set) var ratio = 0.0
+    /// Mean of the peaks of past excursions from 0 to 0. Bursts come in clusters where they are natural: then more is asked for.
+    private var usualPeak: Double
+    private var peak = 0.0, peaks = 0.0
     /// Learned size that 2 % of the samples exceed.
     private var level: Double
     private var rate = 0.01
@@ -11,7 +14,15 @@ struct SpikeTest: Codable, Sendable, Equatable {
     private var sinceSpike = 1000
     private var isSpike = false, exceeded = false
 
-    init(_ settings: DriftConfiguration) { level = settings.spikeLevel }
+    init(_ settings: DriftConfiguration) {
+        level = settings.spikeLevel
+        usualPeak = settings.spikeThreshold / settings.spikePeaks
+    }
+
+    /// 1 = alarm.
+    func score(_ settings: DriftConfiguration) -> Double { ratio / needed(settings) }
+
+    private func needed(_ settings: DriftConfiguration) -> Double { max(settings.spikeThreshold, settings.spikePeaks * usualPeak) }
 
     mutating func add(_ z: Double, _ settings: DriftConfiguration) {
         exceeded = z > level
@@ -20,7 +31,13 @@ struct SpikeTest: Codable, Sendable, Equatable {
         if exceeded { sinceSpike = 0 }
         let usual = max(rate, 0.006), share = max(settings.spikeShare, 4 * usual)
         ratio += isSpike ? log(share / usual) : log((1 - share) / (1 - usual))
-        ratio = max(0, min(ratio, 1.15 * settings.spikeThreshold))
+        ratio = max(0, min(ratio, 1.15 * needed(settings)))
+        peak = max(peak, ratio)
+        if ratio == 0, peak > 0 {
+            peaks = min(peaks + 1, 50)
+            usualPeak += (peak - usualPeak) / (peaks + 10)
+            peak = 0
+        }
     }
 
     mutating func miss() {

@@ -615,9 +615,11 @@ public final class PrimaryProtection: @unchecked Sendable {
     }
 
     /// Looks every second whether QEMU is deadlocked, and ends it then: only that gets the guest going again, from the shadow. On a
-    /// thread of its own, because whoever asks a deadlocked QEMU anything waits for ever.
+    /// thread of its own, because whoever asks a deadlocked QEMU anything waits for ever. The same with a source worker that stands still:
+    /// QEMU waits for its mirrors then, and one question of anybody, a monitoring program's for one, keeps all others waiting in libvirt for 30 s.
     private func watchForDeadlock() {
         while isOver.wait(until: MonotonicTime.now.adding(milliseconds: 1000), { $0 }) == nil {
+            endSilentWorker()
             guard isProtecting.read({ $0 }), let pid = try? domain.processID(), QEMUDeadlock.isPresent(in: pid) else { continue }
             Log.error("\(domain.name): QEMU is deadlocked (its main loop and its migration wait for one lock); ending it, so that the shadow takes over")
             kill(pid, SIGKILL)
@@ -839,9 +841,11 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     /// One that does not answer any more would keep the guest's writes, and the orders to end its mirrors, waiting.
     private func endSilentWorker() {
-        if let beat = worker?.statistics[.heartbeat], MonotonicTime.now.milliseconds(since: MonotonicTime(nanoseconds: beat)) > Self.longestBreathMilliseconds {
-            worker?.kill()
-        }
+        guard let worker, !worker.hasEnded else { return }
+        let beat = worker.statistics[.heartbeat]
+        guard beat > 0, MonotonicTime.now.milliseconds(since: MonotonicTime(nanoseconds: beat)) > Self.longestBreathMilliseconds else { return }
+        Log.warning("\(domain.name): the source worker stands still; ending it")
+        worker.kill()
     }
 
     private func endMirrors() { currentDisks.read { $0 }?.end() }

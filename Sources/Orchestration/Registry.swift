@@ -275,7 +275,7 @@ public final class Registry: @unchecked Sendable {
         }
     }
 
-    private enum Verdict { case dead(String), live(String), unknown(String) }
+    private enum Verdict: Sendable { case dead(String), live(String), unknown(String) }
 
     /// Asks the primary's service and, when that does not answer, its libvirt.
     private func primaryVerdict(_ shadow: ShadowProtection, _ peer: Peer) -> Verdict {
@@ -287,20 +287,32 @@ public final class Registry: @unchecked Sendable {
         } catch {
             reasons.append("\(error)")
         }
-        do {
-            let connection = try Connection.open(peer.libvirtURI, readOnly: false)
-            defer { connection.close() }
-            do {
-                let domain = try connection.lookup(uuid: shadow.uuid)
-                let (state, reason) = try domain.state()
-                return try domain.isActive() ? .live(Self.word(state, reason)) : .dead(state.describe(reason: reason))
-            } catch where error.isNoDomain {
-                return .dead("not defined there")
-            }
-        } catch {
-            reasons.append("libvirt at \(peer.libvirtURI): \(error)")
+        // Libvirt's own connection waits as long as TCP does: minutes, when the host is simply gone.
+        let answer = Guarded<Result<Verdict, any Error>?>(nil)
+        startThread("ask-libvirt") { [uuid = shadow.uuid] in
+            let found = Result { try Self.libvirtVerdict(uuid, peer.libvirtURI) }
+            answer.change { $0 = found }
+        }
+        switch answer.wait(until: MonotonicTime.now.adding(milliseconds: Self.libvirtAnswerMs), { $0 }) {
+        case .success(let verdict): return verdict
+        case .failure(let error): reasons.append("libvirt at \(peer.libvirtURI): \(error)")
+        case nil: reasons.append("libvirt at \(peer.libvirtURI) did not answer within \(Int(Self.libvirtAnswerMs / 1000)) s")
         }
         return .unknown(reasons.joined(separator: "; "))
+    }
+
+    private static let libvirtAnswerMs = 15_000.0
+
+    private static func libvirtVerdict(_ uuid: String, _ uri: String) throws -> Verdict {
+        let connection = try Connection.open(uri, readOnly: false)
+        defer { connection.close() }
+        do {
+            let domain = try connection.lookup(uuid: uuid)
+            let (state, reason) = try domain.state()
+            return try domain.isActive() ? .live(word(state, reason)) : .dead(state.describe(reason: reason))
+        } catch where error.isNoDomain {
+            return .dead("not defined there")
+        }
     }
 
     // MARK: Peers

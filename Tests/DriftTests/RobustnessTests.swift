@@ -44,7 +44,7 @@ final class RobustnessTests: XCTestCase {
     }
 
     func testErrorsOnOneSideOnlyAlarm() throws {
-        let all = verdicts((0..<300).map { index in (Double(index), ["net_errors": index < 200 ? 0 : 7], ["net_errors": 0]) }, step: 1)
+        let all = verdicts((0..<300).map { index in (60 * Double(index), ["net_errors": index < 200 ? 0 : 7], ["net_errors": 0]) })
         XCTAssertTrue((200..<220).contains(try XCTUnwrap(all.firstAlarm)))
         XCTAssertEqual(all[220].side, .primary)
     }

@@ -43,4 +43,15 @@ final class SeriesAnalyzerTests: XCTestCase {
             XCTAssertEqual(analyzer.add(time: Double(index) * 300, value: value), expected[index])
         }
     }
+
+    func testWhatHappensEveryDayAtTheSameTimeIsLearned() throws {
+        // Half an hour of much work at nine every day for twelve days, and once, on the last, at three.
+        let values = noisy(12 * 288).enumerated().map { row, value in
+            let hour = Double(row % 288) / 12
+            return (9..<9.5).contains(hour) || row >= 11 * 288 && (3..<3.5).contains(hour) ? value + 60 : value
+        }
+        let alarms = scores(values).indices(where: { $0 >= 0.5 }).ranges.flatMap { $0 }
+        XCTAssertTrue(alarms.contains { (11 * 288 + 36..<11 * 288 + 42).contains($0) }, "\(alarms)")
+        XCTAssertFalse(alarms.contains { $0 > 3 * 288 && $0 % 288 >= 108 && $0 % 288 < 120 }, "\(alarms)")
+    }
 }

@@ -15,9 +15,17 @@ struct DefinitionCheck {
 
     /// One finding for each thing; what is fine and goes without saying is left out.
     func findings() -> [Finding] {
-        hugePagesFindings() + (needs.numa?.findings(host: host, onHugePages: !needs.hugePages.isEmpty) ?? []) + firmwareFindings() + interfaceFindings() + cpuFindings() + tpmFindings() + needs.devices.compactMap { device in
-            access(device, F_OK) == 0 ? nil : Finding("peer-device", .failed, "\(host) has no \(device)", advice: "Load its kernel module there")
+        // One after the other: as one expression it is too much for Swift 6.0's type checker.
+        var findings = hugePagesFindings()
+        findings += needs.numa?.findings(host: host, onHugePages: !needs.hugePages.isEmpty) ?? []
+        findings += firmwareFindings()
+        findings += interfaceFindings()
+        findings += cpuFindings()
+        findings += tpmFindings()
+        for device in needs.devices where access(device, F_OK) != 0 {
+            findings.append(Finding("peer-device", .failed, "\(host) has no \(device)", advice: "Load its kernel module there"))
         }
+        return findings
     }
 
     private func hugePagesFindings() -> [Finding] {
