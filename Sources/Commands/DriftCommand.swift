@@ -9,7 +9,7 @@ struct DriftCommand: Command {
         description: [
             "Compares the KPIs of a protected domain and its host with those of the shadow's side, against what is normal for this pair: which KPI differs, "
                 + "since when, how sure that is, and which side it accuses. A score of 1 is an alarm; from 0.5 on epochs come more often.",
-            "The baseline is learned from the first 60 samples (five minutes with the default telemetry_interval), kept over restarts of the service, and learned "
+            "The baseline is learned in the first 20 minutes (telemetry_interval below 5: from 60 samples), kept over restarts of the service, and learned "
                 + "anew when the shadow's host or the domain's CPUs, memory or disks change.",
             "What follows is the policy's to say: `on-drift` of the domain's policy, else on_drift in the configuration.",
         ],

@@ -50,7 +50,10 @@ struct DriftWatch {
     }
 
     static func fresh(uuid: String, peer: String, stepSeconds: Int, shape: String?, now: Double) -> Saved {
-        Saved(uuid: uuid, peer: peer, stepSeconds: stepSeconds, shape: shape, samples: 0, since: now, analyzer: DriftAnalyzer(step: Double(stepSeconds)))
+        var settings = DriftConfiguration()
+        // Who looks more often than as shipped wants to know sooner, and puts up with more noise.
+        if stepSeconds < 5 { settings.blockSeconds = Double(stepSeconds) }
+        return Saved(uuid: uuid, peer: peer, stepSeconds: stepSeconds, shape: shape, samples: 0, since: now, analyzer: DriftAnalyzer(step: Double(stepSeconds), configuration: settings))
     }
 
     var verdict: DriftVerdict? { saved.analyzer.verdict }

@@ -12,16 +12,21 @@ final class DriftWatchTests: XCTestCase {
     override func setUp() { folder = NSTemporaryDirectory() + "/drift-\(UUID().uuidString)" }
     override func tearDown() { try? FileManager.default.removeItem(atPath: folder) }
 
-    private func watch() -> DriftWatch { DriftWatch(domain: "web1", DriftWatch.fresh(uuid: "u", peer: "b", stepSeconds: 5, shape: "2 CPUs", now: 1000)) }
+    private func watch() -> DriftWatch { DriftWatch(domain: "web1", DriftWatch.fresh(uuid: "u", peer: "b", stepSeconds: 60, shape: "2 CPUs", now: 1000)) }
 
     /// Both sides see the same load; from `faultAt` on the primary's latency is what `factor` makes of it.
     private func feed(_ watch: inout DriftWatch, _ rows: Range<Int>, faultAt: Int = .max, factor: Double = 1) {
         for row in rows {
-            let noise = Double((row &* 7919) % 97) / 970, load = 100 + 20 * sin(Double(row) / 30)
-            func side(_ factor: Double, _ noise: Double) -> Sample {
-                Sample(time: UInt64(1_700_000_000_000 + row * 5000), values: ["host_storage_write_ms": (2 + noise) * factor, "host_cpu_percent": load / 4 + noise])
+            let load = 100 + 20 * sin(Double(row) / 30)
+            func noise(_ side: UInt64) -> Double {
+                var bits = (UInt64(row) &* 2 &+ side) &* 0x9e37_79b9_7f4a_7c15
+                bits = (bits ^ (bits >> 30)) &* 0xbf58_476d_1ce4_e5b9
+                return Double((bits ^ (bits >> 27)) >> 11) / Double(UInt64(1) << 53)
             }
-            watch.take(PairSample(uuid: "u", domain: "web1", peer: "b", primary: side(row >= faultAt ? factor : 1, noise), shadow: side(1, 0.1 - noise)))
+            func side(_ factor: Double, _ noise: Double) -> Sample {
+                Sample(time: UInt64(1_700_000_000_000 + row * 60_000), values: ["host_storage_write_ms": (2 + noise) * factor, "host_cpu_percent": load / 4 + noise])
+            }
+            watch.take(PairSample(uuid: "u", domain: "web1", peer: "b", primary: side(row >= faultAt ? factor : 1, noise(0)), shadow: side(1, noise(1))))
         }
     }
 
@@ -31,10 +36,10 @@ final class DriftWatchTests: XCTestCase {
         XCTAssertNotNil(one.score)
         XCTAssertLessThan(one.score ?? 9, 1, "\(one.verdict?.explanation ?? [])")
         try store.save(one.saved)
-        let loaded = try XCTUnwrap(store.load(uuid: "u", peer: "b", stepSeconds: 5))
+        let loaded = try XCTUnwrap(store.load(uuid: "u", peer: "b", stepSeconds: 60))
         var other = DriftWatch(domain: "web1", loaded)
-        feed(&one, 400..<520, faultAt: 420, factor: 8)
-        feed(&other, 400..<520, faultAt: 420, factor: 8)
+        feed(&one, 400..<440, faultAt: 420, factor: 8)
+        feed(&other, 400..<440, faultAt: 420, factor: 8)
         XCTAssertEqual(one.score, other.score)
         XCTAssertGreaterThan(other.score ?? 0, 1)
         XCTAssertEqual(other.verdict?.side, .primary)
@@ -42,21 +47,21 @@ final class DriftWatchTests: XCTestCase {
         XCTAssertTrue(report.isAlarm)
         XCTAssertEqual(report.side, "primary")
         XCTAssertEqual(report.contributions.first?.kpi, "host_storage_write_ms")
-        XCTAssertEqual(report.samples, 520)
+        XCTAssertEqual(report.samples, 440)
     }
 
     func testWhatDoesNotFitIsLearnedAnew() throws {
         var one = watch()
         feed(&one, 0..<70)
         try store.save(one.saved)
-        XCTAssertNil(store.load(uuid: "u", peer: "c", stepSeconds: 5), "another host")
+        XCTAssertNil(store.load(uuid: "u", peer: "c", stepSeconds: 60), "another host")
         XCTAssertNil(store.load(uuid: "u", peer: "b", stepSeconds: 1), "another step")
         one.begin(shape: "4 CPUs", now: 2000)
         XCTAssertNil(one.score)
         XCTAssertEqual(one.saved.samples, 0)
         let path = "\(store.folder)/u@b.json"
         try "{".write(toFile: path, atomically: true, encoding: .utf8)
-        XCTAssertNil(store.load(uuid: "u", peer: "b", stepSeconds: 5), "not a file of ours")
+        XCTAssertNil(store.load(uuid: "u", peer: "b", stepSeconds: 60), "not a file of ours")
         store.remove(uuid: "u", peer: "b")
         XCTAssertFalse(FileManager.default.fileExists(atPath: path))
         store.remove(uuid: "u", peer: "b")
@@ -74,7 +79,7 @@ final class DriftWatchTests: XCTestCase {
         for row in 0..<1080 {
             let surge = (row / 90) % 3 == 2 ? 3.0 : 1
             func side() -> Sample {
-                Sample(time: UInt64(1_700_000_000_000 + row * 5000), values: [
+                Sample(time: UInt64(1_700_000_000_000 + row * 60_000), values: [
                     "host_storage_write_ms": 2 * surge * exp(0.3 * (noise() + noise() - 1)), "host_memory_latency_ns": 90 + 8 * noise(),
                     "host_cpu_percent": min(100, 20 * surge + 5 * noise()), "peer_round_trip_ms": 0.4 * exp(0.5 * (noise() + noise() - 1)),
                 ])
@@ -119,7 +124,7 @@ final class DriftWatchTests: XCTestCase {
                     one.law = law
                 }
                 let jitter = Double((row &* 7919) % 97) / 97
-                func side(_ age: Double) -> Sample { Sample(time: UInt64(1_700_000_000_000 + row * 5000), values: ["commit_age_ms": age + jitter, "host_cpu_percent": 20 + jitter]) }
+                func side(_ age: Double) -> Sample { Sample(time: UInt64(1_700_000_000_000 + row * 60_000), values: ["commit_age_ms": age + jitter, "host_cpu_percent": 20 + jitter]) }
                 one.take(PairSample(uuid: "u", domain: "web1", peer: "b", primary: side(row < 200 ? 100 : 300), shadow: side(100)))
                 worst = max(worst, one.score ?? 0)
             }
