@@ -310,7 +310,7 @@ public final class Registry: @unchecked Sendable {
             let domain = try connection.lookup(uuid: uuid)
             let (state, reason) = try domain.state()
             return try domain.isActive() ? .live(word(state, reason)) : .dead(state.describe(reason: reason))
-        } catch where error.isNoDomain {
+        } catch let error as LibvirtError where error.isNoDomain {
             return .dead("not defined there")
         }
     }

@@ -91,7 +91,7 @@ final class WarmSwapTests: HostsTestCase {
         try waitUntil("its drift is watched", limit: 10) { try drift(.a, guest) != nil }
         XCTAssertEqual(try drift(.a, guest)?.learning, true)
         XCTAssertEqual(try figures(guest).interval_ms, 100, accuracy: 0.5)
-        XCTAssertEqual(try figures(guest).interval_reason, "as configured")
+        try waitUntil("the interval has a reason", limit: 10) { try figures(guest).interval_reason == "as configured" }
         XCTAssertEqual(try events(.a).map(\.kind), [])
 
         // In doubt, and told to notify: shorter epochs, one event, no swap.
