@@ -310,7 +310,9 @@ public final class Registry: @unchecked Sendable {
             let domain = try connection.lookup(uuid: uuid)
             let (state, reason) = try domain.state()
             return try domain.isActive() ? .live(word(state, reason)) : .dead(state.describe(reason: reason))
-        } catch let error as LibvirtError where error.isNoDomain {
+        } catch {
+            // Not `catch where`: Swift 6.0's compiler crashes on it here.
+            guard error.isNoDomain else { throw error }
             return .dead("not defined there")
         }
     }
