@@ -23,8 +23,8 @@ public final class HookQueue: @unchecked Sendable {
     private let waiting = Guarded(Waiting())
     private let handler: Guarded<Handler>
 
-    /// Until somebody wants the calls they go to the log.
-    public init(handler: @escaping Handler = { Log.debug("libvirt's hook: \($0.summary)") }) { self.handler = Guarded(handler) }
+    /// Until somebody wants the calls they only go to the log.
+    public init(handler: @escaping Handler = { _ in }) { self.handler = Guarded(handler) }
 
     /// Who gets the calls from now on. It may take its time: only other calls wait for it.
     public func onHook(_ handler: @escaping Handler) { self.handler.change { $0 = handler } }
@@ -47,7 +47,10 @@ public final class HookQueue: @unchecked Sendable {
 
     /// Ends when nothing is left; the next call begins anew.
     private func serve() {
-        while let call = next() { handler.read({ $0 })(call) }
+        while let call = next() {
+            Log.debug("libvirt's hook: \(call.summary)")
+            handler.read({ $0 })(call)
+        }
     }
 
     private func next() -> HookCall? {

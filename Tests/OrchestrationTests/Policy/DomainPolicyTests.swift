@@ -92,8 +92,10 @@ final class DomainPolicyTests: XCTestCase {
         ]
         for (xml, words) in mistakes {
             XCTAssertThrowsError(try DomainPolicy(xml: xml), xml) { error in
-                for word in words { XCTAssertTrue("\(error)".contains(word), "'\(error)' does not name \(word): \(xml.prefix(200))") }
-                XCTAssertTrue("\(error)".first?.isUppercase == true || "\(error)".first == "<" || "\(error)".first == "'", "\(error)")
+                let text = String(describing: error)
+                for word in words { XCTAssertTrue(text.contains(word), "'\(text)' does not name \(word): \(xml.prefix(200))") }
+                let first: Character = text.first ?? " "
+                XCTAssertTrue(first.isUppercase || "<'".contains(first), text)
             }
         }
     }
