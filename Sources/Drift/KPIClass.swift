@@ -30,8 +30,12 @@ public enum KPIClass: String, Codable, Sendable, CaseIterable {
     public init(name: String) {
         let lowered = name.lowercased()
         let match = Self.words.first { entry in entry.words.contains { lowered.contains($0) } }
-        self = match?.kind ?? .generic
+        // A unit of time says that it is one, unless the name says what is counted (`cpu_time_seconds` does not).
+        let isTime = Self.timeUnits.contains { lowered.hasSuffix($0) }
+        self = match.map { $0.kind == .throughput && isTime ? .latency : $0.kind } ?? (isTime ? .latency : .generic)
     }
+
+    private static let timeUnits = ["_ns", "_us", "_ms"]
 
     private static let words: [(kind: KPIClass, words: [String])] = [
         (.errors, ["err", "drop", "retr", "fail", "loss", "lost", "timeout", "ecc", "throttl"]),

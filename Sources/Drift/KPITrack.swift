@@ -18,6 +18,10 @@ struct KPITrack: Codable, Sendable, Equatable {
     private(set) var primaryHistory: [Double?] = [], shadowHistory: [Double?] = []
     private(set) var worse = Evidence.Reading(), better = Evidence.Reading()
     private(set) var isReady = false
+    /// The usual magnitude when there was last nothing to explain.
+    private var calmLevel = 0.0
+    /// The baseline stands still, because the KPI drifts.
+    private var isFrozen = false
     private(set) var since: Double?
     private var residualMean = 0.0
 
@@ -40,6 +44,8 @@ struct KPITrack: Codable, Sendable, Equatable {
         shadowHistory.append(shadow)
         if primaryHistory.count > kept { primaryHistory.removeFirst() }
         if shadowHistory.count > kept { shadowHistory.removeFirst() }
+        // A fault of one side must not change what both sides' values are compared with.
+        guard !isFrozen else { return }
         for case let value? in [primary, shadow] { magnitude.learn(value, memory: settings.memorySamples * 4) }
     }
 
@@ -80,10 +86,14 @@ struct KPITrack: Codable, Sendable, Equatable {
         read(time, settings)
 
         let over = judged && score >= settings.freezeScore
-        movement.add(primary: y, shadow: x, held: over)
+        // On the scale of before: that of the fault would make the healthy side's values move.
+        if since == nil { calmLevel = magnitude.level }
+        let idleValue = max(settings.idleShare * calmLevel, 1e-12)
+        movement.add(primary: log1p(abs(p) / idleValue), shadow: log1p(abs(s) / idleValue), held: since != nil)
         frozenFor = over ? frozenFor + 1 : max(0, frozenFor - 3)
         let accepted = over && frozenFor >= max(settings.frozenSamples, settings.frozenSeconds / step)
         let frozen = over && !accepted
+        isFrozen = frozen
         if accepted { regression.forget(keep: 1 - 1 / settings.acceptSamples) }
         if judged, active { evidence.learn(speed: frozen ? settings.frozenTailSpeed : 1, settings) }
         learn(x: x, load: load, target: target, fade: fade, residual: residual, scale: own, active: active,

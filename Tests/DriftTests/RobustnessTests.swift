@@ -89,7 +89,31 @@ final class RobustnessTests: XCTestCase {
     func testClassesOfNames() {
         let expected: [String: KPIClass] = ["cpu": .utilisation, "memlat": .latency, "mem_latency_ns": .latency, "disk_write_latency_us": .latency,
                                             "diskthr": .throughput, "net_rx_bytes": .throughput, "net_drops": .errors, "edac_ce_errors": .errors,
-                                            "rss_kib": .memory, "mem": .memory, "vcpu_steal_ms": .latency, "banana": .generic, "CPU": .utilisation]
+                                            "rss_kib": .memory, "mem": .memory, "vcpu_steal_ms": .latency, "host_storage_write_ms": .latency, "disk_read_ms": .latency, "banana": .generic, "CPU": .utilisation]
         for (name, kind) in expected { XCTAssertEqual(KPIClass(name: name), kind, name) }
+    }
+}
+
+/// Who is accused, and for how long.
+final class LastingFaultTests: XCTestCase {
+    /// Eight times the latency for two hours: the size of it must not become the scale on which the healthy side is then seen to fall.
+    func testALastingFaultIsThePrimarysAllTheTime() {
+        for name in ["host_storage_write_ms", "something_unknown"] {
+            var analyzer = DriftAnalyzer(step: 60)
+            var seed: UInt64 = 7
+            func noise() -> Double {
+                seed = seed &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+                return Double(seed >> 40) / Double(1 << 24)
+            }
+            for row in 0..<540 {
+                let load = 25 + 5 * sin(Double(row) / 30)
+                let primary: [String: Double?] = [name: (2 + noise()) * (row >= 420 ? 8 : 1), "host_cpu_percent": load + noise()]
+                let shadow: [String: Double?] = [name: 2 + noise(), "host_cpu_percent": load + noise()]
+                let verdict = analyzer.add(time: Double(row * 60), primary: primary, shadow: shadow)
+                guard row >= 430 else { continue }
+                XCTAssertGreaterThan(verdict.score, 0.9, "\(name), sample \(row)")
+                XCTAssertEqual(verdict.side, .primary, "\(name), sample \(row): \(verdict.explanation)")
+            }
+        }
     }
 }

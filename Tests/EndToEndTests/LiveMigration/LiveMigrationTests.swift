@@ -281,9 +281,9 @@ final class LiveMigrationTests: DisksTestCase {
         try require(defined.succeeded, defined.summary)
         assertRefused(try swapTo(guest), "is defined on hostB already", "virsh undefine")
         _ = try hosts.virsh(.b, "undefine", guest.name)
-        // One that has a shadow.
+        // One that has a shadow, with an option that only a live migration has: without, it would be swapped.
         try guest.protect()
-        assertRefused(try swapTo(guest), "is protected, to hostB", "shadow-virt unprotect \(guest.name)")
+        assertRefused(try swapTo(guest, ["--pool", "default"]), "is protected, to hostB", "shadow-virt unprotect \(guest.name)")
         assertRefused(try hosts.shadowVirt(.b, "swap", guest.name, "--to", "hostA"), "holds the shadow of \(guest.name)")
         try guest.unprotect()
         XCTAssertEqual(try records(.a) + records(.b), [])

@@ -38,8 +38,8 @@ final class DriftWatchTests: XCTestCase {
         try store.save(one.saved)
         let loaded = try XCTUnwrap(store.load(uuid: "u", peer: "b", stepSeconds: 60))
         var other = DriftWatch(domain: "web1", loaded)
-        feed(&one, 400..<440, faultAt: 420, factor: 8)
-        feed(&other, 400..<440, faultAt: 420, factor: 8)
+        feed(&one, 400..<520, faultAt: 420, factor: 8)
+        feed(&other, 400..<520, faultAt: 420, factor: 8)
         XCTAssertEqual(one.score, other.score)
         XCTAssertGreaterThan(other.score ?? 0, 1)
         XCTAssertEqual(other.verdict?.side, .primary)
@@ -47,7 +47,7 @@ final class DriftWatchTests: XCTestCase {
         XCTAssertTrue(report.isAlarm)
         XCTAssertEqual(report.side, "primary")
         XCTAssertEqual(report.contributions.first?.kpi, "host_storage_write_ms")
-        XCTAssertEqual(report.samples, 440)
+        XCTAssertEqual(report.samples, 520)
     }
 
     func testWhatDoesNotFitIsLearnedAnew() throws {
