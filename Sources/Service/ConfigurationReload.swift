@@ -13,6 +13,10 @@ struct ConfigurationReload {
         ("control_socket", { $0.controlSocket == $1.controlSocket }), ("control_socket_group", { $0.controlSocketGroup == $1.controlSocketGroup }),
         ("runtime_dir", { $0.runtimeDirectory == $1.runtimeDirectory }), ("state_dir", { $0.stateDirectory == $1.stateDirectory }),
         ("secret_file", { $0.secretFile == $1.secretFile }), ("metrics_listen", { $0.metricsListen == $1.metricsListen }),
+        ("telemetry_interval", { $0.telemetryInterval == $1.telemetryInterval }), ("probe_directories", { $0.probeDirectories == $1.probeDirectories }),
+        ("bmc_address", { $0.bmc.access == $1.bmc.access }), ("bmc_user", { $0.bmc.user == $1.bmc.user }), ("bmc_password_file", { $0.bmc.passwordFile == $1.bmc.passwordFile }),
+        ("bmc_privilege", { $0.bmc.privilege == $1.bmc.privilege }), ("bmc_cipher_suite", { $0.bmc.cipherSuite == $1.bmc.cipherSuite }),
+        ("bmc_workarounds", { $0.bmc.workarounds == $1.bmc.workarounds }), ("bmc_interval", { $0.bmc.interval == $1.bmc.interval }),
     ]
 
     /// The new one, with the old values of what cannot change.
@@ -34,6 +38,8 @@ struct ConfigurationReload {
         merged.runtimeDirectory = old.runtimeDirectory
         merged.stateDirectory = old.stateDirectory
         merged.metricsListen = old.metricsListen
+        (merged.telemetryInterval, merged.probeDirectories) = (old.telemetryInterval, old.probeDirectories)
+        merged.bmc = old.bmc
         merged.secretFile = old.secretFile
         merged.secretFileIsExplicit = old.secretFileIsExplicit
         configuration = merged
@@ -50,6 +56,7 @@ struct ConfigurationReload {
             ("unsent_ceiling_mib", old.unsentCeilingMiB, new.unsentCeilingMiB), ("keepalive_ms", old.keepaliveMs, new.keepaliveMs),
             ("peer_timeout_ms", old.peerTimeoutMs, new.peerTimeoutMs),
         ]
+        if old.labels != new.labels { changes.append("labels are taken from now on") }
         if old.drift != new.drift { changes.append("on_drift is \(new.drift.onDrift.rawValue), after \(new.drift.swapAfter) s") }
         for (key, before, now) in numbers where before != now { changes.append("\(key) is \(now) for what begins from now on") }
         return changes

@@ -165,6 +165,9 @@ final class ConfigurationReloadTests: XCTestCase {
             "host_name": "\"z\"", "libvirt_uri": "\"test:///x\"", "listen": "\"127.0.0.1:9\"", "control_socket": "\"/tmp/z\"", "control_socket_group": "\"z\"",
             "runtime_dir": "\"/tmp/z\"", "state_dir": "\"/tmp/z\"", "secret_file": "\"/tmp/z\"", "metrics_listen": "\"off\"", "peers": "[ \"z 192.0.2.9:1 test:///default\" ]",
             "interval_ms": "41", "interval_limit_ms": "1001", "unsent_ceiling_mib": "257", "keepalive_ms": "1001", "peer_timeout_ms": "5001", "log_level": "\"error\"",
+            "labels": "\"rack=z\"", "on_drift": "\"swap\"", "drift_swap_after": "61", "interval_min_ms": "7", "periodic_interval_min_ms": "2001", "telemetry_interval": "6",
+            "probe_directories": "[ \"/tmp\" ]", "bmc_address": "\"local\"", "bmc_user": "\"z\"", "bmc_password_file": "\"/tmp/z\"", "bmc_privilege": "\"operator\"",
+            "bmc_cipher_suite": "17", "bmc_workarounds": "[ \"discretereading\" ]", "bmc_interval": "31",
         ]
         let old = try parse("")
         for key in ServiceConfiguration.keyNames {

@@ -100,7 +100,8 @@ final class FollowerTests: XCTestCase {
         XCTAssertTrue(rig.shadows[1].waitForCommit(45))
         XCTAssertEqual(try rig.assertWhole(1), 45)
         XCTAssertEqual(rig.parent.count(.sessionLost), 0)
-        XCTAssertLessThan(rig.statistics[1, .bytesSent], rig.statistics[0, .bytesSent], "what changed several times meanwhile crossed once")
+        // What changed several times meanwhile crossed once; a frame that was cut off in the middle, twice.
+        XCTAssertLessThan(rig.statistics[1, .bytesSent], rig.statistics[0, .bytesSent] + UInt64(2 << 20))
     }
 
     func testEveryFifth() throws {
