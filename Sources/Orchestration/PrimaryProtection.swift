@@ -653,6 +653,8 @@ public final class PrimaryProtection: @unchecked Sendable {
             shadowFollows(event.peer)
         case .linkLost:
             shadowLostItsLink(event.peer, event.reason ?? "The connection to the shadow broke")
+        case .memoryKnown:
+            memoryIsKnown(event)
         case .disksPrepared:
             board.set(.syncing, "copying the guest's disks")
             try currentDisks.read { $0 }?.start(bytesPerSecond: record.diskRateBytesPerSecond)

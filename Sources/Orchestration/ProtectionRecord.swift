@@ -63,6 +63,9 @@ struct ProtectionRecord: Codable, Sendable {
     /// (shadow) What it knows of the others.
     var family: ShadowFamily?
 
+    /// (shadow) Its domain, for a service that finds it here.
+    var waiting: WaitingDomain?
+
     /// (primary) The session by which the guest came here, for a former primary that was away then.
     var cameBy: UUID?
 

@@ -75,8 +75,9 @@ public final class Registry: @unchecked Sendable {
 
     /// What happened to a domain here that is, or was, a shadow. Off the event loop's thread: it asks libvirt.
     private func shadowChanged(_ uuid: String, isResumed: Bool) {
-        guard let shadow = shadow(uuid), shadow.phase != .unknown else { return }
+        guard let shadow = shadow(uuid), shadow.phase != .unknown || shadow.isLeftOver else { return }
         startThread("shadow-change") { [self] in
+            if shadow.isLeftOver { return removeLeftOver(shadow) }
             if shadow.phase == .running {
                 // A guest that came here by a hand-over and has ended is an ordinary domain again.
                 guard !isResumed, (try? environment.connect().lookup(uuid: uuid).isActive()) != true else { return }
@@ -439,17 +440,19 @@ public final class Registry: @unchecked Sendable {
             let fresh = try ShadowProtection(request, environment: environment)
             try checkListsPeer(request.host)
             try checkProtectsNot(fresh.uuid, fresh.name)
+            var legacy: ShadowLegacy?
             if let old = shadow(fresh.uuid) {
                 guard old.phase != .running else {
                     throw ControlFailure("Domain \(fresh.name) runs on \(environment.hostName), which took it over",
                                          advice: "There are two copies of it: decide which one is right and destroy the other")
                 }
-                try old.discard()
+                legacy = try old.bequeath()
+                if legacy == nil { try old.discard() }
                 entries.change { $0.shadows[fresh.uuid] = nil }
             }
             entries.change { $0.shadows[fresh.uuid] = fresh }
             do {
-                return try fresh.prepare(request)
+                return try fresh.prepare(request, legacy)
             } catch {
                 entries.change { $0.shadows[fresh.uuid] = nil }
                 throw error
@@ -531,10 +534,11 @@ public final class Registry: @unchecked Sendable {
             // Its primary may ask for a new shadow at any moment: the new one's record must not go with the old one's.
             return admission.withLock {
                 guard self.shadow(record.uuid) == nil else { return }
-                // Its memory files died with the service: without them it can never run.
+                repairReplicas(of: record)
+                // Its device state died with the service: it cannot run, but it has most of the guest's memory.
+                if let left = ShadowProtection(leftBy: record, environment: environment) { return keep(left) }
                 Log.info("\(record.domain): removing the shadow that an earlier service left; \(record.peer) makes a new one")
                 ShadowProtection.removeShadowDomain(domain, environment)
-                repairReplicas(of: record)
                 environment.records.remove(record.uuid)
             }
         }
@@ -549,6 +553,26 @@ public final class Registry: @unchecked Sendable {
         let shadow = ShadowProtection(activated: record, environment: environment)
         entries.change { $0.shadows[record.uuid] = shadow }
         reattach(shadow)
+    }
+
+    /// A primary that lives takes its shadow up again within seconds.
+    private static let leftOverSeconds = 600
+
+    private func keep(_ left: ShadowProtection) {
+        entries.change { $0.shadows[left.uuid] = left }
+        DispatchQueue.global().asyncAfter(deadline: .now() + .seconds(Self.leftOverSeconds)) { [weak self, weak left] in
+            guard let self, let left else { return }
+            Log.info("\(left.name): \(left.primary) did not take up its shadow here within \(Self.leftOverSeconds) s; removing it")
+            removeLeftOver(left)
+        }
+    }
+
+    private func removeLeftOver(_ left: ShadowProtection) {
+        admission.withLock {
+            guard entries.read({ $0.shadows[left.uuid] === left }) else { return }
+            do { try left.discard() } catch { Log.warning("\(left.name): \(error)") }
+            entries.change { $0.shadows[left.uuid] = nil }
+        }
     }
 
     /// After a loss of power: what the disks' journal has goes into the replicas, so that they are one epoch's, whatever becomes of them.

@@ -2,6 +2,7 @@ import ControlProtocol
 import Foundation
 import Glibc
 import Libvirt
+import MigrationStream
 import Platform
 import Replication
 import ReplicaStore
@@ -19,7 +20,7 @@ public final class ShadowProtection: @unchecked Sendable {
     private let environment: HostEnvironment
     private let intervalMs: Double
     private let engine: String
-    private let domain: LocalDomain
+    fileprivate let domain: LocalDomain
     /// One change at a time: requests come from several connections.
     private let lock = NSLock()
     private let board: StatusBoard
@@ -42,6 +43,10 @@ public final class ShadowProtection: @unchecked Sendable {
     private let isSettling = Guarded(false)
     /// The firmware's variables that were put here for it, where none were before.
     private var newNVRAM: String?
+    /// The domain that waits, for a shadow of a later session.
+    private let waiting = Guarded<WaitingDomain?>(nil)
+    /// An earlier service left it: it has QEMU and its memory, and waits for its primary to begin a session with that.
+    let isLeftOver: Bool
     /// What it is booted from when its memory is not to be used; nil: it is not to be booted.
     private var coldXML: String?
     /// The guest's other shadows, as its primary told last.
@@ -60,6 +65,7 @@ public final class ShadowProtection: @unchecked Sendable {
         self.name = name
         self.session = session
         self.environment = environment
+        isLeftOver = false
         primary = request.host
         intervalMs = request.intervalMs ?? 0
         engine = request.engine ?? Engine.continuous.rawValue
@@ -68,7 +74,9 @@ public final class ShadowProtection: @unchecked Sendable {
                             reporter: ProtectionReporter(domain: name, uuid: uuid.lowercased(), role: .shadow, peer: primary, environment: environment))
     }
 
-    fileprivate init(record: ProtectionRecord, environment: HostEnvironment) {
+    fileprivate init(record: ProtectionRecord, environment: HostEnvironment, isLeftOver: Bool = false) {
+        self.isLeftOver = isLeftOver
+        waiting.change { $0 = record.waiting }
         uuid = record.uuid
         name = record.domain
         session = record.session
@@ -77,7 +85,7 @@ public final class ShadowProtection: @unchecked Sendable {
         intervalMs = record.intervalMs
         engine = record.engine.rawValue
         domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
-        board = StatusBoard(.failedOver, label: "\(record.domain) <- \(record.peer)",
+        board = StatusBoard(isLeftOver ? .degraded : .failedOver, label: "\(record.domain) <- \(record.peer)",
                             reporter: ProtectionReporter(domain: record.domain, uuid: record.uuid, role: .shadow, peer: record.peer, environment: environment))
         family.change { $0 = record.family }
         carried.change { $0 = record.carried }
@@ -122,23 +130,70 @@ public final class ShadowProtection: @unchecked Sendable {
     // MARK: Preparing
 
     /// Provides the replicas, creates the domain and its worker. On an error nothing is left behind but the replicas.
-    func prepare(_ request: PeerRequest) throws -> PeerResponse {
+    /// - Parameter legacy: of an earlier session, which this one goes on with if it can.
+    func prepare(_ request: PeerRequest, _ legacy: ShadowLegacy? = nil) throws -> PeerResponse {
         try lock.withLock {
-            try refuseIfRunning()
-            let provisioned = try provision(request)
-            try keep(request.carried)
-            family.change { $0 = request.family }
-            try environment.records.write(record(.shadowing))
+            // What waits here already was looked at when it was made.
+            if legacy == nil { try refuseIfRunning() }
+            var isBegun = legacy != nil
             do {
-                if let nvram = request.nvram, try NVRAM.provide(nvram, uuid: uuid, environment.connect()) { newNVRAM = nvram.path }
-                try create(layout.rewrite(request.xml ?? ""))
+                newNVRAM = legacy?.newNVRAM
+                let provisioned = try provision(request)
+                try keep(request.carried)
+                family.change { $0 = request.family }
+                try environment.records.write(record(.shadowing))
+                isBegun = true
+                let xml = try layout.rewrite(request.xml ?? "")
+                if let legacy, legacy.waiting.fits(xml: xml, images: replicas.map(\.path)) {
+                    try goOn(with: legacy)
+                } else {
+                    if legacy != nil { removeDomain() }
+                    if let nvram = request.nvram, try NVRAM.provide(nvram, uuid: uuid, environment.connect()) { newNVRAM = nvram.path }
+                    try create(xml)
+                }
+                try environment.records.write(record(.shadowing))
                 return PeerResponse(phase: .receiving, replicas: layout.replicas, warnings: provisioned.warnings)
             } catch {
-                removeDomain()
-                environment.records.remove(uuid)
+                if isBegun {
+                    removeDomain()
+                    environment.records.remove(uuid)
+                }
                 throw error
             }
         }
+    }
+
+    /// Ends this session, and hands out what another one of the same guest can use; nil: nothing, and it is as it was.
+    func bequeath() throws -> ShadowLegacy? {
+        try lock.withLock {
+            guard !isTakingOver.read({ $0 }) else { throw ControlFailure("The shadow of \(name) is being started on \(environment.hostName)") }
+            guard phase == .receiving || isLeftOver, let waiting = waiting.read({ $0 }), waiting.isThere(domain, socket: incomingSocket) else { return nil }
+            phaseBox.change { $0 = .unknown }
+            stopWorker()
+            noteReplicasSettled()
+            defer { (files, memory, newNVRAM) = (nil, nil, nil) }
+            return ShadowLegacy(waiting, memory: memory, files: files, newNVRAM: newNVRAM)
+        }
+    }
+
+    private func goOn(with legacy: ShadowLegacy) throws {
+        let pid = legacy.waiting.processID
+        processWatch = processDescriptor(pid)
+        memory = try legacy.memory ?? GuestMemory(of: domain, pid: pid, isPreallocated: DomainDefinition(xml: legacy.waiting.xml).isMemoryPreallocated)
+        files = try legacy.takeFiles() ?? ShadowWorker.makeFiles()
+        waiting.change { $0 = legacy.waiting }
+        Log.info("\(name): a shadow waits here already; \(primary) sends what it lacks")
+        try startWorker()
+    }
+
+    private var incomingSocket: String { "\(environment.configuration.runtimeDirectory)/\(uuid)/incoming.sock" }
+
+    private func stopWorker() {
+        let old = worker.change { current in
+            defer { current = nil }
+            return current
+        }
+        old?.stop()
     }
 
     private var provisioner: ReplicaProvisioner { ReplicaProvisioner(uuid: uuid, domain: name, environment: environment) }
@@ -167,6 +222,7 @@ public final class ShadowProtection: @unchecked Sendable {
         var record = ProtectionRecord(uuid: uuid, domain: name, role: .shadow, phase: phase, peer: primary, session: session, intervalMs: intervalMs,
                                       withoutDisks: true, savedParameters: [:], chosenEngine: Engine(rawValue: engine), carried: carried.read { $0 })
         record.family = family.read { $0 }
+        if phase == .shadowing { record.waiting = waiting.read { $0 } }
         return record
     }
 
@@ -252,6 +308,7 @@ public final class ShadowProtection: @unchecked Sendable {
         try domain.monitor(MigrateIncoming(uri: "unix:\(folder)/incoming.sock"))
         memory = try GuestMemory(of: domain, pid: pid, isPreallocated: DomainDefinition(xml: xml).isMemoryPreallocated)
         files = try ShadowWorker.makeFiles()
+        waiting.change { $0 = WaitingDomain(xml: xml, processID: pid, images: replicas.map(\.path)) }
         try startWorker()
     }
 
@@ -260,6 +317,7 @@ public final class ShadowProtection: @unchecked Sendable {
         var options = ShadowWorkerOptions(session: session, domain: name, sharedBlocks: memory.files.map(\.block),
                                           peerTimeoutMs: Double(environment.configuration.peerTimeoutMs))
         options.waitingBlocks = memory.blocks
+        options.knownHeader = waiting.read { $0?.header }
         options.disks = replicas
         options.diskFolder = provisioner.records.epochFolder(uuid)
         let process = try WorkerProcess(name: name, start: WorkerCommand(.startShadow, shadow: options),
@@ -282,11 +340,23 @@ public final class ShadowProtection: @unchecked Sendable {
         switch event.kind {
         case .linkLost:
             if phase == .receiving { board.set(.degraded, event.reason ?? "The connection to \(primary) broke", cause: .peerLost) }
+        case .introduced:
+            guard let header = event.header else { return }
+            // Not here: whoever holds the lock may wait for the next event.
+            DispatchQueue.global().async { [weak self] in self?.note(header) }
         case .sessionLost, .failed:
             board.set(.degraded, event.reason ?? "The shadow worker gave up")
             events.change { $0.append(event) }
         default:
             events.change { $0.append(event) }
+        }
+    }
+
+    private func note(_ header: StreamHeader) {
+        lock.withLock {
+            guard phase == .receiving else { return }
+            waiting.change { $0?.header = header }
+            do { try environment.records.write(record(.shadowing)) } catch { Log.warning("\(name): \(error)") }
         }
     }
 
@@ -337,7 +407,7 @@ public final class ShadowProtection: @unchecked Sendable {
             }
             let begin = MonotonicTime.now
             guard let current = worker.read({ $0 }) else { throw ControlFailure("The shadow of \(name) has no worker at the moment", advice: "Try again") }
-            current.order(WorkerCommand(.activate, path: "\(environment.configuration.runtimeDirectory)/\(uuid)/incoming.sock"))
+            current.order(WorkerCommand(.activate, path: incomingSocket))
             let event = awaitEvent([.activated, .activationFailed], milliseconds: 12_000)
             guard let event, event.kind == .activated, let epoch = event.epoch else {
                 phaseBox.change { $0 = .failed }
@@ -415,11 +485,7 @@ public final class ShadowProtection: @unchecked Sendable {
             guard phase == .receiving, let coldXML else { throw ControlFailure("The shadow of \(name) on \(environment.hostName) is \(phase.rawValue), and not to be booted") }
             let begin = MonotonicTime.now
             phaseBox.change { $0 = .failed }
-            let old = worker.change { current in
-                defer { current = nil }
-                return current
-            }
-            old?.stop()
+            stopWorker()
             newNVRAM = nil  // It is what the guest boots from.
             removeDomain()
             if !replicas.isEmpty { try provisioner.noteInUse() }
@@ -483,11 +549,7 @@ public final class ShadowProtection: @unchecked Sendable {
             guard phase == .receiving || (phase == .loaded && !byResume), byResume || isDead else { return false }
             phaseBox.change { $0 = .failed }
             board.set(.degraded, byResume ? "Somebody resumed the waiting shadow; it is made anew" : "The shadow's QEMU ended; it is made anew")
-            let old = worker.change { current in
-                defer { current = nil }
-                return current
-            }
-            old?.stop()
+            stopWorker()
             noteReplicasSettled()
             removeDomain()
             environment.records.remove(uuid)
@@ -501,11 +563,7 @@ public final class ShadowProtection: @unchecked Sendable {
             guard phase != .running else { throw ControlFailure("The shadow of \(name) runs on \(environment.hostName): it is the guest now") }
             guard !isTakingOver.read({ $0 }) else { throw ControlFailure("The shadow of \(name) is being started on \(environment.hostName)") }
             phaseBox.change { $0 = .unknown }
-            let old = worker.change { current in
-                defer { current = nil }
-                return current
-            }
-            old?.stop()
+            stopWorker()
             removeDomain()
             noteReplicasSettled()
             environment.records.remove(uuid)
@@ -575,5 +633,14 @@ extension ShadowProtection {
         self.init(record: record, environment: environment)
         finishActivation(record)
         markRunning()
+    }
+
+    /// A shadow that an earlier service left waiting, for its primary to begin a session with; nil: nothing waits that could be used.
+    convenience init?(leftBy record: ProtectionRecord, environment: HostEnvironment) {
+        guard let waiting = record.waiting else { return nil }
+        self.init(record: record, environment: environment, isLeftOver: true)
+        guard waiting.isThere(domain, socket: incomingSocket) else { return nil }
+        phaseBox.change { $0 = .unknown }
+        board.set(.degraded, "Left by an earlier service; \(primary) takes it up again")
     }
 }

@@ -13,6 +13,8 @@ final class Follower: @unchecked Sendable {
     let connection = Guarded<UInt64>(0)
     /// (periodic) The epoch that broke with an earlier connection.
     let lostEpoch = Guarded<UInt64?>(nil)
+    /// What the shadow said that it holds of an earlier session.
+    private let memory = Guarded(ShadowContent.notToldYet)
     private let statistics: SharedStatistics
     private let link = Guarded<Link?>(nil)
     private let lost = Guarded(false)
@@ -66,6 +68,18 @@ final class Follower: @unchecked Sendable {
 
     func use(_ link: Link?) { self.link.change { $0 = link } }
 
+    /// The shadow has told all that it holds; nil: nothing.
+    func note(_ content: KnownMemory?) { memory.change { $0 = content.map { .memory($0) } ?? .nothing } }
+
+    /// What the shadow holds when its guest's memory is laid out as in `header`: it clears what was for another layout.
+    func table(for header: StreamHeader) throws -> PageTable {
+        switch memory.read({ $0 }) {
+        case .notToldYet: throw WorkerFailure("\(target.peer) has not told yet what its memory holds")
+        case .memory(let known) where known.header == header: return known.table
+        case .memory, .nothing: return try PageTable(header.blocks)
+        }
+    }
+
     /// Keeps the memory of the captures free, however slow the shadow is: what waits is merged, until there is no memory for that either.
     /// Returns when the backlog is over, or that came to pass.
     func keepCompact() -> Bool {
@@ -73,5 +87,28 @@ final class Follower: @unchecked Sendable {
             if !backlog.compact(over: ceilingBytes / 8, milliseconds: 1000), backlog.held.captured > ceilingBytes / 4 { return false }
         }
         return true
+    }
+}
+
+private enum ShadowContent: Sendable { case notToldYet, nothing, memory(KnownMemory) }
+
+/// The memory of a shadow that an earlier session filled, by hashes.
+struct KnownMemory: Sendable {
+    /// More than any host has: whoever tells of more is not believed.
+    private static let mostBytes: UInt64 = 1 << 46
+
+    let header: StreamHeader
+    let table: PageTable
+    /// Pages that are not zero, 4096 bytes each.
+    var bytes: UInt64 = 0
+
+    init(_ header: StreamHeader) throws {
+        var total: UInt64 = 0
+        for block in header.blocks {
+            total = total.addingReportingOverflow(block.length).partialValue
+            guard block.length <= Self.mostBytes, total <= Self.mostBytes else { throw FrameError.badContent("The shadow tells of RAM blocks of \(block.length) bytes") }
+        }
+        self.header = header
+        table = try PageTable(header.blocks)
     }
 }

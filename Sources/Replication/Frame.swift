@@ -30,6 +30,11 @@ enum FrameType: UInt8 {
     case chunkHashes = 19
     /// JSON `ReplicaSeed` list: `chunkHashes` of all disks have been sent, and how they were made.
     case replicas = 20
+    /// JSON `StreamHeader`: what the shadow's memory is laid out for. `pageHashes` of that memory follow.
+    case memory = 21
+    /// Hashes of pages one after the other, 16 bytes each, zeros for a page of zeros; the frame's epoch: the first one's `PageLocation`. Pages of which
+    /// none tells are zero. Without a hash: that was all.
+    case pageHashes = 22
 }
 
 /// One frame, all numbers little-endian:

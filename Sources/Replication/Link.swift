@@ -40,7 +40,7 @@ final class Link: @unchecked Sendable {
     private static func hash(for type: FrameType, _ session: PageHash) -> PageHash {
         switch type {
         case .pages, .device, .commit, .acknowledge, .disk: session
-        case .hello, .heartbeat, .welcome, .failure, .streamHeader, .chunkHashes, .replicas: openingHash
+        case .hello, .heartbeat, .welcome, .failure, .streamHeader, .chunkHashes, .replicas, .memory, .pageHashes: openingHash
         }
     }
 
@@ -90,11 +90,12 @@ final class Link: @unchecked Sendable {
         for record in epoch.filledRecords where !record.location.isDropped {
             var word = record.location.word
             if !record.location.isFill, let page = record.bytes {
-                if record.location.isPatch, let slot = slots.map({ $0 + blobs * PageCodec.slotBytes }) {
+                let slot = slots.map { $0 + blobs * PageCodec.slotBytes }
+                if record.location.isPatch, let slot {
                     let length = PageCodec.compress(patch: page, length: PagePatch.length(of: page) ?? 0, into: slot)
                     vectors[blobs + 1] = iovec(iov_base: slot, iov_len: length)
                     bytes += length
-                } else if let slot = slots.map({ $0 + blobs * PageCodec.slotBytes }), let length = PageCodec.compress(page, into: slot) {
+                } else if let slot, let length = PageCodec.compress(page, into: slot) {
                     word |= PageLocation.compressedBit
                     vectors[blobs + 1] = iovec(iov_base: slot, iov_len: length)
                     bytes += length

@@ -1,10 +1,12 @@
+import Glibc
 import MigrationStream
 import Platform
 
 /// What the shadow holds of every page, by hash: 16 bytes a page, in memory that costs nothing before it is touched.
 ///
-/// An entry of 0 means a page of zeros: that is what a fresh shadow holds, so pages the guest never used cost neither wire nor memory.
-final class PageTable {
+/// An entry of 0 means a page of zeros: that is what a fresh shadow holds, so pages the guest never used cost neither wire nor memory. One that kept
+/// its memory from an earlier session tells what it holds first (`learn`).
+final class PageTable: @unchecked Sendable {
     private struct Block {
         let memory: MappedMemory
         let pages: UInt64
@@ -28,6 +30,15 @@ final class PageTable {
         if entry[0] == low, entry[1] == high { return false }
         entry[0] = low
         entry[1] = high
+        return true
+    }
+
+    /// Takes over what the shadow says that it holds, from `first` on. False: there are no such pages.
+    func learn(_ hashes: UnsafeRawBufferPointer, first: PageLocation) -> Bool {
+        guard !first.hasUnknownBits, blocks.indices.contains(first.block), hashes.count % 16 == 0 else { return false }
+        let block = blocks[first.block]
+        guard first.page <= block.pages, UInt64(hashes.count / 16) <= block.pages - first.page else { return false }
+        if let base = hashes.baseAddress { memcpy(block.memory.base + Int(first.page) * 16, base, hashes.count) }
         return true
     }
 

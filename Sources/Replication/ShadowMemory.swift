@@ -7,7 +7,7 @@ import Platform
 /// Everything a shadow worker knows, in memory files that its parent holds as well: when the worker dies, its successor goes on
 /// from here, and an epoch that was being applied is applied again from the journal.
 ///
-///     state file     0      magic | committed epoch | device slot | length 0 | length 1 | header length
+///     state file     0      magic | committed epoch | device slot | length 0 | length 1 | header length | session (16 bytes)
 ///                    4 KiB  the stream's header, JSON
 ///                    1 MiB  device state, slot 0 (64 MiB)
 ///                   65 MiB  device state, slot 1
@@ -16,6 +16,9 @@ import Platform
 ///                    4 KiB  the epoch's frames as received
 ///
 /// Both files are sparse; what is not used costs nothing.
+///
+/// A new session begins with the memory as the one before left it: no epoch, but mostly what the guest still has. The source is told by hashes
+/// (`hashes`), and sends the rest.
 final class ShadowMemory: @unchecked Sendable {
     static let mebibyte = 1 << 20
     static let deviceLimit = 64 << 20
@@ -64,7 +67,8 @@ final class ShadowMemory: @unchecked Sendable {
     }
 
     /// Maps the files. All descriptors stay the caller's, for as long as this lives.
-    init(_ files: [SharedFile], journalFD: Int32, stateFD: Int32) throws {
+    /// - Parameter header: what the shared files were filled for, when the state file that tells it is lost; nil: they hold nothing of value.
+    init(_ files: [SharedFile], journalFD: Int32, stateFD: Int32, header: StreamHeader? = nil) throws {
         self.journalFD = journalFD
         self.stateFD = stateFD
         var info = stat()
@@ -80,7 +84,23 @@ final class ShadowMemory: @unchecked Sendable {
         journal = try MappedMemory.shared(journalFD, length: ramBytes + ramBytes / 64 + (4 << 30), what: "the journal")
         guard fstat(journalFD, &info) == 0 else { throw SystemError("fstat", "journal") }
         journalBytes = Int(info.st_size)
-        if word(0) == Self.magic { try restore() }
+        if word(0) == Self.magic {
+            try restore()
+        } else if let header, (try? place(header)) != nil {
+            try keep(header)
+        }
+    }
+
+    /// What an earlier session committed is none of this one's epochs.
+    func begin(_ session: UUID) {
+        let (low, high) = withUnsafeBytes(of: session.uuid) { ($0.load(as: UInt64.self), $0.load(fromByteOffset: 8, as: UInt64.self)) }
+        guard word(6) != low || word(7) != high else { return }
+        setWord(1, 0)
+        setWord(3, 0)
+        setWord(4, 0)
+        setJournalWord(1, 0)
+        setWord(6, low)
+        setWord(7, high)
     }
 
     // MARK: State words
@@ -102,21 +122,30 @@ final class ShadowMemory: @unchecked Sendable {
 
     // MARK: Introduction
 
-    /// Takes the stream's header of a new session, or compares it with the one this session has.
+    /// Takes the stream's header of a new session, or compares it with the one this session has. Memory that was filled for another one is cleared.
     func introduce(_ header: StreamHeader, waiting: [WaitingBlock] = []) throws {
         if let known = self.header {
-            guard known == header else { throw WorkerFailure("The primary's RAM layout is not the one this session began with") }
-            return
+            if known == header { return }
+            guard committedEpoch == 0 else { throw WorkerFailure("The primary's RAM layout is not the one this session began with") }
+            self.header = nil
         }
-        let json = try JSONEncoder().encode(header)
-        guard json.count <= Self.headerLimit else { throw WorkerFailure("The stream's header has \(json.count) bytes") }
         if !waiting.isEmpty { try Self.check(header, fits: waiting) }
+        setWord(0, 0)
         try place(header)
-        do { try clear() } catch {
+        do {
+            try clear()
+            try keep(header)
+        } catch {
             // With a header the next connection would go on over memory that is not zero.
             self.header = nil
             throw error
         }
+    }
+
+    /// For a successor.
+    private func keep(_ header: StreamHeader) throws {
+        let json = try JSONEncoder().encode(header)
+        guard json.count <= Self.headerLimit else { throw WorkerFailure("The stream's header has \(json.count) bytes") }
         json.withUnsafeBytes { bytes in
             if let base = bytes.baseAddress { memcpy(state.base + 4096, base, bytes.count) }
         }
@@ -126,6 +155,7 @@ final class ShadowMemory: @unchecked Sendable {
 
     /// A fresh shadow counts as all zero: that is what the source's page table starts from.
     private func clear() throws {
+        guard clinux_punch_hole(stateFD, off_t(Self.blocksAt), off_t(Self.otherBlocksLimit)) == 0 else { throw SystemError("fallocate", "shadow state") }
         for (mapped, block) in ram.map({ ($0, $0.file.block) }) {
             guard block.isPreallocated else {
                 guard clinux_punch_hole(mapped.file.fd, 0, off_t(block.byteCount)) == 0 else { throw SystemError("fallocate", "the shadow's \(block.name)") }
@@ -193,6 +223,56 @@ final class ShadowMemory: @unchecked Sendable {
         let offset = location.page << 12
         guard offset < header.blocks[location.block].length else { return nil }
         return blocks[location.block].base + Int(offset)
+    }
+
+    // MARK: Hashes
+
+    /// A page to go on from.
+    struct Cursor {
+        fileprivate var block = 0
+        fileprivate var page = 0
+    }
+
+    /// Hashes pages from `cursor` on to `buffer`, which has room for `most` of them; those of zeros as 0. Returns which ones, without the zero ones at
+    /// both ends; nil: there are no more. What was never written to is passed over.
+    func hashes(from cursor: inout Cursor, _ hasher: PageHash.Hasher, to buffer: UnsafeMutablePointer<UInt64>, most: Int) -> (first: PageLocation, count: Int)? {
+        guard let header, cursor.block < header.blocks.count else { return nil }
+        let block = header.blocks[cursor.block], pages = Int(block.length) / PageLocation.pageBytes
+        let data = occupied(block, from: cursor.page)
+        guard let data, data.lowerBound < pages else {
+            cursor = Cursor(block: cursor.block + 1, page: 0)
+            return (PageLocation(block: block.index, offset: 0), 0)
+        }
+        let range = data.lowerBound..<min(data.upperBound, pages, data.lowerBound + most)
+        var (first, end) = (range.upperBound, range.upperBound)
+        for page in range {
+            let (low, high) = hasher.hash128(blocks[block.index].base + page * PageLocation.pageBytes, PageLocation.pageBytes)
+            let isZero = hasher.isZeroPage(low, high)
+            if first == range.upperBound, isZero { continue }
+            if first == range.upperBound { first = page }
+            if !isZero { end = page + 1 }
+            buffer[(page - first) * 2] = isZero ? 0 : low.littleEndian
+            buffer[(page - first) * 2 + 1] = isZero ? 0 : high.littleEndian
+        }
+        cursor.page = range.upperBound
+        return (PageLocation(block: block.index, offset: UInt64(first) << 12), first == range.upperBound ? 0 : end - first)
+    }
+
+    /// The next pages of a block that may hold something; nil: there are none. Reading a hole of a memory file fills it: 0.4 s for the 128 MiB of a
+    /// QXL device, mostly never touched.
+    private func occupied(_ block: RAMBlock, from page: Int) -> Range<Int>? {
+        let pages = Int(block.length) / PageLocation.pageBytes
+        guard page < pages else { return nil }
+        let shared = ram.first { $0.file.block.name == block.name }
+        let fd = shared?.file.fd ?? stateFD
+        let start = shared == nil ? blocks[block.index].base - state.base : 0
+        let data = Int(lseek(fd, off_t(start + page * PageLocation.pageBytes), 3 /* SEEK_DATA */))
+        // ENXIO: only a hole up to the file's end. Other errors: the file system does not know.
+        guard data >= 0 else { return errno == ENXIO ? nil : page..<pages }
+        let first = (data - start) / PageLocation.pageBytes
+        guard first < pages else { return nil }
+        let hole = Int(lseek(fd, off_t(data), 4 /* SEEK_HOLE */))
+        return first..<(hole > data ? min(pages, (hole - start + PageLocation.pageBytes - 1) / PageLocation.pageBytes) : pages)
     }
 
     // MARK: Journal
@@ -288,21 +368,13 @@ final class ShadowMemory: @unchecked Sendable {
         return try body(ActivationStream(header: header, contents: contents, deviceState: deviceState))
     }
 
-    /// The parts of a block beside the RAM that were ever written to. Video memory is mostly not, and reading a hole of a memory file
-    /// allocates it: 0.4 s for the 128 MiB of a QXL device.
-    private func occupied(_ block: RAMBlock) -> [Range<Int>]? {
-        let start = blocks[block.index].base - state.base, end = start + Int(block.length)
+    /// The parts of a block that were ever written to, bytes.
+    private func occupied(_ block: RAMBlock) -> [Range<Int>] {
         var ranges: [Range<Int>] = []
-        var at = start
-        while at < end {
-            let data = Int(lseek(stateFD, off_t(at), 3 /* SEEK_DATA */))
-            // ENXIO: only a hole up to the file's end.
-            guard data >= 0 else { return errno == ENXIO ? ranges : nil }
-            guard data < end else { break }
-            let hole = Int(lseek(stateFD, off_t(data), 4 /* SEEK_HOLE */))
-            guard hole > data else { return nil }
-            ranges.append(data - start..<min(hole, end) - start)
-            at = hole
+        var page = 0
+        while let next = occupied(block, from: page) {
+            ranges.append(next.lowerBound * PageLocation.pageBytes..<next.upperBound * PageLocation.pageBytes)
+            page = next.upperBound
         }
         return ranges
     }

@@ -9,7 +9,7 @@ import ReplicaStore
 ///
 ///                    Hello                       commit: apply, acknowledge
 ///     [unintroduced] ------> [first copy] ------------------------> [following] ---.
-///                             epoch 0, applied at once    pages, device | ^________|
+///                     hashes  epoch 0, applied at once    pages, device | ^________|
 ///                                                                       v
 ///                                               activate: [sealed], nothing is applied any more
 public final class ShadowWorker: @unchecked Sendable {
@@ -42,7 +42,7 @@ public final class ShadowWorker: @unchecked Sendable {
 
     public convenience init(options: ShadowWorkerOptions, parent: WorkerChannel, statistics: SharedStatistics) throws {
         let files = options.sharedBlocks.enumerated().map { ShadowMemory.SharedFile($0.element, fd: Self.firstBlockDescriptor + Int32($0.offset)) }
-        let memory = try ShadowMemory(files, journalFD: Self.journalDescriptor, stateFD: Self.stateDescriptor)
+        let memory = try ShadowMemory(files, journalFD: Self.journalDescriptor, stateFD: Self.stateDescriptor, header: options.knownHeader)
         try self.init(options: options, parent: parent, statistics: statistics, memory: memory)
     }
 
@@ -52,6 +52,7 @@ public final class ShadowWorker: @unchecked Sendable {
         self.parent = parent
         self.statistics = statistics
         self.memory = memory
+        memory.begin(options.session)
         guard !options.disks.isEmpty else { return }
         guard options.disks.count <= DiskEntry.mostDisks, options.disks.map(\.index) == Array(0..<options.disks.count) else {
             throw WorkerFailure("The replicas are numbered \(options.disks.map(\.index)), not from 0 on, or are more than \(DiskEntry.mostDisks)")
@@ -161,7 +162,10 @@ public final class ShadowWorker: @unchecked Sendable {
         }
         do {
             try introduce(link)
-            if memory.committedEpoch == 0 { try sendHashes(link, acknowledger) }
+            if memory.committedEpoch == 0 {
+                try tellMemory(link, acknowledger)
+                try sendHashes(link, acknowledger)
+            }
             try frames(link, acknowledger)
         } catch let error as ChannelError {
             return error.description
@@ -193,8 +197,39 @@ public final class ShadowWorker: @unchecked Sendable {
     }
 
     private func take(_ header: StreamHeader) throws {
+        let isNews = memory.header != header
         try memory.introduce(header, waiting: options.waitingBlocks)
+        if isNews { tell(header) }
         statistics[.syncBytesTotal] = header.blocks.reduce(0) { $0 + $1.length }
+    }
+
+    /// To the parent, for a worker of a later service, which has QEMU's memory but not this one's files.
+    private func tell(_ header: StreamHeader) {
+        var event = WorkerEvent(.introduced)
+        event.header = header
+        // A layout that makes too long a message is not kept: all of the memory is copied then.
+        tell(event)
+    }
+
+    /// Pages to a frame of hashes.
+    private static let mostHashes = PageFrame.mostBlobBytes / 16
+
+    /// Tells the source what the memory holds from an earlier session, so that only the rest crosses the wire.
+    private func tellMemory(_ link: Link, _ acknowledger: Acknowledger) throws {
+        if let header = memory.header { try link.send(.memory, data: JSONEncoder().encode(header)) }
+        let buffer = UnsafeMutablePointer<UInt64>.allocate(capacity: Self.mostHashes * 2)
+        defer { buffer.deallocate() }
+        var cursor = ShadowMemory.Cursor()
+        while true {
+            // 256 MiB at most at a time, a small part of a second.
+            let found = acknowledger.whileBusy(0) {
+                sessionHash.withHasher { memory.hashes(from: &cursor, $0, to: buffer, most: Self.mostHashes) }
+            }
+            if sealing.read({ $0.isEnding }) { throw ChannelError.interrupted }
+            guard let (first, count) = found else { break }
+            if count > 0 { try link.send(.pageHashes, epoch: first.word, blob: UnsafeRawBufferPointer(start: buffer, count: count * 16)) }
+        }
+        try link.send(.pageHashes, blob: UnsafeRawBufferPointer(start: buffer, count: 0))
     }
 
     private var sessionHash = Link.openingHash

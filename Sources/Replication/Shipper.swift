@@ -36,8 +36,6 @@ final class Shipper: @unchecked Sendable {
     private var backlog: Backlog { follower.backlog }
 
     func run() {
-        // Disks are copied before QEMU's stream begins.
-        guard worker.disks != nil || awaitHeader() else { return }
         var attempt = 0
         var refusals = 0
         var toldReasons: Set<String> = []
@@ -87,13 +85,6 @@ final class Shipper: @unchecked Sendable {
         error is ShadowFailure ? "\(follower.target.peer) cannot follow: \(error)" : "No connection to \(follower.target.peer): \(error)"
     }
 
-    private func awaitHeader() -> Bool {
-        while !backlog.isStopped {
-            if worker.header.wait(until: MonotonicTime.now.adding(milliseconds: 200), { $0 }) != nil { return true }
-        }
-        return false
-    }
-
     // MARK: Connecting
 
     @_optimize(none)  // Swift 6.0's optimizer crashes on it: "All discovered blocks must be live"
@@ -105,6 +96,8 @@ final class Shipper: @unchecked Sendable {
                                peer: follower.target.peer, purpose: .data, session: follower.target.session, deadline: deadline)
         let link = Link(socket, hash: hash, stallMilliseconds: options.peerTimeoutMs, compressesPages: options.engine == .periodic)
         follower.use(link)
+        // It is asked again, and may have been cleared.
+        if !firstCopyStarted { table = nil }
         let hello = Hello(domain: options.domain, hashSecret: Data(hash.secret), header: header,
                           disks: options.disks.map(\.byteCount),
                           firstEpoch: firstCopyStarted ? backlog.counts.committed + 1 : 0)
@@ -147,7 +140,7 @@ final class Shipper: @unchecked Sendable {
         let broken = Guarded<(any Error)?>(nil)
         let finished = Guarded(false)
         let isOver = Guarded(false)
-        let shadowReads = Guarded(worker.disks == nil || backlog.counts.committed > 0)
+        let shadowReads = Guarded(backlog.counts.committed > 0)
         startThread("commits") { [self] in
             do { try hearCommits(link, shadowReads) { isOver.read { $0 } } } catch { broken.change { $0 = error } }
             link.shutDown()
@@ -176,8 +169,8 @@ final class Shipper: @unchecked Sendable {
         }
     }
 
-    /// With disks the shadow stops reading twice, perhaps for minutes: while it looks through its replicas, and while it puts the first
-    /// copy on stable storage, before the first epoch. What is sent meanwhile fills the connection until it counts as broken, which
+    /// The shadow stops reading while it looks through the memory that it kept, and with disks twice, perhaps for minutes: while it looks through
+    /// its replicas, and while it puts the first copy on stable storage, before the first epoch. What is sent meanwhile fills the connection until it counts as broken, which
     /// during the first copy costs the session. False: not yet, and a heartbeat is due.
     private func awaitShadow(_ shadowReads: Guarded<Bool>) -> Bool {
         let limit = MonotonicTime.now.adding(milliseconds: options.keepaliveMs)
@@ -224,7 +217,7 @@ final class Shipper: @unchecked Sendable {
     private func tellHeader(_ link: Link) throws {
         guard table == nil || !hasToldHeader else { return }
         guard let header = worker.header.read({ $0 }) else { throw WorkerFailure("Pages were captured before the stream's header") }
-        if table == nil { table = try PageTable(header.blocks) }
+        if table == nil { table = try follower.table(for: header) }
         guard !hasToldHeader else { return }
         try link.send(.streamHeader, data: JSONEncoder().encode(header))
         hasToldHeader = true
@@ -267,6 +260,7 @@ final class Shipper: @unchecked Sendable {
     private func hearCommits(_ link: Link, _ shadowReads: Guarded<Bool>, _ isOver: () -> Bool) throws {
         let buffer = FrameBuffer()
         let known = backlog.counts.committed
+        var memory: KnownMemory?
         var first = true
         while true {
             let frame = try link.receive(to: buffer.base, deadline: MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs))
@@ -290,12 +284,31 @@ final class Shipper: @unchecked Sendable {
                 let seeds = try JSONDecoder().decode([ReplicaSeed].self, from: Data(try link.blob(frame, buffer.base)))
                 try learnReplicas(seeds)
                 if seeds.isEmpty { shadowReads.change { $0 = true } }
+            case .memory:
+                memory = try KnownMemory(JSONDecoder().decode(StreamHeader.self, from: Data(try link.blob(frame, buffer.base))))
+            case .pageHashes:
+                guard try learnPages(PageLocation(word: frame.epoch), try link.blob(frame, buffer.base), &memory) else { continue }
+                if worker.disks == nil { shadowReads.change { $0 = true } }
             case .chunkHashes:
                 try learnHashes(disk: Int(frame.epoch >> 48), first: Int(frame.epoch & ((1 << 48) - 1)), try link.blob(frame, buffer.base))
             default:
                 throw FrameError.unexpected(frame.type, state: "waiting for commits")
             }
         }
+    }
+
+    /// True: those were all.
+    private func learnPages(_ first: PageLocation, _ hashes: UnsafeRawBufferPointer, _ known: inout KnownMemory?) throws -> Bool {
+        guard !hashes.isEmpty else {
+            follower.note(known)
+            var event = WorkerEvent(.memoryKnown, peer: follower.index)
+            event.bytes = known?.bytes ?? 0
+            worker.tell(event)
+            return true
+        }
+        guard known?.table.learn(hashes, first: first) == true else { throw FrameError.badContent("The shadow sent hashes of pages that it did not tell of") }
+        known?.bytes += UInt64(hashes.count / 16 * PageLocation.pageBytes)
+        return false
     }
 
     /// First how the replicas' chunks are hashed, then, when all hashes have come, an empty list.

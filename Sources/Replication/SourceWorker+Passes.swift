@@ -104,7 +104,7 @@ private final class PassRunner {
         var sink = PassSink(worker: worker, readPool: readPool, number: isFirst ? 0 : number, connection: connection, mayWait: kind == .migration) { [self] blocks throws(StreamError) in
             // Known before the first page goes out.
             worker.header.change { $0 = $0 ?? dialogue.header }
-            return try pages(for: blocks)
+            return try pages(for: blocks, dialogue.header)
         }
         defer { sink.deallocate() }
         // A migration that breaks leaves the guest running: that is how an order to end, or the service's own end, ends it.
@@ -144,19 +144,20 @@ private final class PassRunner {
         sent = []
     }
 
-    private func pages(for blocks: [RAMBlock]) throws(StreamError) -> (PageTable, PatchTable) {
+    private func pages(for blocks: [RAMBlock], _ header: StreamHeader?) throws(StreamError) -> (PageTable, PatchTable) {
         worker.statistics[.syncBytesTotal] = blocks.reduce(0) { $0 + $1.length }
         worker.statistics[.syncBytes] = 0
         if let tables {
             guard blocks == self.blocks else { throw StreamError(.badBlockList(reason: "The guest's memory has another layout than before"), section: "ram start", offset: 0) }
             return tables
         }
-        do {
-            let fresh = (try PageTable(blocks), try PatchTable(blocks))
+        do throws(any Error) {
+            guard let header else { throw WorkerFailure("It has no header") }
+            let fresh = (try worker.followers[0].table(for: header), try PatchTable(blocks))
             (tables, self.blocks) = (fresh, blocks)
             return fresh
         } catch {
-            throw StreamError(.system(call: "mmap", code: error.code), section: "ram start", offset: 0)
+            throw StreamError(.badBlockList(reason: "\(error)"), section: "ram start", offset: 0)
         }
     }
 

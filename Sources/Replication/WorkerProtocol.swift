@@ -1,6 +1,7 @@
 import CLinux
 import Foundation
 import Glibc
+import MigrationStream
 import Platform
 import ReplicaStore
 
@@ -145,6 +146,8 @@ public struct ShadowWorkerOptions: Codable, Sendable {
     /// All blocks of the waiting QEMU, which the primary's have to fit; empty: nobody knows.
     public var waitingBlocks: [WaitingBlock] = []
     public var peerTimeoutMs: Double
+    /// What the shared blocks were filled for, by a worker whose other files are lost.
+    public var knownHeader: StreamHeader?
     /// The replicas of the disks, and the folder with their journal.
     public var disks: [ReplicaSet.Disk] = []
     public var diskFolder = ""
@@ -228,6 +231,8 @@ public struct WorkerEvent: Codable, Sendable {
         case firstCopyRead
         /// (source) The shadow's replicas are known, the mirrors may begin; their first copy is over, QEMU's stream may begin.
         case disksPrepared, disksFollowing
+        /// (source) What the shadow's memory holds of an earlier session is known: `bytes`. The first copy leaves that out.
+        case memoryKnown
         /// An epoch was committed for the first time on this connection: the shadow follows.
         case following
         case linkLost
@@ -252,6 +257,8 @@ public struct WorkerEvent: Codable, Sendable {
         case passFailed, passCommitted
         /// (periodic) An answer to `cutDisks`.
         case disksCut
+        /// (shadow) The primary's memory is laid out like this: `header`.
+        case introduced
         /// (shadow) The state went into QEMU, or why not.
         case activated, activationFailed
         case failed
@@ -262,6 +269,8 @@ public struct WorkerEvent: Codable, Sendable {
     /// CLOCK_MONOTONIC nanoseconds: when the guest was stopped for `epoch`.
     public var at: UInt64?
     public var isWhole: Bool?
+    public var bytes: UInt64?
+    public var header: StreamHeader?
     /// (source) The shadow that it is about, as a place in the options; absent: all.
     public var peer: Int?
 

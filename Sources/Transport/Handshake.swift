@@ -41,7 +41,7 @@ public enum HandshakeError: Error, CustomStringConvertible, Sendable {
 /// Both prove that they know the secret over nonces of both, so that a recorded exchange proves nothing later; the labels keep
 /// one side's proof from being reflected as the other's.
 public enum Handshake {
-    public static let version: UInt16 = 4
+    public static let version: UInt16 = 5
     static let magic = Array("SVP1".utf8)
     static let nonceBytes = 32
     static let longestName = 64

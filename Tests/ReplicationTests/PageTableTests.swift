@@ -112,4 +112,24 @@ final class PageTableTests: XCTestCase {
         XCTAssertLessThan(perPage, 20)
         withExtendedLifetime(table) {}
     }
+
+    /// A shadow that kept its memory tells of it; one that tells of pages that are not there is not believed.
+    func testWhatTheShadowTells() throws {
+        let table = try table()
+        let hashes = (0..<4).flatMap { index -> [UInt64] in
+            guard index > 0 else { return [0, 0] }
+            let (low, high) = hash.withHasher { $0.hash128(pages + index * 4096, 4096) }
+            return [low, high]
+        }
+        func learn(_ location: PageLocation, _ count: Int) -> Bool { hashes.withUnsafeBytes { table.learn(UnsafeRawBufferPointer(rebasing: $0[..<(count * 16)]), first: location) } }
+        XCTAssertTrue(learn(PageLocation(block: 0, offset: 100 << 12), 4))
+        let told = filter(table, [(0, 100, .page(0)), (0, 101, .page(1)), (0, 102, .page(3)), (0, 103, .page(3)), (0, 104, .fill(0))])
+        XCTAssertEqual(told.what, ["drop", "drop", "page", "drop", "drop"])
+        XCTAssertTrue(learn(PageLocation(block: 1, offset: 0), 2))
+        XCTAssertFalse(learn(PageLocation(block: 1, offset: 4096), 2), "Only one is there")
+        XCTAssertFalse(learn(PageLocation(block: 1, offset: 1 << 40), 1))
+        XCTAssertFalse(learn(PageLocation(block: 2, offset: 0), 1))
+        XCTAssertFalse(learn(PageLocation(word: PageLocation.droppedBit), 1))
+        XCTAssertTrue(learn(PageLocation(block: 1, offset: 8192), 0))
+    }
 }

@@ -44,9 +44,14 @@ final class QEMUStandIn: @unchecked Sendable {
     private(set) var pausesMilliseconds: [Double] = []
     private var random: Seeded
 
-    init(_ path: String, seed: UInt64) throws {
+    /// - Parameter memory: of a guest that ran before.
+    init(_ path: String, seed: UInt64, memory known: [[UInt8]]? = nil) throws {
         socket = try UnixSocket.connect(path)
         random = Seeded(seed)
+        if let known {
+            memory = known
+            return
+        }
         memory = [[UInt8](repeating: 0, count: Self.ramBytes), [UInt8](repeating: 0, count: Self.videoPages * 4096)]
         for page in 0..<Self.ramPages where page % 3 != 0 { scribble(0, page) }
         for page in 0..<Self.videoPages where page % 2 == 0 { scribble(1, page) }
@@ -120,11 +125,11 @@ final class QEMUStandIn: @unchecked Sendable {
     }
 
     /// Everything up to CHECKPOINT_READY.
-    func firstCopy(ms: Double = 10_000, repeating: Int = 1) throws {
+    func firstCopy(ms: Double = 10_000, repeating: Int = 1, machine: String = "pc-q35-99") throws {
         let total = UInt64(memory[0].count + memory[1].count)
         try write(Self.concatenated(
             Array("QEVM".utf8), Self.big(UInt32(3)),
-            [0x07], Self.big(UInt32(9)), Array("pc-q35-99".utf8),                                          // configuration
+            [0x07], Self.big(UInt32(machine.utf8.count)), Array(machine.utf8),                                          // configuration
             [0x08, 0, 8, 0, 0],                                                                            // command: enable COLO
             [0x01], Self.big(UInt32(2)), Self.string("ram"), Self.big(UInt32(0)), Self.big(UInt32(4)),     // ram start
             Self.big(total | 4), Self.string("pc.ram"), Self.big(UInt64(memory[0].count)),

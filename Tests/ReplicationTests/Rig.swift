@@ -1,5 +1,6 @@
 import CLinux
 import Foundation
+import MigrationStream
 import Platform
 import ReplicaStore
 import XCTest
@@ -64,11 +65,11 @@ final class Parent: @unchecked Sendable {
 
 /// The host of the shadow: its memory files, a listener, and one worker at a time.
 final class ShadowHost: @unchecked Sendable {
-    let session = UUID()
+    var session: UUID { current.read { $0.session } }
     static let secret = SharedSecret(Array("rig".utf8))
     let ram: Int32
-    let journal: Int32
-    let state: Int32
+    private(set) var journal: Int32
+    private(set) var state: Int32
     let statistics: SharedStatistics
     private let statisticsFile: Int32
     let port: UInt16
@@ -76,7 +77,11 @@ final class ShadowHost: @unchecked Sendable {
     let verdict = Guarded<Handshake.Verdict>(.welcome)
     private let listener: Int32
     private let connections = Guarded<[Int32]>([])
-    private let current = Guarded<Parent?>(nil)
+    private struct Current {
+        var parent: Parent?
+        var session = UUID()
+    }
+    private let current = Guarded(Current())
     private var run: Running<Int32>?
     private var options: ShadowWorkerOptions
     private let view: MappedMemory
@@ -91,21 +96,21 @@ final class ShadowHost: @unchecked Sendable {
         statistics = try SharedStatistics(statisticsFile)
         listener = try TCP.listen(Endpoint(address: "127.0.0.1", port: 0)).release()
         port = boundPort(listener)
-        options = ShadowWorkerOptions(session: session, domain: "rig", sharedBlocks: [Self.block], peerTimeoutMs: peerTimeoutMs)
+        options = ShadowWorkerOptions(session: current.read { $0.session }, domain: "rig", sharedBlocks: [Self.block], peerTimeoutMs: peerTimeoutMs)
         options.disks = disks
         options.diskFolder = diskFolder
         try startWorker()
-        let (listener, session, connections, current, verdict) = (listener, session, connections, current, verdict)
+        let (listener, connections, current, verdict) = (listener, connections, current, verdict)
         Thread.detachNewThread {
             while true {
                 guard let accepted = try? acceptConnection(listener, until: nil) else { return }
                 let deadline = MonotonicTime.now.adding(milliseconds: 2000)
-                guard let peer = try? Handshake.accept(accepted.raw, secret: Self.secret, deadline: deadline), peer.session == session else { continue }
+                guard let peer = try? Handshake.accept(accepted.raw, secret: Self.secret, deadline: deadline), peer.session == current.read({ $0.session }) else { continue }
                 let answer = verdict.read { $0 }
                 try? Handshake.conclude(accepted.raw, answer, deadline: deadline)
                 guard case .welcome = answer else { continue }
                 connections.change { $0.append(dup(accepted.raw)) }
-                current.read { $0 }?.send(.connection, fd: accepted.raw)
+                current.read { $0.parent }?.send(.connection, fd: accepted.raw)
             }
         }
     }
@@ -121,10 +126,10 @@ final class ShadowHost: @unchecked Sendable {
         // The numbers stay open: a receive thread may be at work still, and must not meet somebody else's files under them.
     }
 
-    var parent: Parent? { current.read { $0 } }
+    var parent: Parent? { current.read { $0.parent } }
 
     func memory() throws -> ShadowMemory {
-        try ShadowMemory([.init(Self.block, fd: ram)], journalFD: journal, stateFD: state)
+        try ShadowMemory([.init(Self.block, fd: ram)], journalFD: journal, stateFD: state, header: options.knownHeader)
     }
 
     func startWorker() throws {
@@ -132,14 +137,29 @@ final class ShadowHost: @unchecked Sendable {
         let channel = WorkerChannel(Descriptor(owning: parent.workerSide))
         let worker = try ShadowWorker(options: options, parent: channel, statistics: statistics, memory: try memory())
         run = Running { worker.run() }
-        current.change { $0 = parent }
+        current.change { $0.parent = parent }
+    }
+
+    /// Another session of the same guest begins, with a worker of its own.
+    /// - Parameters:
+    ///   - losesFiles: as after the end of the service: without the files of the one before.
+    ///   - header: what the memory was filled for, where that is known.
+    func beginSession(losesFiles: Bool = false, header: StreamHeader? = nil) throws {
+        stopWorker()
+        if losesFiles { (journal, state) = try ShadowWorker.makeFiles() }
+        options.knownHeader = header
+        options.session = current.change {
+            $0.session = UUID()
+            return $0.session
+        }
+        try startWorker()
     }
 
     /// The service goes away, whatever arrives at that moment.
     func orphanWorker() {
         let old = current.change { current in
-            defer { current = nil }
-            return current
+            defer { current.parent = nil }
+            return current.parent
         }
         old?.close_()
         XCTAssertEqual(run?.result(), 0)
@@ -148,8 +168,8 @@ final class ShadowHost: @unchecked Sendable {
     /// Breaks all connections and ends the worker, as a crash would: nothing is finished that is not.
     func stopWorker() {
         let old = current.change { current in
-            defer { current = nil }
-            return current
+            defer { current.parent = nil }
+            return current.parent
         }
         cut()
         let deadline = MonotonicTime.now.adding(milliseconds: 3000)
@@ -306,10 +326,11 @@ final class Rig {
     let disks: DiskBench?
 
     init(seed: UInt64, ceilingBytes: Int = 64 << 20, intervalMs: Double = 1, intervalLimitMs: Double = 20, peerTimeoutMs: Double = 2000,
-         secret: String = "rig", firstCopy: Bool = true, disks: DiskBench? = nil) throws {
+         secret: String = "rig", firstCopy: Bool = true, disks: DiskBench? = nil, shadow: ShadowHost? = nil, memory: [[UInt8]]? = nil) throws {
         signal(SIGPIPE, SIG_IGN)
         self.disks = disks
-        shadow = try ShadowHost(peerTimeoutMs: peerTimeoutMs, disks: disks?.replicas ?? [], diskFolder: disks?.folder ?? "")
+        let shadow = try shadow ?? ShadowHost(peerTimeoutMs: peerTimeoutMs, disks: disks?.replicas ?? [], diskFolder: disks?.folder ?? "")
+        self.shadow = shadow
         proxy = try Proxy(to: shadow.port)
         parent = try Parent()
         path = NSTemporaryDirectory() + "sv-\(getpid())-\(UUID().uuidString.prefix(8)).sock"
@@ -328,7 +349,7 @@ final class Rig {
         self.worker = worker
         run = Running { worker.run() }
         _ = parent.event(.ready)
-        qemu = try QEMUStandIn(path, seed: seed)
+        qemu = try QEMUStandIn(path, seed: seed, memory: memory)
         if firstCopy, disks == nil { try qemu.firstCopy() }
     }
 
@@ -338,6 +359,13 @@ final class Rig {
         parent.close_()
         qemu.hangUp()
         _ = run.result(seconds: 3)
+    }
+
+    /// The guest runs on without us; a later session can begin.
+    func end() {
+        parent.send(.stop)
+        qemu.hangUp()
+        XCTAssertEqual(run.result(), 0, lastWords)
     }
 
     func epochs(_ count: Int, pages: Int = 12) throws {

@@ -70,12 +70,70 @@ final class ShadowMemoryTests: XCTestCase {
         let second = try open()
         XCTAssertEqual(second.header, header)
         XCTAssertNoThrow(try second.introduce(header))
+        withExtendedLifetime(view) {}
+    }
+
+    /// A guest of another layout: with an epoch of this session there it cannot be the same guest, before the first it begins from zeros.
+    func testAnotherLayout() throws {
         var other = header
         other.machine = "q35"
-        XCTAssertThrowsError(try second.introduce(other)) {
+        let session = UUID()
+        let memory = try fresh()
+        memory.begin(session)
+        let end = try write(memory, epoch: 1, byte: 0x11, pages: 20)
+        memory.complete(1, end: end)
+        memory.apply(1, end: end)
+        XCTAssertThrowsError(try memory.introduce(other)) {
             XCTAssertEqual("\($0)", "The primary's RAM layout is not the one this session began with")
         }
-        withExtendedLifetime(view) {}
+        let successor = try open()
+        successor.begin(session)
+        XCTAssertEqual(successor.committedEpoch, 1, "A successor of the same session goes on")
+        let held = content(successor)
+        successor.begin(UUID())
+        XCTAssertEqual(successor.committedEpoch, 0)
+        XCTAssertEqual(successor.deviceState.count, 0)
+        XCTAssertEqual(content(successor), Array(held.dropLast(held.count - (8 + Self.pages) * 4096)), "The memory stays")
+        XCTAssertThrowsError(try successor.withActivationStream { _ in }) { XCTAssertEqual("\($0)", "No epoch has been committed yet") }
+        try successor.introduce(other)
+        XCTAssertEqual(Set(content(successor)), [0])
+        XCTAssertEqual(try open().header, other)
+    }
+
+    func testHashesOfWhatIsThere() throws {
+        let hash = PageHash(secret: [UInt8](repeating: 3, count: 192))
+        let memory = try fresh()
+        let before = try allocated(ram)
+        let written = [(0, 3), (1, 5), (1, 6), (1, 9), (1, Self.pages - 1)]
+        for (block, page) in written { memset(try XCTUnwrap(memory.page(PageLocation(block: block, offset: UInt64(page) << 12))), Int32(page), 4096) }
+        // Written to, but zero again.
+        memset(try XCTUnwrap(memory.page(PageLocation(block: 1, offset: 20 << 12))), 0, 4096)
+        for most in [1, 2, 3, 64] {
+            var found: [String: [UInt64]] = [:]
+            var cursor = ShadowMemory.Cursor()
+            let buffer = UnsafeMutablePointer<UInt64>.allocate(capacity: most * 2)
+            defer { buffer.deallocate() }
+            while let (first, count) = hash.withHasher({ memory.hashes(from: &cursor, $0, to: buffer, most: most) }) {
+                XCTAssertLessThanOrEqual(count, most)
+                for index in 0..<count where buffer[index * 2] != 0 || buffer[index * 2 + 1] != 0 { found["\(first.block).\(Int(first.page) + index)"] = [buffer[index * 2], buffer[index * 2 + 1]] }
+            }
+            XCTAssertEqual(Set(found.keys), Set(written.map { "\($0.0).\($0.1)" }), "\(most) at a time")
+            for (block, page) in written {
+                let bytes = [UInt8](repeating: UInt8(page), count: 4096)
+                let (low, high) = hash.withHasher { $0.hash128(bytes, 4096) }
+                XCTAssertEqual(found["\(block).\(page)"], [low, high])
+            }
+        }
+        XCTAssertLessThanOrEqual(try allocated(ram) - before, 8 * 8, "Looking at holes fills none of them")
+        XCTAssertNil(hash.withHasher { hasher -> (first: PageLocation, count: Int)? in
+            var cursor = ShadowMemory.Cursor()
+            let buffer = UnsafeMutablePointer<UInt64>.allocate(capacity: 2)
+            defer { buffer.deallocate() }
+            return (try? open()).flatMap { other in
+                while other.hashes(from: &cursor, hasher, to: buffer, most: 1) != nil {}
+                return other.hashes(from: &cursor, hasher, to: buffer, most: 1)
+            }
+        }, "It stays at its end")
     }
 
     func testLayoutsThatCannotBe() throws {

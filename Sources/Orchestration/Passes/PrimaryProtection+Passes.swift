@@ -23,6 +23,8 @@ extension PrimaryProtection {
         /// A swap that waits for the pass under way.
         var swap: Reply<HandoverReport>?
         var mayBegin = false
+        /// What the shadow holds of an earlier session is known: a pass cannot wait for that once it is under way.
+        var memoryIsKnown = false
         /// Since then the guest stands still for a swap; nanoseconds on the realtime clock.
         var heldSince: UInt64?
     }
@@ -40,7 +42,7 @@ extension PrimaryProtection {
 
     /// About once a second, and after every event.
     func advancePasses() throws -> Outcome? {
-        guard passes.mayBegin, let worker else { return nil }
+        guard passes.mayBegin, passes.memoryIsKnown, let worker else { return nil }
         if passes.run != nil { return try advanceRun() }
         if let reply = passes.swap {
             passes.swap = nil
@@ -69,7 +71,7 @@ extension PrimaryProtection {
 
     /// When `advancePasses` has something to do; nil: not before an event.
     var nextPassAt: MonotonicTime? {
-        guard isPeriodic, passes.mayBegin, passes.run == nil, let worker, mayTakePass(worker) else { return nil }
+        guard isPeriodic, passes.mayBegin, passes.memoryIsKnown, passes.run == nil, let worker, mayTakePass(worker) else { return nil }
         return passes.schedule.nextAt
     }
 

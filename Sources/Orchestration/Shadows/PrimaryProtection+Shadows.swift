@@ -78,6 +78,13 @@ extension PrimaryProtection {
         showShadows()
     }
 
+    /// What the shadow kept of an earlier session does not go over again.
+    func memoryIsKnown(_ event: WorkerEvent) {
+        passes.memoryIsKnown = true
+        guard let bytes = event.bytes, bytes > 0, let slot = slot(index: event.peer) else { return }
+        Log.info("\(domain.name): \(slot.peer.name) holds \(bytes >> 20) MiB of the guest's memory from before; what differs goes over")
+    }
+
     func shadowLostItsLink(_ index: Int?, _ reason: String) {
         guard let slot = slot(index: index) else { return }
         slot.board.set(slot.board.state == .syncing ? .syncing : .degraded, reason)
