@@ -26,6 +26,30 @@ final class ServiceRestartTests: HostsTestCase {
         try guest.checkNeverTwice()
     }
 
+    /// Whoever of the two services ends and begins again: the shadow's QEMU, with the guest's memory in it, is there all the while.
+    func testMemoryIsNotCopiedAgain() throws {
+        let guest = try protectedGuest(on: .a)
+        let hosts = try hosts
+        let shadow = try XCTUnwrap(hosts.qemu(.b, guest.name))
+        for (host, signal) in [(Host.a, SIGTERM), (.b, SIGTERM), (.a, SIGKILL), (.b, SIGKILL)] {
+            try guest.waitForTicks(50)
+            let log = hosts.service(.a).logMark
+            try hosts.service(host).stop(signal: signal)
+            try hosts.service(host).start()
+            try guest.waitUntilWholeAgain()
+            let text = hosts.service(.a).logText(since: log)
+            XCTAssertTrue(text.contains("MiB of the guest's memory from before"), "\(host.name), signal \(signal): \(text)")
+            XCTAssertEqual(hosts.qemu(.b, guest.name), shadow, "The shadow's QEMU goes on")
+            report("resync after the end of \(host.name)'s service by signal \(signal): \((try hosts.status(.a, guest.name)?.bytesSent ?? 0) >> 10) KiB went over since")
+        }
+        // What was put together of old and new is the guest.
+        try guest.killQEMU()
+        try guest.follow(to: .b, mayRepeat: 40)
+        try guest.waitForTicks(100)
+        try guest.checkBooks()
+        try guest.checkNeverTwice()
+    }
+
     func testNothingIsLeftAtTheEnd() throws {
         let guest = try protectedGuest()
         let hosts = try hosts

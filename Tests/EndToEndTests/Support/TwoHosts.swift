@@ -258,6 +258,7 @@ struct Status: Decodable {
     var epochsPerSecond: Double
     var disks: [Disk]?
     var shadows: [Shadow]?
+    var bytesSent: Int?
     var diskBytesSent: Int?
     var diskWrites: Int?
 
@@ -286,6 +287,7 @@ struct Status: Decodable {
     enum CodingKeys: String, CodingKey {
         case domain, role, peer, engine, state, reason, epoch, disks, shadows
         case engineReason = "engine_reason"
+        case bytesSent = "bytes_sent"
         case diskBytesSent = "disk_bytes_sent"
         case diskWrites = "disk_writes"
         case committed = "committed_epoch"
