@@ -6,6 +6,8 @@ struct ShadowEntry: Codable, Sendable, Equatable {
     var peer: String
     var session: UUID
     var multiple: Int
+    /// The last session that its host is known to have begun, when that is another.
+    var former: UUID?
 }
 
 /// What every shadow knows of the others, for when their primary's host is gone: whom to ask before it becomes the guest, and whom to protect
