@@ -138,8 +138,9 @@ public final class PolicyKeeper: @unchecked Sendable {
 
     /// A shadow has to go elsewhere: `host` is being emptied.
     func leave(_ uuid: String, _ host: String) {
+        // First what is to be done: a look that is over before knows nothing of it, and takes the entry with it.
+        state.change { $0.entries[uuid, default: Entry()].leaves = host }
         look(uuid)
-        state.change { $0.entries[uuid]?.leaves = host }
     }
 
     /// At once, or with a delay what is not in back-off: an attempt that fails resumes its guest as well, and must not lead to the next one.
