@@ -216,7 +216,8 @@ public final class PolicyKeeper: @unchecked Sendable {
                 entry.isBeginning = false
                 entry.failures += 1
                 let pause = min(Self.longestPauseMs, 1000 * pow(2, Double(min(entry.failures - 1, 9))))
-                entry.due = MonotonicTime.now.adding(milliseconds: pause)
+                // What somebody changed meanwhile, the policy for one, may be the remedy.
+                entry.due = MonotonicTime.now.adding(milliseconds: entry.isDirty ? min(pause, 1000) : pause)
                 return ("\(error)", isNew, entry.name, pause)
             }
         }
