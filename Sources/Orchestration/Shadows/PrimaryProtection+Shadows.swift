@@ -10,7 +10,8 @@ extension PrimaryProtection {
     /// The hosts of its shadows.
     public var shadowHosts: [String] { slots.map(\.peer.name) }
 
-    func slot(_ host: String) -> ShadowSlot? { slots.first { $0.peer.name == host } }
+    /// By the host's name, upper and lower case alike, as in the configuration.
+    func slot(_ host: String) -> ShadowSlot? { slots.first { $0.peer.name.lowercased() == host.lowercased() } }
     private func slot(index: Int?) -> ShadowSlot? { slots.first { $0.index == index ?? 0 } }
 
     /// What every shadow is told of the others.
@@ -39,10 +40,6 @@ extension PrimaryProtection {
         var replicas: [String: String]?
         var count = 0
         let asked = due.isEmpty ? all : due
-        if let taker = asked.first(where: hasBecomeGuest) {
-            aim(at: taker)
-            throw ControlFailure("Domain \(domain.name) was started on \(taker.peer.name) while that could not be reached")
-        }
         for slot in all { slot.begin(UUID()) }
         noteShadows()
         aim(at: asked.first ?? all[0])
@@ -58,22 +55,30 @@ extension PrimaryProtection {
                 count += 1
                 replicas = replicas ?? answer.replicas
             } catch {
+                if error is ControlFailure, hasBecomeGuest(slot) {
+                    aim(at: slot)
+                    throw ControlFailure("Domain \(domain.name) was started on \(slot.peer.name) while that could not be reached")
+                }
                 failure = failure ?? error
                 slot.failed("\(error)", isAway: error is PeerUnreachable)
                 if demandsAll { throw error }
             }
         }
         guard count > 0 else { throw failure ?? ControlFailure("Domain \(domain.name) has no shadow to be protected to") }
+        // Which sessions have begun is part of the record as well.
+        noteShadows()
         if let first = slots.first(where: { $0.index == 0 }) { aim(at: first) }
         return replicas ?? [:]
     }
 
-    /// Whether an administrator made a shadow of an earlier session the guest, while its host could not be reached. Sessions since then are unknown there; the
-    /// next attempt asks by the one that is known, and stands back.
+    /// Whether a host that takes no shadow has made one of an earlier session the guest, by its administrator's order while it could not be reached. Sessions
+    /// since then are unknown there; the next attempt asks by the one that is known, and stands back.
     private func hasBecomeGuest(_ slot: ShadowSlot) -> Bool {
         guard let former = slot.former else { return false }
         guard (try? slot.client.ask(PeerRequest(.query, host: environment.hostName, session: former, uuid: domain.uuid)))?.phase == .running else { return false }
         slot.takeBack(former)
+        // Now, not with the next attempt: every moment more is one that two copies run.
+        do { try domain.handle().suspend() } catch { Log.error("\(domain.name) runs on \(slot.peer.name), and the copy here could not be suspended: \(error)") }
         return true
     }
 
@@ -181,7 +186,7 @@ extension PrimaryProtection {
             reply.give(.failure(ControlFailure("Domain \(domain.name) is suspended, and a new shadow needs a new first copy", advice: "Run `virsh resume \(domain.name)` first")))
             return nil
         }
-        slotBox.change { slots in slots += fresh.filter { new in !slots.contains { $0.peer.name == new.peer.name } } }
+        slotBox.change { slots in slots += fresh.filter { new in !slots.contains { $0.peer.name.lowercased() == new.peer.name.lowercased() } } }
         noteShadows()
         reply.give(Result { try environment.records.write(record) })
         return .retry("Copying the guest to \(fresh.map(\.peer.name).joined(separator: ", ")) as well")

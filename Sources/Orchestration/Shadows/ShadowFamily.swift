@@ -20,7 +20,7 @@ public struct ShadowFamily: Codable, Sendable, Equatable {
     /// How the guest is protected.
     public var request: ProtectRequest
 
-    func others(than host: String) -> [ShadowChoice] { members.filter { $0.host != host } }
+    func others(than host: String) -> [ShadowChoice] { members.filter { $0.host.lowercased() != host.lowercased() } }
 }
 
 /// Where a shadow stands, for another shadow of the same guest that is about to become the guest.
