@@ -1,3 +1,4 @@
+import ControlProtocol
 import Drift
 import Foundation
 
@@ -26,19 +27,19 @@ struct AnalyzeCommand: Command {
 
     func run(_ arguments: ParsedArguments, _ context: CommandContext) throws -> Int32 {
         let kind = arguments.operands[0], folder = arguments.operands[1]
-        guard let out = arguments.value("out") else { throw UsageError(message: "Missing --out FILE", command: spec.name) }
+        guard let out = arguments.value("out") else { throw misuse("Missing --out FILE") }
         let score: (String) throws -> [FileScores.Row]
         switch kind {
         case "pairs":
             guard let text = arguments.value("step"), let step = Double(text), step.isFinite, step > 0 else {
-                throw UsageError(message: "Pairs need --step SECONDS, a number above 0", command: spec.name)
+                throw misuse("Pairs need --step SECONDS, a number above 0")
             }
             score = { try FileScores.pairs(path: $0, step: step) }
         case "series":
-            guard arguments.value("step") == nil else { throw UsageError(message: "Option '--step' goes with pairs only", command: spec.name) }
+            guard arguments.value("step") == nil else { throw misuse("Option '--step' goes with pairs only") }
             score = { try FileScores.series(path: $0) }
         default:
-            throw UsageError(message: "Unknown kind '\(kind)': use pairs or series", command: spec.name)
+            throw misuse("Unknown kind '\(kind)': use pairs or series")
         }
         let names = try files(in: folder)
         var text = (kind == "pairs" ? "scenario" : "series") + ",timestamp,score\n", count = 0

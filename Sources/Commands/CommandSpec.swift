@@ -69,6 +69,11 @@ protocol Command: Sendable {
     func run(_ arguments: ParsedArguments, _ context: CommandContext) throws -> Int32
 }
 
+extension Command {
+    /// The command line makes no sense, for this reason.
+    func misuse(_ message: String) -> UsageError { UsageError(message: message, command: spec.name) }
+}
+
 /// Exit codes, the same for every command.
 public enum ExitCode {
     public static let ok: Int32 = 0

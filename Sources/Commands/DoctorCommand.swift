@@ -37,7 +37,7 @@ struct DoctorCommand: Command {
         let request = ControlRequest(.doctor, domain: arguments.operands.first, to: arguments.value("to"))
         if let uri = arguments.value("connect"), let check = context.table.doctor {
             guard arguments.value("socket") == nil else {
-                throw UsageError(message: "Options '--connect' and '--socket' exclude each other: with --connect the service is not asked", command: spec.name)
+                throw misuse("Options '--connect' and '--socket' exclude each other: with --connect the service is not asked")
             }
             var configuration = try context.configuration(arguments)
             configuration.libvirtURI = uri

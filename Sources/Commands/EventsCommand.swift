@@ -30,7 +30,7 @@ struct EventsCommand: Command {
         var query = EventQuery(follow: arguments.has("follow") ? true : nil)
         if let text = arguments.value("since") {
             guard let milliseconds = SwapCommand.milliseconds(text, plain: 1000), milliseconds.isFinite else {
-                throw UsageError(message: "Option '--since': '\(text)' is no time: use for instance 90s, 10m or 1h", command: spec.name)
+                throw misuse("Option '--since': '\(text)' is no time: use for instance 90s, 10m or 1h")
             }
             query.sinceSeconds = milliseconds / 1000
         }

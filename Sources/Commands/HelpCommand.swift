@@ -17,11 +17,11 @@ struct HelpCommand: Command {
         switch arguments.value("as") ?? "text" {
         case "text": break
         case "man", "man-conf", "bash-completion":
-            guard arguments.operands.isEmpty else { throw UsageError(message: "Option '--as' takes no COMMAND beside it: it prints all of them", command: spec.name) }
+            guard arguments.operands.isEmpty else { throw misuse("Option '--as' takes no COMMAND beside it: it prints all of them") }
             context.output.data(arguments.value("as") == "man" ? CommandManual.text(specs)
                 : arguments.value("as") == "man-conf" ? ConfigurationManual.text : BashCompletion.text(specs))
             return ExitCode.ok
-        case let other: throw UsageError(message: "Unknown form '\(other)': use text, man, man-conf or bash-completion", command: spec.name)
+        case let other: throw misuse("Unknown form '\(other)': use text, man, man-conf or bash-completion")
         }
         guard let name = arguments.operands.first else {
             context.output.data(Help.general(specs))

@@ -25,9 +25,9 @@ struct HostsCommand: Command {
             guard let done = response.done else { throw context.unexpected(spec.name) }
             try context.printDone(done, arguments, command: spec.name)
             return ExitCode.ok
-        case ("clear", nil): throw UsageError(message: "Missing HOST: which one is to be trusted again?", command: spec.name)
-        case ("list", _?): throw UsageError(message: "'list' takes no HOST", command: spec.name)
-        case (let word, _): throw UsageError(message: "Unknown action '\(word)': use list or clear", command: spec.name)
+        case ("clear", nil): throw misuse("Missing HOST: which one is to be trusted again?")
+        case ("list", _?): throw misuse("'list' takes no HOST")
+        case (let word, _): throw misuse("Unknown action '\(word)': use list or clear")
         }
     }
 

@@ -28,14 +28,14 @@ struct KPICommand: Command {
 
     func run(_ arguments: ParsedArguments, _ context: CommandContext) throws -> Int32 {
         let domain = arguments.operands.first
-        if domain != nil, arguments.has("host") { throw UsageError(message: "Option '--host' and a DOMAIN exclude each other", command: spec.name) }
+        if domain != nil, arguments.has("host") { throw misuse("Option '--host' and a DOMAIN exclude each other") }
         let format = arguments.value("format") ?? "table"
         // The shared options know two formats; csv is this command's own.
         var shared = arguments
         if format == "csv" {
             shared.values["format"] = "table"
         } else if OutputFormat(rawValue: format) == nil {
-            throw UsageError(message: "Unknown format '\(format)': use table, csv or json", command: spec.name)
+            throw misuse("Unknown format '\(format)': use table, csv or json")
         }
         let now = UInt64(max(0, Date().timeIntervalSince1970 * 1000))
         let report = try fetch(domain, since: now - min(now, UInt64(try period(arguments))), shared, context)
@@ -52,7 +52,7 @@ struct KPICommand: Command {
         guard let text = arguments.value("since") else { return 300_000 }
         let days = text.hasSuffix("d") ? SwapCommand.milliseconds(String(text.dropLast()) + "h", plain: 0).map { $0 * 24 } : nil
         guard let milliseconds = days ?? SwapCommand.milliseconds(text, plain: 1000), milliseconds > 0, milliseconds <= Self.most else {
-            throw UsageError(message: "Option '--since': '\(text)' is no time from 1s to 31d", command: spec.name)
+            throw misuse("Option '--since': '\(text)' is no time from 1s to 31d")
         }
         return milliseconds
     }

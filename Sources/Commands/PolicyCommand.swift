@@ -77,8 +77,6 @@ struct PolicyCommand: Command {
         return report
     }
 
-    private func misuse(_ message: String) -> UsageError { UsageError(message: message, command: spec.name) }
-
     /// A policy is a screenful; what is larger is the wrong file.
     private static let ceilingBytes = 64 << 10
 

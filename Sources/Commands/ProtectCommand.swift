@@ -45,20 +45,20 @@ struct ProtectCommand: Command {
             do {
                 intervalMs = try Interval.parse(text)
             } catch {
-                throw UsageError(message: "Option '--interval': \(error)", command: spec.name)
+                throw misuse("Option '--interval': \(error)")
             }
         }
         let shadows = try (arguments.lists["to"] ?? []).map { text in
             guard let choice = ShadowChoice(text) else {
-                throw UsageError(message: "Option '--to': '\(text)' is neither HOST nor HOST:N with N from 1 to \(ShadowChoice.multipleRange.upperBound)", command: spec.name)
+                throw misuse("Option '--to': '\(text)' is neither HOST nor HOST:N with N from 1 to \(ShadowChoice.multipleRange.upperBound)")
             }
             return choice
         }
         if let twice = shadows.enumerated().first(where: { index, shadow in shadows[..<index].contains { $0.host == shadow.host } })?.element.host {
-            throw UsageError(message: "Option '--to': host \(twice) is named twice", command: spec.name)
+            throw misuse("Option '--to': host \(twice) is named twice")
         }
         if shadows.count > 1 || shadows.contains(where: { $0.multiple != 1 }), shadows.contains(where: { $0.host == "auto" }) {
-            throw UsageError(message: "Option '--to': 'auto' stands alone", command: spec.name)
+            throw misuse("Option '--to': 'auto' stands alone")
         }
         var request = ControlRequest(.protect, domain: domain, to: shadows.first?.host, intervalMs: intervalMs,
                                      withoutDisks: arguments.has("without-disks"), wait: !arguments.has("no-wait"))
@@ -67,7 +67,7 @@ struct ProtectCommand: Command {
         if shadows.count > 1 || shadows.contains(where: { $0.multiple != 1 }) { request.shadows = shadows }
         if let text = arguments.value("engine") {
             guard let engine = EngineChoice(rawValue: text) else {
-                throw UsageError(message: "Option '--engine': '\(text)' is none of auto, continuous and periodic", command: spec.name)
+                throw misuse("Option '--engine': '\(text)' is none of auto, continuous and periodic")
             }
             request.engine = engine
         }
@@ -80,7 +80,6 @@ struct ProtectCommand: Command {
     }
 
     private func addDisks(to request: inout ControlRequest, _ arguments: ParsedArguments) throws {
-        func misuse(_ message: String) -> UsageError { UsageError(message: message, command: spec.name) }
         if arguments.has("without-disks") {
             for option in ["pool", "disk-rate", "discard-stale"] where arguments.has(option) || arguments.value(option) != nil {
                 throw misuse("Options '--without-disks' and '--\(option)' exclude each other")

@@ -51,8 +51,6 @@ struct SwapCommand: Command {
         return ExitCode.ok
     }
 
-    private func misuse(_ message: String) -> UsageError { UsageError(message: message, command: spec.name) }
-
     // MARK: Without a shadow
 
     private func migrate(_ domain: String, to host: String, _ arguments: ParsedArguments, _ context: CommandContext) throws -> Int32 {

@@ -16,7 +16,8 @@ public struct DriftAnalyzer: Codable, Sendable {
     private var tracks: [KPITrack] = []
     private var lagFinder: LagFinder
     private var load = 0.0
-    private var lastTime: Double?
+    /// Of the newest sample; nil before the first.
+    public private(set) var lastTime: Double?
     /// Samples that are averaged to one that is judged.
     private let blockSamples: Double
     private var block: SampleBlock?
@@ -48,6 +49,15 @@ public struct DriftAnalyzer: Codable, Sendable {
         block = current
         if position(time, in: current) >= blockSamples - 1.5 { finish(current) }
         return verdict ?? DriftVerdict(time: time, score: 0, isLearning: true, lag: 0, contributions: [], hardware: [])
+    }
+
+    /// The clock that tells the times was set, by so many seconds: what is learned stays, and times may go on from there.
+    public mutating func clockWasSet(by seconds: Double) {
+        guard seconds.isFinite else { return }
+        lastTime = lastTime.map { $0 + seconds }
+        judgedTime = judgedTime.map { $0 + seconds }
+        block = nil
+        hardware = hardware.map { HardwareEvent(time: $0.time + seconds, side: $0.side, sensor: $0.sensor) }
     }
 
     private func position(_ time: Double, in block: SampleBlock) -> Double { (time - block.start) / step }

@@ -78,6 +78,7 @@ struct ProtectionRecord: Codable, Sendable {
         request.diskRateBytesPerSecond = diskRateBytesPerSecond
         request.onFailure = onFailure ?? .leave
         request.engine = engine == .periodic ? .periodic : .continuous
+        request.isGhost = isGhost == true
         return request
     }
 

@@ -37,6 +37,9 @@ public final class Registry: @unchecked Sendable {
     let driftBox = Guarded<DriftKeeper?>(nil)
     /// One bundle at a time.
     let diagnosing = NSLock()
+    /// What an earlier service left is known again.
+    private let isTakenUp = Guarded(false)
+    private static let thawMs = 3000.0
 
     public init(environment: HostEnvironment) {
         self.environment = environment
@@ -231,7 +234,11 @@ public final class Registry: @unchecked Sendable {
             throw ControlFailure("The shadow of \(shadow.name) holds no complete epoch yet: there is nothing to start from")
         }
         let begin = MonotonicTime.now
-        shadow.isTakingOver.change { $0 = true }
+        // A second order beside it would give back the primary's word while the first one relies on it.
+        guard shadow.isTakingOver.change({ isUnderWay in
+            defer { isUnderWay = true }
+            return !isUnderWay
+        }) else { throw ControlFailure("The shadow of \(shadow.name) is being made the guest already", advice: "`shadow-virt status` shows how that ends") }
         defer { shadow.isTakingOver.change { $0 = false } }
         try makeSurePrimaryIsDead(shadow, force: force, progress: progress)
         let claim = try claimGuest(shadow, force: force, progress: progress)
@@ -440,6 +447,9 @@ public final class Registry: @unchecked Sendable {
             let fresh = try ShadowProtection(request, environment: environment)
             try checkListsPeer(request.host)
             try checkProtectsNot(fresh.uuid, fresh.name)
+            guard !drains.isDraining else {
+                throw ControlFailure("\(environment.hostName) is being drained and takes no shadows", advice: "Use another host, or end that with `shadow-virt undrain` there")
+            }
             var legacy: ShadowLegacy?
             if let old = shadow(fresh.uuid) {
                 guard old.phase != .running else {
@@ -498,8 +508,13 @@ public final class Registry: @unchecked Sendable {
 
     // MARK: Start and end of the service
 
+    /// Whether what an earlier service left is known by the deadline. Before that no peer may get an answer: "unknown session" about a guest that runs here
+    /// would tell the other side that it may run there.
+    public func isTakenUp(by deadline: MonotonicTime) -> Bool { isTakenUp.wait(until: deadline) { $0 ? true : nil } ?? false }
+
     /// Takes up what an earlier service left: guests first, shadows after.
     public func resume() {
+        defer { isTakenUp.change { $0 = true } }
         resumeMigrations()
         let records = environment.records.load()
         for record in records where record.role == .primary {
@@ -512,13 +527,8 @@ public final class Registry: @unchecked Sendable {
             if record.phase == .protecting {
                 let domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
                 HeldProcess.letGo(domain)
-                do {
-                    // The engine periodic puts its guest right when its protection begins: that may take a while.
-                    let before = record.engine == .periodic ? "" : try COLOControl(domain: domain).thaw()
-                    if before == "colo" { Log.info("\(record.domain): left in COLO by an earlier service; it runs on") }
-                } catch {
-                    Log.debug("\(record.domain): \(error)")
-                }
+                // The engine periodic puts its guest right when its protection begins: that may take a while.
+                if record.engine != .periodic { thaw(domain) }
             }
             let protection = PrimaryProtection(resuming: record, environment: environment, peer: peer) { [weak self] in self?.forget($0) }
             entries.change { $0.primaries[record.uuid] = protection }
@@ -526,6 +536,20 @@ public final class Registry: @unchecked Sendable {
         }
         for record in records where record.role == .shadow { resumeShadow(record) }
         keeper.begin()
+    }
+
+    /// A QEMU that does not answer, or a libvirt that hangs behind it, holds up nobody else's guest.
+    private func thaw(_ domain: LocalDomain) {
+        let isDone = Guarded(false)
+        startThread("thaw") {
+            do {
+                if try COLOControl(domain: domain).thaw() == "colo" { Log.info("\(domain.name): left in COLO by an earlier service; it runs on") }
+            } catch {
+                Log.debug("\(domain.name): \(error)")
+            }
+            isDone.change { $0 = true }
+        }
+        _ = isDone.wait(until: MonotonicTime.now.adding(milliseconds: Self.thawMs)) { $0 ? true : nil }
     }
 
     private func resumeShadow(_ record: ProtectionRecord) {

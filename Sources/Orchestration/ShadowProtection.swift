@@ -138,7 +138,7 @@ public final class ShadowProtection: @unchecked Sendable {
             var isBegun = legacy != nil
             do {
                 newNVRAM = legacy?.newNVRAM
-                let provisioned = try provision(request)
+                let provisioned = try provision(request, replacesShadow: legacy != nil)
                 try keep(request.carried)
                 family.change { $0 = request.family }
                 try environment.records.write(record(.shadowing))
@@ -198,10 +198,10 @@ public final class ShadowProtection: @unchecked Sendable {
 
     private var provisioner: ReplicaProvisioner { ReplicaProvisioner(uuid: uuid, domain: name, environment: environment) }
 
-    private func provision(_ request: PeerRequest) throws -> ReplicaProvisioner.Provisioned {
+    private func provision(_ request: PeerRequest, replacesShadow: Bool) throws -> ReplicaProvisioner.Provisioned {
         let disks = request.disks ?? []
         let provisioned = try provisioner.provision(disks, media: request.media ?? [],
-                                                    .init(pool: request.pool, discardStale: request.discardStale ?? false))
+                                                    .init(pool: request.pool, discardStale: request.discardStale ?? false, replacesShadow: replacesShadow))
         layout = provisioned.layout
         replicas = try disks.enumerated().map { index, disk in
             guard let path = layout.replicas[disk.target] else { throw ControlFailure("Disk \(disk.target) of \(name) got no replica on \(environment.hostName)") }

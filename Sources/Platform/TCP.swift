@@ -116,6 +116,15 @@ public enum TCP {
         return found
     }
 
+    /// The port that an IPv4 listener got, when it took any (port 0).
+    public static func localPort(_ fd: Int32) throws(SystemError) -> UInt16 {
+        var address = sockaddr_in()
+        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let status = withUnsafeMutablePointer(to: &address) { $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(fd, $0, &length) } }
+        guard status == 0 else { throw SystemError("getsockname") }
+        return UInt16(bigEndian: address.sin_port)
+    }
+
     /// The address of the other end, for messages.
     public static func peerName(_ fd: Int32) -> String {
         var storage = sockaddr_storage()

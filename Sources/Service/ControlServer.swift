@@ -211,7 +211,10 @@ final class ControlServer: Sendable {
             throw ControlFailure("The disk rate of \(rate) bytes per second is outside \(DataRate.range.lowerBound) to \(DataRate.range.upperBound)")
         }
         let terms = ProtectRequest(request)
-        let asked = request.shadows ?? request.to.flatMap { $0 == "auto" ? nil : [ShadowChoice(host: $0)] } ?? []
+        // By the names that the configuration has: later they are looked for among the shadows.
+        let asked = (request.shadows ?? request.to.flatMap { $0 == "auto" ? nil : [ShadowChoice(host: $0)] } ?? []).map { choice in
+            ShadowChoice(host: registry.environment.configuration.peer(named: choice.host)?.name ?? choice.host, multiple: choice.multiple)
+        }
         let adoption = try registry.adoptPolicy(domain, hosts: asked.map(\.host), terms, writes: request.noPolicy != true)
         defer { withExtendedLifetime(adoption) {} }
         // What was there already counts as well.

@@ -52,6 +52,10 @@ final class PeerServer: Sendable {
             known()
             switch peer.purpose {
             case .control:
+                // It is told before it gives up by itself.
+                guard registry.isTakenUp(by: MonotonicTime.now.adding(milliseconds: Double(environment.configuration.peerTimeoutMs) / 2)) else {
+                    return try Handshake.conclude(descriptor.raw, .refused("\(environment.hostName) has just started and does not know yet what it left"), deadline: deadline)
+                }
                 try Handshake.conclude(descriptor.raw, .welcome, deadline: deadline)
                 answer(MessageChannel(descriptor))
             case .data:

@@ -44,10 +44,7 @@ final class RunningServer: @unchecked Sendable {
 
     init(_ limits: MetricsServer.Limits = .init(), families: @escaping @Sendable () -> [MetricFamily] = { Samples.families() }) throws {
         let descriptor = try TCP.listen(Endpoint(address: "127.0.0.1", port: 0))
-        var address = sockaddr_in()
-        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        _ = withUnsafeMutablePointer(to: &address) { $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(descriptor.raw, $0, &length) } }
-        port = UInt16(bigEndian: address.sin_port)
+        port = try TCP.localPort(descriptor.raw)
         listener = try descriptor.duplicate().release()
         let raw = descriptor.release()
         let server = MetricsServer(limits: limits, families: families)

@@ -120,20 +120,6 @@ func unwrapped<T>(_ value: T?, _ what: String = "value", file: StaticString = #f
     try XCTUnwrap(value, what, file: file, line: line)
 }
 
-/// xorshift64*: the same numbers on every machine.
-struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-
-    init(seed: UInt64) { state = seed | 1 }
-
-    mutating func next() -> UInt64 {
-        state ^= state >> 12
-        state ^= state << 25
-        state ^= state >> 27
-        return state &* 0x2545_f491_4f6c_dd1d
-    }
-}
-
 func withThread(_ body: @escaping @Sendable () -> Void) -> DispatchGroup {
     let group = DispatchGroup()
     group.enter()

@@ -12,7 +12,7 @@ final class MutationTests: XCTestCase {
         + Session.request(7, length: 65536) + Session.request(6, offset: 8192, length: 4096, flags: 2)
         + Session.request(4, length: 4096) + Session.request(3) + Session.disconnect
 
-    private func mutated(_ random: inout Generator) -> [UInt8] {
+    private func mutated(_ random: inout SeededGenerator) -> [UInt8] {
         var bytes = Self.session
         for _ in 0..<Int.random(in: 1...4, using: &random) {
             let place = Int.random(in: 0..<bytes.count, using: &random)
@@ -30,7 +30,7 @@ final class MutationTests: XCTestCase {
     }
 
     func testMutations() throws {
-        var random = Generator(seed: 20)
+        var random = SeededGenerator(seed: 20)
         _ = try exchange([MemoryExport()], Self.session)
         let before = try openDescriptors()
         var errors = 0

@@ -51,7 +51,7 @@ func makeDisk(_ path: String, bytes: Int, empty: Bool = false) throws {
     let file = try Descriptor(checking: open(path, O_RDWR | O_CREAT | O_TRUNC, 0o600), "open", path)
     guard ftruncate(file.raw, off_t(bytes)) == 0 else { throw SystemError("ftruncate", path) }
     if empty { return }
-    var random = Generator(seed: 99)
+    var random = SeededGenerator(seed: 99)
     for offset in stride(from: 0, to: bytes / 2, by: 128 << 10) {
         let words = (0..<(8 << 10)).map { _ in random.next() }
         let written = words.withUnsafeBytes { pwrite(file.raw, $0.baseAddress, $0.count, off_t(offset)) }

@@ -164,7 +164,7 @@ final class TransmissionTests: XCTestCase {
 
     /// All sizes around the buffers' own, so that payloads begin and end at every place of them.
     func testManyWrites() throws {
-        var random = Generator(seed: 7)
+        var random = SeededGenerator(seed: 7)
         let export = MemoryExport(bytes: 8 << 20)
         export.logsCalls = false
         var expected = [UInt8](repeating: 0, count: 8 << 20)
@@ -186,18 +186,5 @@ final class TransmissionTests: XCTestCase {
             XCTAssertTrue(export.content == expected)
             XCTAssertTrue(export.isBalanced)
         }
-    }
-}
-
-/// SplitMix64: the same numbers on every run.
-struct Generator: RandomNumberGenerator {
-    private var state: UInt64
-    init(seed: UInt64) { state = seed }
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
     }
 }

@@ -137,7 +137,7 @@ final class SocketTests: XCTestCase {
 
     func testTCP() throws {
         let listener = try TCP.listen(Endpoint(address: "127.0.0.1", port: 0))
-        let port = try boundPort(listener.raw)
+        let port = try TCP.localPort(listener.raw)
         let client = try TCP.connect(Endpoint(address: "127.0.0.1", port: port), deadline: soon(2000))
         let server = try XCTUnwrap(accepted(listener.raw, 2000))
         defer { close(server) }
@@ -150,19 +150,9 @@ final class SocketTests: XCTestCase {
         // A port that was just free and that nobody listens on.
         let port: UInt16 = try {
             let listener = try TCP.listen(Endpoint(address: "127.0.0.1", port: 0))
-            return try boundPort(listener.raw)
+            return try TCP.localPort(listener.raw)
         }()
         XCTAssertEqual(channelError { _ = try TCP.connect(Endpoint(address: "127.0.0.1", port: port), deadline: soon(2000)).release() },
                        "connect 127.0.0.1:\(port): Connection refused")
-    }
-
-    private func boundPort(_ fd: Int32) throws -> UInt16 {
-        var address = sockaddr_in()
-        var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-        let status = withUnsafeMutablePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(fd, $0, &length) }
-        }
-        guard status == 0 else { throw SystemError("getsockname") }
-        return UInt16(bigEndian: address.sin_port)
     }
 }

@@ -38,19 +38,6 @@ struct SystemErrorText: Error, CustomStringConvertible {
     init(_ call: String) { description = "\(call): \(String(cString: strerror(errno)))" }
 }
 
-/// SplitMix64: the same numbers for the same seed, everywhere.
-struct SeededGenerator: RandomNumberGenerator {
-    private var state: UInt64
-    init(seed: UInt64) { state = seed }
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
-}
-
 /// Bytes from hex digits; what follows a slash on a line is a comment.
 func hex(_ text: String) -> [UInt8] {
     let digits = text.split(whereSeparator: \.isNewline).map { $0.prefix { $0 != "/" } }.joined().filter(\.isHexDigit)

@@ -52,7 +52,7 @@ final class ChunkDifferenceTests: XCTestCase {
 
     /// Whatever is written in whatever order: what goes out makes the replica the disk.
     func testAgainstAModel() throws {
-        var random = Seeded(60)
+        var random = SeededGenerator(seed: 60)
         let sizes = [1, 511, 65_535, 65_536, 65_537, 3 * 65_536 + 1000, 9 * 65_536]
         for round in 0..<84 {
             let size = sizes[round % sizes.count]
@@ -85,7 +85,7 @@ final class ChunkDifferenceTests: XCTestCase {
     }
 
     func testEqualChunksAreNotSent() throws {
-        var random = Seeded(61)
+        var random = SeededGenerator(seed: 61)
         let size = 20 * Self.chunk + 777
         let model = try Model(noise(size, &random), hash)
         learn(model)
@@ -111,7 +111,7 @@ final class ChunkDifferenceTests: XCTestCase {
 
     /// Regression by design: after a part was written nobody knows the chunk's hash, so its old content is sent again.
     func testAPartMakesAChunkUnknown() throws {
-        var random = Seeded(62)
+        var random = SeededGenerator(seed: 62)
         let old = noise(2 * Self.chunk, &random)
         let model = try Model(old, hash)
         learn(model)
@@ -133,7 +133,7 @@ final class ChunkDifferenceTests: XCTestCase {
         try known.finish()
         XCTAssertEqual(known.extents.map(\.length), [Self.chunk - 10, 100_010 - Self.chunk], "Only the parts, which make two chunks unknown")
 
-        var random = Seeded(63)
+        var random = SeededGenerator(seed: 63)
         let other = try Model(noise(size, &random), hash)
         learn(other)
         try other.zero(0, size)

@@ -49,7 +49,7 @@ final class DiskClient: @unchecked Sendable {
 }
 
 /// Bytes that nothing else is like.
-func noise(_ count: Int, _ random: inout Seeded) -> [UInt8] {
+func noise(_ count: Int, _ random: inout SeededGenerator) -> [UInt8] {
     var word = random.next() | 1
     var bytes = [UInt8](repeating: 0, count: (count + 7) & ~7)
     bytes.withUnsafeMutableBytes { buffer in
@@ -87,7 +87,7 @@ final class DiskBench {
     private(set) var clients: [DiskClient] = []
     var content: [[UInt8]]
     private(set) var history: [UInt64: [[UInt8]]] = [:]
-    var random: Seeded
+    var random: SeededGenerator
 
     /// - Parameter home: of an earlier bench, whose replicas are there.
     init(_ sizes: [Int], seed: UInt64, home: TemporaryFolder? = nil) throws {
@@ -95,7 +95,7 @@ final class DiskBench {
         self.home = home
         folder = home.path + "/state"
         socketPath = home.path + "/nbd-\(UUID().uuidString.prefix(4))"
-        random = Seeded(seed)
+        random = SeededGenerator(seed: seed)
         content = sizes.map { [UInt8](repeating: 0, count: $0) }
         captured = sizes.enumerated().map { CapturedDisk(index: $0, target: "vd\($0)", byteCount: UInt64($1)) }
         replicas = sizes.enumerated().map { ReplicaSet.Disk(index: $0, path: home.path + "/disk-\($0).raw", byteCount: UInt64($1)) }

@@ -146,7 +146,7 @@ final class DiskCaptureTests: XCTestCase {
 
     /// Pieces, then epochs: in their order they make what was written in its order.
     func testOrderOverPiecesAndEpochs() throws {
-        var random = Seeded(70)
+        var random = SeededGenerator(seed: 70)
         let bench = try CaptureBench(sizes: [600_000, 300_000], limitBytes: 256 << 20)
         try bench.begin()
         var disks = [[UInt8](repeating: 0, count: 600_000), [UInt8](repeating: 0, count: 300_000)]

@@ -149,7 +149,7 @@ final class DiskEndToEndTests: XCTestCase {
 
     /// The connection breaks anywhere, and every other time the shadow's worker is replaced: memory and disks are of one epoch.
     func testCutsAnywhere() throws {
-        var random = Seeded(107)
+        var random = SeededGenerator(seed: 107)
         let rig = try rig(107)
         for round in 0..<14 {
             let now = rig.proxy.forwarded.read { $0.last ?? 0 }
@@ -174,7 +174,7 @@ final class DiskEndToEndTests: XCTestCase {
 
     /// A flipped bit somewhere, mostly in disk data: noticed, nothing of it applied, sent again.
     func testDamageOnTheWay() throws {
-        var random = Seeded(108)
+        var random = SeededGenerator(seed: 108)
         let rig = try rig(108)
         for round in 0..<12 {
             let now = rig.proxy.forwarded.read { $0.last ?? 0 }
@@ -291,7 +291,7 @@ final class DiskEndToEndTests: XCTestCase {
         let secret = PageHash()
         let pristine = try diskFrame(last + 1, secret)
         let before = try [bench.file(0), bench.file(1)]
-        var random = Seeded(112)
+        var random = SeededGenerator(seed: 112)
         var named: Set<String> = []
         for round in 0..<150 {
             var frame = pristine

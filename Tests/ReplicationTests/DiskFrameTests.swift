@@ -69,7 +69,7 @@ final class DiskFrameTests: XCTestCase {
     }
 
     private var noise512: [UInt8] {
-        var random = Seeded(80)
+        var random = SeededGenerator(seed: 80)
         return noise(512, &random)
     }
 

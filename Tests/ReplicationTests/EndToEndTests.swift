@@ -8,7 +8,7 @@ final class EndToEndTests: XCTestCase {
     func testEveryEpochArrivesWhole() throws {
         let rig = try Rig(seed: 1)
         XCTAssertNotNil(rig.parent.event(.firstCopyRead))
-        var sizes = Seeded(11)
+        var sizes = SeededGenerator(seed: 11)
         for epoch in 1...60 {
             try rig.epochs(1, pages: Int(sizes.next() % 40))
             try rig.assertInStep("epoch \(epoch)")
@@ -107,7 +107,7 @@ final class EndToEndTests: XCTestCase {
 
     /// Half an epoch is not an epoch, wherever it breaks off.
     func testQEMUClosesMidEpoch() throws {
-        var random = Seeded(8)
+        var random = SeededGenerator(seed: 8)
         for round in 0..<6 {
             let rig = try Rig(seed: 80 + UInt64(round))
             try rig.epochs(3)

@@ -30,7 +30,7 @@ final class LinkFailureTests: XCTestCase {
 
     /// One flipped bit on the way, somewhere: noticed, sent again, never applied.
     func testDamageOnTheWay() throws {
-        var random = Seeded(21)
+        var random = SeededGenerator(seed: 21)
         let rig = try Rig(seed: 21)
         for round in 0..<25 {
             try rig.epochs(2, pages: 10)
@@ -53,7 +53,7 @@ final class LinkFailureTests: XCTestCase {
 
     /// The connection breaks anywhere, many times; whatever the shadow holds in between is one whole epoch.
     func testCutsAnywhere() throws {
-        var random = Seeded(22)
+        var random = SeededGenerator(seed: 22)
         let rig = try Rig(seed: 22, peerTimeoutMs: 3000)
         try rig.epochs(2)
         try rig.assertInStep()

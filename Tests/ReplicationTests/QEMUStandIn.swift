@@ -2,19 +2,6 @@ import Foundation
 import Platform
 @testable import Replication
 
-/// The same numbers at every run (splitmix64).
-struct Seeded: RandomNumberGenerator {
-    var state: UInt64
-    init(_ seed: UInt64) { state = seed }
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
-}
-
 /// What a guest is made of at the end of an epoch, by hash.
 struct GuestDigest: Equatable {
     var ram: UInt64
@@ -42,12 +29,12 @@ final class QEMUStandIn: @unchecked Sendable {
     private(set) var epoch: UInt64 = 0
     /// Time between the reply and VMSTATE_LOADED, which is the guest's pause.
     private(set) var pausesMilliseconds: [Double] = []
-    private var random: Seeded
+    private var random: SeededGenerator
 
     /// - Parameter memory: of a guest that ran before.
     init(_ path: String, seed: UInt64, memory known: [[UInt8]]? = nil) throws {
         socket = try UnixSocket.connect(path)
-        random = Seeded(seed)
+        random = SeededGenerator(seed: seed)
         if let known {
             memory = known
             return

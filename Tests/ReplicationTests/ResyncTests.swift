@@ -94,7 +94,7 @@ final class ResyncTests: XCTestCase {
 
     /// The connection breaks while hashes, or the first pages, are under way: begun anew, from what lies there then.
     func testBreaksWhileItBegins() throws {
-        var random = Seeded(65)
+        var random = SeededGenerator(seed: 65)
         var (shadow, memory) = try firstSession(65)
         for round in 0..<8 {
             try shadow.beginSession()

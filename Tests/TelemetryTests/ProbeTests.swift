@@ -63,6 +63,18 @@ final class ProbeTests: XCTestCase {
         XCTAssertEqual(rates.perSecond("a", 5, at: begin.adding(milliseconds: 7000)), 0)
     }
 
+    /// Thousands of short-lived guests must not keep a later one from being measured.
+    func testCountersOfLongAgoMakeRoom() {
+        var rates = RateTable()
+        let begin = MonotonicTime(nanoseconds: 1_000_000_000)
+        for index in 0..<5000 { _ = rates.perSecond("guest \(index)", 1, at: begin) }
+        let soon = begin.adding(milliseconds: 60_000), late = begin.adding(milliseconds: 700_000)
+        XCTAssertNil(rates.perSecond("late", 10, at: soon))
+        XCTAssertNil(rates.perSecond("late", 20, at: soon.adding(milliseconds: 1000)), "full, and all of it young")
+        XCTAssertNil(rates.perSecond("late", 30, at: late))
+        XCTAssertEqual(rates.perSecond("late", 40, at: late.adding(milliseconds: 1000)), 10)
+    }
+
     func testOnlyNumbersAreNoted() {
         var values: [String: Double] = [:]
         values.note("a", nil)

@@ -73,8 +73,6 @@ struct TopCommand: Command {
         guard let value = Double(digits), 0.1...3600 ~= value else { throw misuse("Option '--delay': '\(text)' is no number of seconds from 0.1 to 3600") }
         return value
     }
-
-    private func misuse(_ message: String) -> UsageError { UsageError(message: message, command: spec.name) }
 }
 
 /// The table on a terminal. The service is asked on a thread of its own: a key works at once, though the service hang.

@@ -93,7 +93,7 @@ public struct Drain {
             throw ControlFailure("it is \(now.state.rawValue)" + (now.reason.isEmpty ? "" : " (\(now.reason))"))
         }
         let report = try registry.swap(guest.uuid, deadline: MonotonicTime.now.adding(milliseconds: Self.swapMs))
-        try remember(guest, host: report.to, .swapped)
+        remember(guest, host: report.to, .swapped)
         return .init(guest.name, .primary, .moved, host: report.to, detail: "swapped to \(report.to), outage \(Int(report.outageMs.rounded())) ms")
     }
 
@@ -106,15 +106,18 @@ public struct Drain {
         registry.keeper.hold(guest.uuid)
         defer { registry.keeper.release(guest.uuid) }
         let answer = try registry.migrate(guest.uuid, to: host, MigrationOptions(), pool: policy.pool, discardStale: false, onBegin: { _ in }, progress: { _ in })
-        try remember(guest, host: host, .migrated)
+        remember(guest, host: host, .migrated)
         guard case .moved(let report) = answer else { throw ControlFailure("libvirt predicted where it was to move") }
         return .init(guest.name, .primary, .moved, host: host, detail: "moved to \(host) by live migration, downtime \(report.downtimeMs.map { "\(Int($0)) ms" } ?? "unknown")")
     }
 
-    private func remember(_ guest: Guest, host: String, _ way: DrainStore.Record.Way) throws {
+    /// It has gone, whether that can be kept or not.
+    private func remember(_ guest: Guest, host: String, _ way: DrainStore.Record.Way) {
         var record = registry.drains.read() ?? DrainStore.Record(isDraining: true, since: Timestamp.now, moved: [])
         record.moved.removeAll { $0.uuid == guest.uuid }
         record.moved.append(.init(uuid: guest.uuid, domain: guest.name, host: host, way: way))
-        try registry.drains.write(record)
+        do { try registry.drains.write(record) } catch {
+            Log.error("\(guest.name) went to \(host), which cannot be noted: \(error). `undrain` will not bring it back; run `shadow-virt swap \(guest.name)` there")
+        }
     }
 }

@@ -10,10 +10,26 @@ final class Homecoming: Sendable {
         case underWay(String), done(String), failed(ControlFailure)
     }
 
+    /// Whoever asks does so every half second, and gives up after half a minute: a result that is older was about an earlier time.
+    private static let resultLastsMs = 60_000.0
+
     let host: String
     let state = Guarded(State.underWay("beginning"))
+    private let endedAt = Guarded<MonotonicTime?>(nil)
 
     init(host: String) { self.host = host }
+
+    func end(_ result: Result<String, any Error>) {
+        endedAt.change { $0 = .now }
+        state.change { state in
+            switch result {
+            case .success(let text): state = .done(text)
+            case .failure(let error): state = .failed((error as? ControlFailure) ?? ControlFailure("\(error)"))
+            }
+        }
+    }
+
+    var isStale: Bool { endedAt.read { $0.map { MonotonicTime.now.milliseconds(since: $0) > Self.resultLastsMs } ?? false } }
 }
 
 extension Registry {
@@ -25,7 +41,7 @@ extension Registry {
     func sendBack(_ request: PeerRequest) throws -> PeerResponse {
         let uuid = (request.uuid ?? "").lowercased()
         try checkListsPeer(request.host)
-        if let known = homecomings.read({ $0[uuid] }), known.host == request.host {
+        if let known = homecomings.read({ $0[uuid] }), known.host == request.host, !known.isStale {
             switch known.state.read({ $0 }) {
             case .underWay(let text): return PeerResponse(state: text, isLive: true)
             case .done(let text):
@@ -40,17 +56,19 @@ extension Registry {
             throw ControlFailure("\(request.domain ?? uuid) does not run on \(environment.hostName)")
         }
         let homecoming = Homecoming(host: request.host)
-        homecomings.change { $0[uuid] = homecoming }
+        let other: String? = homecomings.change { homecomings in
+            if let known = homecomings[uuid], case .underWay = known.state.read({ $0 }) { return known.host }
+            homecomings[uuid] = homecoming
+            return nil
+        }
+        if let other {
+            guard other != request.host else { return PeerResponse(state: "beginning", isLive: true) }
+            throw ControlFailure("\(request.domain ?? uuid) is on its way from \(environment.hostName) to \(other)", advice: "Wait until it is there, then try again")
+        }
         startThread("homecoming") { [self] in
             keeper.hold(uuid)
             defer { keeper.release(uuid) }
-            let result = Result { try bringHome(domain, homecoming) }
-            homecoming.state.change { state in
-                switch result {
-                case .success(let text): state = .done(text)
-                case .failure(let error): state = .failed((error as? ControlFailure) ?? ControlFailure("\(error)"))
-                }
-            }
+            homecoming.end(Result { try bringHome(domain, homecoming) })
         }
         return PeerResponse(state: "beginning", isLive: true)
     }

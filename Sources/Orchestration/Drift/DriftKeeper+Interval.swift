@@ -9,7 +9,7 @@ extension DriftKeeper {
     /// A periodic shadow whose last epoch is older than this many intervals lags.
     private static let mostIntervals = 2.5
 
-    func steer(_ key: Key, _ protection: PrimaryProtection, _ status: DomainStatus, _ trouble: HardwareTrouble, _ now: Double) {
+    func steer(_ key: Key, _ protection: PrimaryProtection, _ status: DomainStatus, _ trouble: HardwareTrouble) {
         guard status.state == .protected, status.epoch > 0 else { return }
         let settings = environment.configuration.drift
         let bounds = IntervalLaw.Bounds(configuredMs: status.configuredIntervalMs, isPeriodic: protection.isPeriodic,
@@ -20,7 +20,7 @@ extension DriftKeeper {
             watch.notePause(totalMilliseconds: status.counters?.pauseMsTotal ?? 0, at: .now)
             var law = watch.law.flatMap { $0.bounds == bounds ? $0 : nil } ?? IntervalLaw(bounds)
             let before = law.mode
-            _ = law.step(Self.look(watch, protection, status, trouble, now, ordered))
+            _ = law.step(Self.look(watch, protection, status, trouble, ordered))
             watch.law = law
             watches[key] = watch
             return (before, law, watch)
@@ -30,14 +30,13 @@ extension DriftKeeper {
         if change.before != change.law.mode { tell(change.law, change.watch) }
     }
 
-    private static func look(_ watch: DriftWatch, _ protection: PrimaryProtection, _ status: DomainStatus, _ trouble: HardwareTrouble, _ now: Double,
-                             _ ordered: Double) -> IntervalLaw.Look {
+    private static func look(_ watch: DriftWatch, _ protection: PrimaryProtection, _ status: DomainStatus, _ trouble: HardwareTrouble, _ ordered: Double) -> IntervalLaw.Look {
         // More epochs do no good to a shadow that is itself in trouble.
         let score = watch.verdict?.side == .shadow ? 0 : watch.score ?? 0
         let isHardware = trouble.pressure > score
         let cause = isHardware ? trouble.critical ?? trouble.warning ?? "" : "drift score \(String(format: "%.2f", score))"
         let isLagging = protection.isPeriodic ? (status.rpoMs ?? 0) > mostIntervals * ordered : status.intervalMs > ordered * 1.5
-        return IntervalLaw.Look(now: now, pressure: max(score, trouble.pressure), cause: cause, pauseShare: watch.pauseShare, isLagging: isLagging)
+        return IntervalLaw.Look(now: steadyNow, pressure: max(score, trouble.pressure), cause: cause, pauseShare: watch.pauseShare, isLagging: isLagging)
     }
 
     private func apply(_ law: IntervalLaw, _ protection: PrimaryProtection, _ ordered: Double) {

@@ -25,7 +25,8 @@ extension DriftKeeper {
     func consider(_ key: Key, _ protection: PrimaryProtection, _ status: DomainStatus, _ trouble: HardwareTrouble, _ now: Double) {
         lookAtPolicy(key, protection)
         guard let watch = watches.read({ $0[key] }), !watch.isSwapping else { return }
-        var look = WarmSwapLaw.Look(now: now, score: watch.score)
+        let steady = Self.steadyNow
+        var look = WarmSwapLaw.Look(now: steady, score: watch.score)
         look.isShadowAccused = watch.verdict?.side == .shadow && (watch.score ?? 0) >= IntervalLaw.enter
         look.hardware = trouble.critical
         look.onDrift = onDrift(key.uuid)
@@ -34,7 +35,7 @@ extension DriftKeeper {
         look.commitAgeMs = status.rpoMs
         look.intervalMs = status.intervalMs
         look.lagEpochs = status.lagEpochs
-        look.lastSwap = environment.marks.lastSwap(key.uuid)
+        look.lastSwap = environment.marks.lastSwap(key.uuid).map { steady - (now - $0) }
         look.retryAt = watch.retryAt
         var law = watch.swap
         var decision = law.decide(look)
@@ -118,7 +119,7 @@ extension DriftKeeper {
     private func failed(_ key: Key, _ watch: DriftWatch, _ cause: String, _ reason: String) {
         let pause = min(Self.longestBackOffSeconds, Self.backOffSeconds * pow(2, Double(min(watch.failures, 8))))
         watches.change { watches in
-            watches[key]?.retryAt = Self.now + pause
+            watches[key]?.retryAt = Self.steadyNow + pause
             watches[key]?.failures += 1
         }
         try? environment.marks.forgetSwap(key.uuid)

@@ -71,6 +71,9 @@ public final class DriftKeeper: @unchecked Sendable {
     }
 
     static var now: Double { Double(Sample.now) / 1000 }
+    /// The same without the steps of a clock that is set: a step is no time that an alarm has lasted.
+    static var steadyNow: Double { Double(MonotonicTime.now.nanoseconds) / 1e9 + clockOffset }
+    private static let clockOffset = now - Double(MonotonicTime.now.nanoseconds) / 1e9
 
     /// What this host's hardware reports: for a while less evidence is needed against its side.
     public func note(_ events: [ControlProtocol.HardwareEvent]) {
@@ -98,7 +101,7 @@ public final class DriftKeeper: @unchecked Sendable {
             tell(key, watch)
             let trouble = HardwareTrouble(report, kpis: watch.hostValues, now: now, since: clearedAt)
             let status = protection.status
-            steer(key, protection, status, trouble, now)
+            steer(key, protection, status, trouble)
             consider(key, protection, status, trouble, now)
             if watch.savedAt.adding(milliseconds: Self.saveEveryMs) <= .now {
                 save(watch)

@@ -57,14 +57,24 @@ struct DriftWatch {
     }
 
     var verdict: DriftVerdict? { saved.analyzer.verdict }
-    /// Nil while the baseline is learned.
-    var score: Double? { verdict.flatMap { $0.isLearning ? nil : $0.score } }
+    /// Nil while the baseline is learned, and when nothing was measured for so long that the verdict is about another time.
+    var score: Double? {
+        guard let heardAt, MonotonicTime.now.milliseconds(since: heardAt) < max(Self.longestSilenceMs, 5000 * Double(saved.stepSeconds)) else { return nil }
+        return verdict.flatMap { $0.isLearning ? nil : $0.score }
+    }
+
+    private static let longestSilenceMs = 60_000.0
+    private var heardAt: MonotonicTime?
 
     mutating func take(_ pair: PairSample) {
         domain = pair.domain
         saved.samples += 1
         hostValues = pair.primary.values.filter { $0.key.hasPrefix("host_") }
-        saved.analyzer.add(time: Double(pair.primary.time) / 1000, primary: judged(pair.primary.values), shadow: judged(pair.shadow?.values ?? [:]))
+        heardAt = .now
+        let time = Double(pair.primary.time) / 1000
+        // A clock that was set back: until it was as late again nothing would be judged, and the last verdict would stand.
+        if let last = saved.analyzer.lastTime, time <= last { saved.analyzer.clockWasSet(by: time - last - Double(saved.stepSeconds)) }
+        saved.analyzer.add(time: time, primary: judged(pair.primary.values), shadow: judged(pair.shadow?.values ?? [:]))
     }
 
     /// What another interval than the configured one changes by itself. Judged all the same, doubt would shorten the interval, and that would be more doubt.

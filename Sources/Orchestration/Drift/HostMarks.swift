@@ -98,7 +98,7 @@ public final class HostMarks: Sendable {
     func noteSwap(_ uuid: String, _ now: Double) throws {
         try change { content in
             // What is older than an hour holds nothing up.
-            content.swaps = content.swaps.filter { now - $0.value < WarmSwapLaw.secondsBetweenSwaps }
+            content.swaps = content.swaps.filter { abs(now - $0.value) < WarmSwapLaw.secondsBetweenSwaps }
             if content.swaps.count < Self.mostSwaps { content.swaps[uuid] = now }
         }
     }

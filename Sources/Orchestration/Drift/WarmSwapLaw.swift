@@ -105,7 +105,8 @@ struct WarmSwapLaw: Equatable, Sendable {
         guard let age = look.commitAgeMs else { return .notCurrent("it holds no epoch") }
         if age > max(Self.currentMs, look.intervalMs * 2.5) { return .notCurrent("its last epoch is \(Int(age)) ms old") }
         if look.lagEpochs > Self.mostLag { return .notCurrent("it lags \(look.lagEpochs) epochs behind") }
-        if let last = look.lastSwap, look.now - last < Self.secondsBetweenSwaps { return .hourly(max(0, look.now - last)) }
+        // One that is far ahead was noted by a clock that was wrong.
+        if let last = look.lastSwap, abs(look.now - last) < Self.secondsBetweenSwaps { return .hourly(max(0, look.now - last)) }
         if let retryAt = look.retryAt, retryAt > look.now { return .failed(retryAt - look.now) }
         if look.isShadowAccused { return .peer("the shadow's host drifts itself") }
         return look.peerObstacle.map { .peer($0) }

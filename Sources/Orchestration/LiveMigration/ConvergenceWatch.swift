@@ -1,3 +1,4 @@
+import ControlProtocol
 import Foundation
 import Libvirt
 
@@ -33,9 +34,9 @@ struct MigrationSample: Equatable {
     /// One line for a person; the client adds the bytes.
     var text: String {
         guard memoryTotal > 0, pass > 0 else { return diskTotal > 0 ? "Copying disks" : "Preparing" }
-        var parts = ["pass \(pass)", "\(Amount.bytes(memoryRemaining)) remaining", "dirty rate \(Amount.bytes(dirtyBytesPerSecond))/s",
-                     "bandwidth \(Amount.bytes(bandwidthBytesPerSecond))/s"]
-        if let seconds = estimatedSeconds { parts.append("about \(Amount.seconds(seconds)) to go") }
+        var parts = ["pass \(pass)", "\(Quantity.bytes(memoryRemaining)) remaining", "dirty rate \(Quantity.bytes(dirtyBytesPerSecond))/s",
+                     "bandwidth \(Quantity.bytes(bandwidthBytesPerSecond))/s"]
+        if let seconds = estimatedSeconds { parts.append("about \(Quantity.duration(milliseconds: seconds * 1000)) to go") }
         if let throttlePercent, throttlePercent > 0 { parts.append("guest slowed down by \(throttlePercent) %") }
         return "Copying memory (\(parts.joined(separator: ", ")))"
     }
@@ -89,21 +90,7 @@ struct ConvergenceWatch {
         if !postcopy { ways.append("--postcopy") }
         if !autoConverge { ways.append("--auto-converge") }
         let choice = ways.count > 1 ? ways.dropLast().joined(separator: ", ") + " or " + (ways.last ?? "") : ways.joined()
-        return "remaining \(Amount.bytes(peakRemaining)), dirty rate \(Amount.bytes(last.dirtyBytesPerSecond))/s, bandwidth \(Amount.bytes(last.bandwidthBytesPerSecond))/s: "
+        return "remaining \(Quantity.bytes(peakRemaining)), dirty rate \(Quantity.bytes(last.dirtyBytesPerSecond))/s, bandwidth \(Quantity.bytes(last.bandwidthBytesPerSecond))/s: "
             + "does not converge; use \(choice)"
-    }
-}
-
-/// Numbers for people.
-enum Amount {
-    static func bytes(_ count: UInt64) -> String {
-        if count < 1 << 20 { return "\(count >> 10) KiB" }
-        if count < 1 << 30 { return String(format: "%.1f MiB", Double(count) / 1_048_576) }
-        return String(format: "%.1f GiB", Double(count) / 1_073_741_824)
-    }
-
-    static func seconds(_ seconds: Double) -> String {
-        let whole = Int(min(1e9, seconds.rounded(.up)))
-        return whole < 120 ? "\(whole) s" : "\(whole / 60) min"
     }
 }

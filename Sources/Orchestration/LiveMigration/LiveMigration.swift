@@ -220,7 +220,7 @@ final class LiveMigration: @unchecked Sendable {
         if isCancelled.read({ $0 }) { return "was cancelled" }
         if let seconds = options.timeoutSeconds, elapsedMs > seconds * 1000 {
             let why = followed.complaint.map { ": " + $0 } ?? (followed.last.map { " (\($0.text))" } ?? "")
-            return "was cancelled after \(Amount.seconds(seconds))\(why)"
+            return "was cancelled after \(Quantity.duration(milliseconds: seconds * 1000))\(why)"
         }
         return nil
     }

@@ -138,8 +138,9 @@ public final class PolicyKeeper: @unchecked Sendable {
 
     /// A shadow has to go elsewhere: `host` is being emptied.
     func leave(_ uuid: String, _ host: String) {
+        // First what is to be done: a look that is over before knows nothing of it, and takes the entry with it.
+        state.change { $0.entries[uuid, default: Entry()].leaves = host }
         look(uuid)
-        state.change { $0.entries[uuid]?.leaves = host }
     }
 
     /// At once, or with a delay what is not in back-off: an attempt that fails resumes its guest as well, and must not lead to the next one.
@@ -215,7 +216,8 @@ public final class PolicyKeeper: @unchecked Sendable {
                 entry.isBeginning = false
                 entry.failures += 1
                 let pause = min(Self.longestPauseMs, 1000 * pow(2, Double(min(entry.failures - 1, 9))))
-                entry.due = MonotonicTime.now.adding(milliseconds: pause)
+                // What somebody changed meanwhile, the policy for one, may be the remedy.
+                entry.due = MonotonicTime.now.adding(milliseconds: entry.isDirty ? min(pause, 1000) : pause)
                 return ("\(error)", isNew, entry.name, pause)
             }
         }

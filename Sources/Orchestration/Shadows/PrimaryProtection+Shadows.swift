@@ -10,7 +10,8 @@ extension PrimaryProtection {
     /// The hosts of its shadows.
     public var shadowHosts: [String] { slots.map(\.peer.name) }
 
-    func slot(_ host: String) -> ShadowSlot? { slots.first { $0.peer.name == host } }
+    /// By the host's name, upper and lower case alike, as in the configuration.
+    func slot(_ host: String) -> ShadowSlot? { slots.first { $0.peer.name.lowercased() == host.lowercased() } }
     private func slot(index: Int?) -> ShadowSlot? { slots.first { $0.index == index ?? 0 } }
 
     /// What every shadow is told of the others.
@@ -38,11 +39,12 @@ extension PrimaryProtection {
         var failure: (any Error)?
         var replicas: [String: String]?
         var count = 0
+        let asked = due.isEmpty ? all : due
         for slot in all { slot.begin(UUID()) }
         noteShadows()
-        aim(at: all.first { $0 === (due.first ?? all.first) } ?? all[0])
+        aim(at: asked.first ?? all[0])
         try environment.records.write(record)
-        for slot in due.isEmpty ? all : due {
+        for slot in asked {
             do {
                 let answer = try slot.client.ask(request(slot), timeoutMs: 60_000)
                 for warning in answer.warnings ?? [] {
@@ -53,14 +55,31 @@ extension PrimaryProtection {
                 count += 1
                 replicas = replicas ?? answer.replicas
             } catch {
+                if error is ControlFailure, hasBecomeGuest(slot) {
+                    aim(at: slot)
+                    throw ControlFailure("Domain \(domain.name) was started on \(slot.peer.name) while that could not be reached")
+                }
                 failure = failure ?? error
                 slot.failed("\(error)", isAway: error is PeerUnreachable)
                 if demandsAll { throw error }
             }
         }
         guard count > 0 else { throw failure ?? ControlFailure("Domain \(domain.name) has no shadow to be protected to") }
+        // Which sessions have begun is part of the record as well.
+        noteShadows()
         if let first = slots.first(where: { $0.index == 0 }) { aim(at: first) }
         return replicas ?? [:]
+    }
+
+    /// Whether a host that takes no shadow has made one of an earlier session the guest, by its administrator's order while it could not be reached. Sessions
+    /// since then are unknown there; the next attempt asks by the one that is known, and stands back.
+    private func hasBecomeGuest(_ slot: ShadowSlot) -> Bool {
+        guard let former = slot.former else { return false }
+        guard (try? slot.client.ask(PeerRequest(.query, host: environment.hostName, session: former, uuid: domain.uuid)))?.phase == .running else { return false }
+        slot.takeBack(former)
+        // Now, not with the next attempt: every moment more is one that two copies run.
+        do { try domain.handle().suspend() } catch { Log.error("\(domain.name) runs on \(slot.peer.name), and the copy here could not be suspended: \(error)") }
+        return true
     }
 
     /// For the source worker, in the order of their places.
@@ -130,10 +149,26 @@ extension PrimaryProtection {
     /// Freshest first. One that follows goes before one whose connection is broken: it answers.
     var slotsByFreshness: [ShadowSlot] {
         keepCommitted()
+        if slots.count > 1, slots.allSatisfy({ $0.committed == 0 }) { askWhatTheyHold() }
         return slots.enumerated().sorted { a, b in
             (a.element.committed, a.element.follows ? 1 : 0, b.offset) > (b.element.committed, b.element.follows ? 1 : 0, a.offset)
         }.map(\.element)
     }
+
+    /// A service that has just started knows of no epoch, but the shadows do. All at once: the guest may be dead.
+    private func askWhatTheyHold() {
+        let all = slots, left = Guarded(all.count)
+        for slot in all {
+            startThread("shadow-ask") { [environment, uuid = domain.uuid] in
+                let request = PeerRequest(.query, host: environment.hostName, session: slot.session, uuid: uuid)
+                if let epoch = try? environment.client(of: slot.peer).ask(request, timeoutMs: Self.askLimitMs).epoch { slot.noteCommitted(epoch) }
+                left.change { $0 -= 1 }
+            }
+        }
+        _ = left.wait(until: MonotonicTime.now.adding(milliseconds: Self.askLimitMs)) { $0 == 0 ? true : nil }
+    }
+
+    private static let askLimitMs = 3000.0
 
     /// As `settled`, for some of several shadows: they are there, or one of them has failed since then.
     func shadowsSettled(_ hosts: [String], since begin: MonotonicTime, until deadline: MonotonicTime) -> Settled? {
@@ -158,7 +193,7 @@ extension PrimaryProtection {
             reply.give(.failure(ControlFailure("Domain \(domain.name) is suspended, and a new shadow needs a new first copy", advice: "Run `virsh resume \(domain.name)` first")))
             return nil
         }
-        slotBox.change { slots in slots += fresh.filter { new in !slots.contains { $0.peer.name == new.peer.name } } }
+        slotBox.change { slots in slots += fresh.filter { new in !slots.contains { $0.peer.name.lowercased() == new.peer.name.lowercased() } } }
         noteShadows()
         reply.give(Result { try environment.records.write(record) })
         return .retry("Copying the guest to \(fresh.map(\.peer.name).joined(separator: ", ")) as well")
@@ -196,6 +231,10 @@ extension PrimaryProtection {
     /// Removes a shadow. Returns what an administrator should know.
     func discard(_ slot: ShadowSlot, deleteReplica: Bool) -> [String] {
         do {
+            // What was there before its host was lost, when nothing took its place.
+            if let former = slot.former {
+                _ = try slot.client.ask(PeerRequest(.discard, host: environment.hostName, session: former, uuid: domain.uuid, domain: domain.name), timeoutMs: 20_000)
+            }
             let answer = try slot.client.ask(PeerRequest(.discard, host: environment.hostName, session: slot.session, uuid: domain.uuid, domain: domain.name,
                                                          deleteReplica: deleteReplica ? true : nil), timeoutMs: 20_000)
             return answer.warnings ?? []

@@ -6,6 +6,8 @@ struct ShadowEntry: Codable, Sendable, Equatable {
     var peer: String
     var session: UUID
     var multiple: Int
+    /// The last session that its host is known to have begun, when that is another.
+    var former: UUID?
 }
 
 /// What every shadow knows of the others, for when their primary's host is gone: whom to ask before it becomes the guest, and whom to protect
@@ -18,7 +20,7 @@ public struct ShadowFamily: Codable, Sendable, Equatable {
     /// How the guest is protected.
     public var request: ProtectRequest
 
-    func others(than host: String) -> [ShadowChoice] { members.filter { $0.host != host } }
+    func others(than host: String) -> [ShadowChoice] { members.filter { $0.host.lowercased() != host.lowercased() } }
 }
 
 /// Where a shadow stands, for another shadow of the same guest that is about to become the guest.

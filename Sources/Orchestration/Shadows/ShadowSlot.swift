@@ -17,6 +17,8 @@ final class ShadowSlot: @unchecked Sendable {
 
     private struct State {
         var session: UUID
+        /// The last one that its host is known to have begun.
+        var former: UUID?
         var multiple: Int
         /// Its place among the source worker's shadows; nil: it is not part of the present capture.
         var index: Int?
@@ -42,7 +44,7 @@ final class ShadowSlot: @unchecked Sendable {
         client = environment.client(of: peer)
         // What happens to it is said with the domain's own state.
         board = StatusBoard(state, label: "")
-        self.state = Guarded(State(session: entry.session, multiple: entry.multiple))
+        self.state = Guarded(State(session: entry.session, former: entry.former ?? entry.session, multiple: entry.multiple))
     }
 
     var session: UUID { state.read { $0.session } }
@@ -50,7 +52,9 @@ final class ShadowSlot: @unchecked Sendable {
     var index: Int? { state.read { $0.index } }
     var isIn: Bool { index != nil }
     var committed: UInt64 { state.read { $0.committed } }
-    var entry: ShadowEntry { ShadowEntry(peer: peer.name, session: session, multiple: multiple) }
+    /// The session before the present one, while nothing is known to have begun there since; nil otherwise.
+    var former: UUID? { state.read { $0.former == $0.session ? nil : $0.former } }
+    var entry: ShadowEntry { ShadowEntry(peer: peer.name, session: session, multiple: multiple, former: former) }
     var follows: Bool { isIn && board.state == .protected }
 
     func begin(_ session: UUID) {
@@ -59,8 +63,11 @@ final class ShadowSlot: @unchecked Sendable {
         }
     }
 
+    /// The present session goes by this name: its host has answered to it.
+    func takeBack(_ session: UUID) { state.change { ($0.session, $0.isAway) = (session, false) } }
+
     func enter(_ index: Int) {
-        state.change { ($0.index, $0.isAway) = (index, false) }
+        state.change { ($0.index, $0.isAway, $0.former) = (index, false, $0.session) }
         board.set(.syncing)
     }
 

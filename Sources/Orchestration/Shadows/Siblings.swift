@@ -10,21 +10,29 @@ extension Registry {
     func askSiblings(_ shadow: ShadowProtection, force: Bool, progress: (String) -> Void) throws {
         let mine = try shadow.siblingState()
         for sibling in shadow.siblings {
-            do {
-                let peer = try environment.peer(sibling.host)
-                let request = PeerRequest(.sibling, host: environment.hostName, uuid: shadow.uuid, domain: shadow.name)
-                guard let state = try environment.client(of: peer).ask(request).sibling else { throw ControlFailure("\(peer.name) did not say where its shadow stands") }
-                guard let problem = Self.problem(sibling.host, state, mine, shadow) else { continue }
-                guard force else { throw problem }
-                progress("--force: \(problem.message). Going ahead all the same")
-            } catch let error as PeerUnreachable {
+            let state: SiblingState
+            do { state = try ask(sibling.host, about: shadow) } catch {
+                // Also of one that answers but cannot tell, because its libvirt is away for one: by now the primary may have been destroyed by force.
+                let reason = (error as? PeerUnreachable)?.reason ?? "\(error)"
                 guard force else {
-                    throw ControlFailure("\(sibling.host) holds another shadow of \(shadow.name) and cannot be asked whether it runs there: \(error.reason)",
+                    throw ControlFailure("\(sibling.host) holds another shadow of \(shadow.name) and cannot be asked whether it runs there: \(reason)",
                                          advice: "Bring \(sibling.host) back or make sure that the guest does not run there, then use `--force`: if it does, there are two running copies of it")
                 }
-                progress("--force: starting \(shadow.name) though nobody knows whether its other shadow runs on \(sibling.host) (\(error.reason)). If it does, two copies run at once")
+                progress("--force: starting \(shadow.name) though nobody knows whether its other shadow runs on \(sibling.host) (\(reason)). If it does, two copies run at once")
+                continue
             }
+            guard let problem = Self.problem(sibling.host, state, mine, shadow) else { continue }
+            guard force else { throw problem }
+            progress("--force: \(problem.message). Going ahead all the same")
         }
+    }
+
+    private func ask(_ host: String, about shadow: ShadowProtection) throws -> SiblingState {
+        let peer = try environment.peer(host)
+        guard let state = try environment.client(of: peer).ask(PeerRequest(.sibling, host: environment.hostName, uuid: shadow.uuid, domain: shadow.name)).sibling else {
+            throw ControlFailure("\(peer.name) did not say where its shadow stands")
+        }
+        return state
     }
 
     /// What speaks against this shadow becoming the guest, because of another one; nil: nothing.
@@ -82,11 +90,16 @@ extension Registry {
 
     func answerClaim(_ request: PeerRequest) throws -> PeerResponse {
         guard let protection = primary((request.uuid ?? "").lowercased()) else { return PeerResponse() }
+        // By the name that it has here: the two must be one claimant when this service is about to order the same host.
+        guard let host = protection.slot(request.host)?.peer.name else {
+            throw ControlFailure("\(request.host) has no shadow of \(protection.domain.name) any more, as \(environment.hostName) sees it: what it holds is out of date",
+                                 advice: "`shadow-virt status \(protection.domain.name)` on \(environment.hostName) shows where its shadows are")
+        }
         guard request.verb == .claim else {
-            protection.giveBackClaim(request.host)
+            protection.giveBackClaim(host)
             return PeerResponse()
         }
-        guard protection.claim(request.host) else {
+        guard protection.claim(host) else {
             throw ControlFailure("\(environment.hostName) has ordered \(protection.claimant.read { $0 } ?? "another host") to run \(protection.domain.name)",
                                  advice: "`shadow-virt status` there tells how that ended")
         }

@@ -11,12 +11,20 @@ struct PeerTelemetry: Codable, Sendable, Equatable {
 
     /// As many as a host may have: what a peer sends beyond that is not looked at.
     private static let mostValues = 2048
+    /// Larger ones would be infinite in single precision, in which they are kept.
+    private static let largest = Double(Float.greatestFiniteMagnitude) / 2
+
+    /// A name that can stand in a file, a table and a terminal.
+    private static func isKPI(_ name: String) -> Bool {
+        !name.isEmpty && name.utf8.count <= 100 && name.utf8.allSatisfy { (0x61...0x7A).contains($0) || (0x30...0x39).contains($0) || $0 == 0x5F }
+    }
 
     /// The shadow's side of a pair: KPIs of the host and of what the shadow's worker knows. Nil when it is older than `limitMs`.
     func sample(uuid: String, primaryHost: String, now: UInt64, limitMs: Double) -> Sample? {
-        guard ageMs.isFinite, ageMs >= 0, ageMs <= limitMs, values.count <= Self.mostValues else { return nil }
+        guard ageMs.isFinite, ageMs >= 0, ageMs <= limitMs, values.count <= Self.mostValues, (shadows[uuid] ?? [:]).count <= Self.mostValues else { return nil }
         var side = HostSide.values(values, towards: primaryHost)
         for (name, value) in shadows[uuid] ?? [:] { side[name] = value }
+        side = side.filter { Self.isKPI($0.key) && abs($0.value) <= Self.largest }
         return Sample(time: now - min(now, UInt64(ageMs)), values: side)
     }
 }

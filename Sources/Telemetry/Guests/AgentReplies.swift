@@ -49,9 +49,11 @@ enum AgentReplies {
         }
         var name: String
         var stats: Figures
-        /// A whole disk, neither a partition nor made of others.
-        var isWhole: Bool { (name.hasPrefix("vd") || name.hasPrefix("sd") || name.hasPrefix("hd")) && name.last?.isNumber == false
-            || name.hasPrefix("nvme") && !name.contains("p") }
+        /// A whole disk, neither a partition nor made of others; by a name that a kernel would give.
+        var isWhole: Bool {
+            guard name.utf8.count <= 32 else { return false }
+            return (name.hasPrefix("vd") || name.hasPrefix("sd") || name.hasPrefix("hd")) && name.last?.isNumber == false || name.hasPrefix("nvme") && !name.contains("p")
+        }
     }
 
     struct FileSystem: Decodable {

@@ -16,10 +16,10 @@ final class LinuxGuestTests: XCTestCase {
         for tool in ["mkfs.ext4", "e2fsck", "dumpe2fs", "debugfs"] where !TwoHosts.isInstalled(tool) { throw XCTSkip("no \(tool) (Debian: apt install e2fsprogs)") }
     }
 
-    private lazy var random: SeededRandom = {
+    private lazy var random: SeededGenerator = {
         let seed = ProcessInfo.processInfo.environment["E2E_SEED"].flatMap { UInt64($0) } ?? UInt64.random(in: 1...999_999)
         print("\(name): seed \(seed) (repeat with E2E_SEED=\(seed))")
-        return SeededRandom(seed: seed)
+        return SeededGenerator(seed: seed)
     }()
     private func pauseAtRandom(_ range: ClosedRange<Double>) { usleep(UInt32(Double.random(in: range, using: &random) * 1e6)) }
 

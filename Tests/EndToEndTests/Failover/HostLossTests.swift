@@ -52,6 +52,11 @@ final class HostLossTests: HostsTestCase {
         XCTAssertEqual(refused.status, 1, refused.summary)
         XCTAssertTrue(refused.err.contains("cannot be known"), refused.summary)
         XCTAssertTrue(guest.isTicking, "it runs on where it was")
+        // A new service there tries anew, in vain, under names that host B never hears of.
+        hosts.service(.a).kill()
+        usleep(500_000)
+        try hosts.waitForService(.a)
+        try hosts.waitForState(.a, guest.name, ["degraded"], limit: 20)
 
         let forced = try hosts.shadowVirt(.b, "failover", guest.name, "--force")
         XCTAssertEqual(forced.status, 0, forced.summary)

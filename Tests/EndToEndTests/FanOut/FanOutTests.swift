@@ -57,7 +57,8 @@ final class FanOutTests: FanOutTestCase {
         try guest.follow(to: .b, mayRepeat: 40)
         let second = try hosts.shadowVirt(.c, "failover", guest.name)
         XCTAssertEqual(second.status, 1, second.summary)
-        XCTAssertTrue(second.err.contains("running on hostB") || second.err.contains("runs on hostB"), second.summary)
+        // Unless hostB was quicker to make its own shadow there.
+        XCTAssertTrue(["running on hostB", "runs on hostB", "holds no complete epoch yet"].contains { second.err.contains($0) }, second.summary)
         try waitForShadows(guest, ["hostC"])
         try assertInOrder(guest)
     }

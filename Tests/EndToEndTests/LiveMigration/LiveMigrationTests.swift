@@ -219,7 +219,7 @@ final class LiveMigrationTests: DisksTestCase {
     func testItIsToldWhenItDoesNotConverge() throws {
         let guest = try heavyGuest()
         let result = try swapTo(guest, Self.slow + ["--timeout", "18"])
-        assertRefused(result, "was cancelled after 18 s", "does not converge; use a --downtime above", "--postcopy or --auto-converge", "The guest runs on hostA")
+        assertRefused(result, "was cancelled after 18s", "does not converge; use a --downtime above", "--postcopy or --auto-converge", "The guest runs on hostA")
         XCTAssertTrue(try hosts.service(.a).logText.contains("does not converge"))
         XCTAssertEqual(try hosts.domainState(.a, guest.name), "running")
         XCTAssertEqual(try volumes(.b), [])

@@ -9,12 +9,12 @@ class HostsTestCase: XCTestCase {
     }
     nonisolated(unsafe) private static var shared: Result<Shared, any Error>?
     /// Reported with the class, not on a machine where nobody can repeat it.
-    nonisolated(unsafe) private static var random = SeededRandom(seed: 0)
+    nonisolated(unsafe) private static var random = SeededGenerator(seed: 0)
 
     override class func setUp() {
         super.setUp()
         let seed = ProcessInfo.processInfo.environment["E2E_SEED"].flatMap { UInt64($0) } ?? UInt64.random(in: 1...999_999)
-        random = SeededRandom(seed: seed)
+        random = SeededGenerator(seed: seed)
         print("\(self): seed \(seed) (repeat with E2E_SEED=\(seed))")
         shared = Result { Shared(hosts: try makeHosts()) }
     }
@@ -130,20 +130,6 @@ class HostsTestCase: XCTestCase {
     /// Waits a random time.
     func pauseAtRandom(_ range: ClosedRange<Double>) { usleep(UInt32(random(range) * 1e6)) }
     func random(_ range: ClosedRange<Double>) -> Double { Double.random(in: range, using: &Self.random) }
-}
-
-/// splitmix64: the same moments again for the same seed, as far as a machine repeats itself.
-struct SeededRandom: RandomNumberGenerator {
-    private var state: UInt64
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
-    }
 }
 
 /// Prints what was measured, one line that can be found.

@@ -15,7 +15,7 @@ final class DriftWatchTests: XCTestCase {
     private func watch() -> DriftWatch { DriftWatch(domain: "web1", DriftWatch.fresh(uuid: "u", peer: "b", stepSeconds: 60, shape: "2 CPUs", now: 1000)) }
 
     /// Both sides see the same load; from `faultAt` on the primary's latency is what `factor` makes of it.
-    private func feed(_ watch: inout DriftWatch, _ rows: Range<Int>, faultAt: Int = .max, factor: Double = 1) {
+    private func feed(_ watch: inout DriftWatch, _ rows: Range<Int>, faultAt: Int = .max, factor: Double = 1, clockIsBackBy back: Int = 0) {
         for row in rows {
             let load = 100 + 20 * sin(Double(row) / 30)
             func noise(_ side: UInt64) -> Double {
@@ -24,7 +24,7 @@ final class DriftWatchTests: XCTestCase {
                 return Double((bits ^ (bits >> 27)) >> 11) / Double(UInt64(1) << 53)
             }
             func side(_ factor: Double, _ noise: Double) -> Sample {
-                Sample(time: UInt64(1_700_000_000_000 + row * 60_000), values: ["host_storage_write_ms": (2 + noise) * factor, "host_cpu_percent": load / 4 + noise])
+                Sample(time: UInt64(1_700_000_000_000 + (row - back) * 60_000), values: ["host_storage_write_ms": (2 + noise) * factor, "host_cpu_percent": load / 4 + noise])
             }
             watch.take(PairSample(uuid: "u", domain: "web1", peer: "b", primary: side(row >= faultAt ? factor : 1, noise(0)), shadow: side(1, noise(1))))
         }
@@ -48,6 +48,17 @@ final class DriftWatchTests: XCTestCase {
         XCTAssertEqual(report.side, "primary")
         XCTAssertEqual(report.contributions.first?.kpi, "host_storage_write_ms")
         XCTAssertEqual(report.samples, 520)
+    }
+
+    /// The last verdict must not stand, nor the baseline be lost, until the clock is as late again.
+    func testAClockThatIsSetBackBlindsNobody() {
+        var one = watch()
+        feed(&one, 0..<400)
+        feed(&one, 400..<500, faultAt: 400, factor: 8, clockIsBackBy: 300)
+        XCTAssertGreaterThan(one.score ?? 0, 1)
+        XCTAssertEqual(one.verdict?.side, .primary)
+        feed(&one, 500..<600, clockIsBackBy: 450)
+        XCTAssertLessThan(one.score ?? 9, 1)
     }
 
     func testWhatDoesNotFitIsLearnedAnew() throws {

@@ -69,6 +69,7 @@ final class WarmSwapLawTests: XCTestCase {
         XCTAssertEqual(held { $0.lastSwap = 10_000 - 3599 }, "hourly")
         XCTAssertNil(held { $0.lastSwap = 10_000 - 3600 })
         XCTAssertEqual(held { $0.lastSwap = 10_500 }, "hourly", "a clock that was set back")
+        XCTAssertNil(held { $0.lastSwap = 1_000_000 }, "a clock that was wrong by days when it was noted")
         XCTAssertEqual(held { $0.retryAt = 10_001 }, "failed")
         XCTAssertNil(held { $0.retryAt = 10_000 })
         XCTAssertEqual(held { $0.isShadowAccused = true }, "peer")

@@ -53,7 +53,7 @@ final class ConvergenceWatchTests: XCTestCase {
     func testTheComplaintNamesNumbersAndWays() {
         let watch = run(passMs: 1000, seconds: 20) { _ in 800 }.watch
         XCTAssertEqual(watch.complaint(postcopy: false, autoConverge: false),
-                       "remaining 800.0 MiB, dirty rate 1.2 GiB/s, bandwidth 110.0 MiB/s: does not converge; use a --downtime above 7272ms, --postcopy or --auto-converge")
+                       "remaining 800.0MiB, dirty rate 1.2GiB/s, bandwidth 110.0MiB/s: does not converge; use a --downtime above 7272ms, --postcopy or --auto-converge")
         XCTAssertTrue(watch.complaint(postcopy: false, autoConverge: true).hasSuffix("use a --downtime above 7272ms or --postcopy"))
         XCTAssertTrue(ConvergenceWatch().complaint(postcopy: true, autoConverge: true).hasSuffix("use --downtime"))
     }
@@ -65,7 +65,7 @@ final class ConvergenceWatchTests: XCTestCase {
         XCTAssertEqual(sample.text, "Copying disks")
         (sample.memoryTotal, sample.memoryRemaining, sample.pass) = (1024 * mib, 500 * mib, 2)
         (sample.dirtyBytesPerSecond, sample.bandwidthBytesPerSecond, sample.throttlePercent) = (10 * mib, 110 * mib, 20)
-        XCTAssertEqual(sample.text, "Copying memory (pass 2, 500.0 MiB remaining, dirty rate 10.0 MiB/s, bandwidth 110.0 MiB/s, about 5 s to go, guest slowed down by 20 %)")
+        XCTAssertEqual(sample.text, "Copying memory (pass 2, 500.0MiB remaining, dirty rate 10.0MiB/s, bandwidth 110.0MiB/s, about 5s to go, guest slowed down by 20 %)")
         sample.dirtyBytesPerSecond = 110 * mib
         XCTAssertNil(sample.estimatedSeconds)
     }

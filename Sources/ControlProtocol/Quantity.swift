@@ -1,9 +1,9 @@
 import Foundation
 
 /// Numbers as people read them. Whatever the service sends, nothing here traps.
-enum Quantity {
+public enum Quantity {
     /// `0.6ms`, `20ms`, `1.5s`, `3m20s`, `2h05m`, `3d04h`.
-    static func duration(milliseconds: Double) -> String {
+    public static func duration(milliseconds: Double) -> String {
         guard milliseconds.isFinite, milliseconds >= 0 else { return "-" }
         if milliseconds < 9.95 { return trimmed(milliseconds) + "ms" }
         if milliseconds < 999.5 { return "\(Int(milliseconds.rounded()))ms" }
@@ -18,7 +18,7 @@ enum Quantity {
     }
 
     /// `0B`, `512B`, `3.2MiB`.
-    static func bytes(_ count: UInt64) -> String {
+    public static func bytes(_ count: UInt64) -> String {
         if count < 1024 { return "\(count)B" }
         var value = Double(count), unit = 0
         let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
@@ -30,21 +30,21 @@ enum Quantity {
     }
 
     /// `1 epoch`, `2 epochs`.
-    static func count(_ number: some BinaryInteger, _ noun: String) -> String { number == 1 ? "1 \(noun)" : "\(number) \(noun)s" }
+    public static func count(_ number: some BinaryInteger, _ noun: String) -> String { number == 1 ? "1 \(noun)" : "\(number) \(noun)s" }
 
     /// `41 %`; nil when there is nothing to take a part of.
-    static func percent(_ part: UInt64, of whole: UInt64) -> String? {
+    public static func percent(_ part: UInt64, of whole: UInt64) -> String? {
         whole == 0 ? nil : String(format: "%.0f %%", min(100, Double(part) / Double(whole) * 100))
     }
 
     /// `412.0MiB of 1.0GiB (40 %)`.
-    static func progress(_ done: UInt64, of total: UInt64) -> String {
+    public static func progress(_ done: UInt64, of total: UInt64) -> String {
         let share = percent(done, of: total).map { " (\($0))" }
         return "\(bytes(done)) of \(bytes(total))\(share ?? "")"
     }
 
     /// One decimal, without `.0`.
-    static func trimmed(_ value: Double) -> String {
+    public static func trimmed(_ value: Double) -> String {
         let text = String(format: "%.1f", value)
         return text.hasSuffix(".0") ? String(text.dropLast(2)) : text
     }
