@@ -12,6 +12,7 @@ public enum FileScores {
     public static func pairs(path: String, step: Double) throws(SampleFileError) -> [Row] {
         let file = try SampleFile(path: path)
         let (primary, shadow) = try columns(file)
+        try check(step: step, file)
         var analyzer = DriftAnalyzer(step: step), rows: [Row] = [], last = -Double.infinity
         for (index, row) in file.rows.enumerated() {
             guard file.times[index] > last else {
@@ -35,6 +36,15 @@ public enum FileScores {
             let score = analyzer.add(time: file.times[index], value: file.rows[index][column] ?? .nan)
             return Row(timestamp: String(file.timestamps[index]), score: score)
         }
+    }
+
+    /// Milliseconds taken for seconds, or another step than the file's, would turn every row into a gap or a repetition: nothing would be judged, and nothing said.
+    private static func check(step: Double, _ file: SampleFile) throws(SampleFileError) {
+        let distances = zip(file.times.dropFirst(), file.times).map { $0 - $1 }.filter { $0 > 0 }.sorted()
+        guard distances.count >= 10 else { return }
+        let usual = distances[distances.count / 2]
+        guard usual > 5 * step || usual < step / 5 else { return }
+        throw SampleFileError(path: file.path, line: nil, message: "Its rows are \(usual) s apart, and --step says \(step): times are in seconds")
     }
 
     private static func columns(_ file: SampleFile) throws(SampleFileError) -> (primary: [String: Int], shadow: [String: Int]) {

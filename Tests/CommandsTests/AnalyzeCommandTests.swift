@@ -64,6 +64,8 @@ final class AnalyzeCommandTests: XCTestCase {
             ("timestamp,p_cpu,s_cpu\n0,1,one\n", "x.csv:2: 'one' in column 's_cpu' is no number"),
             ("timestamp,p_cpu,s_cpu\nnow,1,1\n", "x.csv:2: 'now' is no time"),
             ("timestamp,p_cpu,s_cpu\n60,1,1\n60,1,1\n", "x.csv:3: Time 60 does not come after the row before"),
+            ("timestamp,p_cpu,s_cpu\n60,1,1\n0,1,1\n", "x.csv:3: Time 0 does not come after the row before"),
+            ("timestamp,p_cpu,s_cpu\n" + (0..<20).map { "\($0 * 60000),1,1\n" }.joined(), "x.csv: Its rows are 60000.0 s apart, and --step says 60.0"),
         ]
         for (text, message) in cases {
             try write("x.csv", text)
