@@ -156,6 +156,9 @@ extension PrimaryProtection {
         guard claim(peer.name) else {
             throw ControlFailure("\(claimant.read { $0 } ?? "") takes the guest over by its administrator's order")
         }
+        if isResumed, let other = slots.first(where: { $0.peer.name != peer.name && $0.isWorthAsking && isTaking(over: $0) }) {
+            throw ControlFailure("\(other.peer.name) takes the guest over by its administrator's order")
+        }
         let order = runOrder
         record.phase = .committing
         try environment.records.write(record)
@@ -221,10 +224,12 @@ extension PrimaryProtection {
                     letHeldGuestRun()
                     return .retry("A swap was cut off; the guest did not come up on \(peer.name)")
                 }
-            } catch let error as PeerUnreachable {
+            } catch {
+                // Also an answer that does not tell, because libvirt is away there.
                 if !told {
                     told = true
-                    board.set(.inDoubt, "Swap cut off: whether the guest runs on \(peer.name) is unknown (\(error.reason)). It stands still here until \(peer.name) answers")
+                    let reason = (error as? PeerUnreachable)?.reason ?? "\(error)"
+                    board.set(.inDoubt, "Swap cut off: whether the guest runs on \(peer.name) is unknown (\(reason)). It stands still here until \(peer.name) answers")
                 }
             }
             let until = MonotonicTime.now.adding(milliseconds: 500)
@@ -237,7 +242,7 @@ extension PrimaryProtection {
                 case .addShadows(_, let reply): reply.give(.failure(failure))
                 case .removeShadow(_, _, let reply): reply.give(.failure(failure))
                 case .yield(let reply, let host):
-                    return yield(reply, to: host)
+                    if case .handedOver = yield(reply, to: host) { return .handedOver }
                 case .shutdown(let reply): return .serviceStops(reply)
                 default: break
                 }
@@ -245,16 +250,25 @@ extension PrimaryProtection {
         }
     }
 
-    private func runs(on slot: ShadowSlot) -> Bool {
-        (try? slot.client.ask(PeerRequest(.sibling, host: environment.hostName, uuid: domain.uuid, domain: domain.name)))?.sibling?.runs == true
+    private func runs(on slot: ShadowSlot) -> Bool { sibling(slot)?.runs == true }
+
+    /// An earlier service may have given its word for that, which this one does not know of.
+    private func isTaking(over slot: ShadowSlot) -> Bool { sibling(slot).map { $0.runs || $0.isTakingOver } ?? false }
+
+    private func sibling(_ slot: ShadowSlot) -> SiblingState? {
+        (try? slot.client.ask(PeerRequest(.sibling, host: environment.hostName, uuid: domain.uuid, domain: domain.name), timeoutMs: Self.siblingMs))?.sibling
     }
+
+    private static let siblingMs = 3000.0
 
     /// The guest runs on the peer: remove the copy here.
     func finishHandover() {
         let moment = Int64(SharedStatistics.realtimeNanoseconds)
         note(.removing)
         board.set(.failedOver, "The guest runs on \(peer.name)")
-        removeLocalCopy()
+        guard removeLocalCopy() else {
+            return Log.error("\(domain.name) runs on \(peer.name), and nobody can tell whether QEMU's process here is gone: see that it is. The next start of this service tries again")
+        }
         noteDisks(wentOverAt: moment)
         note(.handedOver)
     }
@@ -271,23 +285,38 @@ extension PrimaryProtection {
         do { try environment.records.write(record) } catch { Log.error("\(domain.name): \(error)") }
     }
 
-    func removeLocalCopy() {
+    /// False: QEMU's process may still be there.
+    func removeLocalCopy() -> Bool {
         worker?.kill()
+        let isGone = endLocalQEMU()
         do {
             let handle = try domain.handle()
-            // QEMU waits in COLO for a word that never comes; libvirt's polite attempt would take its 15 s first.
-            if let pid = try? domain.processID() { kill(pid, SIGKILL) }
             if try handle.isActive() { try? handle.destroy() }
             if (try? handle.isPersistent()) == true { try handle.undefine(flags: [.managedSave, .snapshotsMetadata, .checkpointsMetadata, .keepNVRAM]) }
         } catch let error as LibvirtError where error.isNoDomain {
             // A transient domain is gone with its QEMU.
         } catch {
-            Log.warning("\(domain.name): the old copy could not be removed: \(error). It does not run; undefine it by hand")
+            Log.warning("\(domain.name): the old copy could not be removed: \(error). " + (isGone ? "It does not run; undefine it by hand" : "Look whether it runs"))
         }
         if let file = record.guardFile { unlink(file) }
         unlink("\(environment.configuration.runtimeDirectory)/\(domain.uuid)/colo.sock")
         unlink("\(environment.configuration.runtimeDirectory)/\(domain.uuid)/disks.sock")
         rmdir("\(environment.configuration.runtimeDirectory)/\(domain.uuid)")
+        return isGone
+    }
+
+    /// Without libvirt, which may be away, and whose polite attempt would take 15 s: QEMU waits in COLO for a word that never comes.
+    /// False: nobody can tell whether it is gone.
+    private func endLocalQEMU() -> Bool {
+        if let pid = try? domain.processID() { return endProcess(pid, waitMs: Self.exitMilliseconds) }
+        if let watch = processWatch?.raw, awaitEnd(watch, milliseconds: 0) { return true }
+        do {
+            return try !domain.handle().isActive()
+        } catch let error as LibvirtError where error.isNoDomain {
+            return true
+        } catch {
+            return false
+        }
     }
 
     /// The peer's administrator forces the guest over there. From then on its shadow is the only copy: it is not to be discarded.
@@ -303,10 +332,19 @@ extension PrimaryProtection {
         }
     }
 
+    /// The peer starts the guest on our word that it does not run here any more.
     private func yieldToPeer() throws {
+        let before = record.phase
         record.phase = .removing
-        try environment.records.write(record)
-        removeLocalCopy()
+        do {
+            try environment.records.write(record)
+            guard removeLocalCopy() else {
+                throw ControlFailure("Nobody can tell whether QEMU's process of \(domain.name) is gone on \(environment.hostName)", advice: "See that libvirtd runs there, or end the process")
+            }
+        } catch {
+            note(before)
+            throw error
+        }
         noteDisks(wentOverAt: Int64(SharedStatistics.realtimeNanoseconds))
         note(.handedOver)
     }

@@ -40,6 +40,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     var demandsAll = false
     /// The host that may become the guest's; see `claim`.
     let claimant = Guarded<String?>(nil)
+    /// An earlier service began it.
+    let isResumed: Bool
     let board: StatusBoard
     var record: ProtectionRecord { didSet { isProtecting.change { $0 = record.phase == .protecting } } }
     /// For the watch on its own thread.
@@ -114,6 +116,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         self.domain = domain
         self.environment = environment
         self.demandsAll = demandsAll
+        isResumed = false
         self.onEnd = onEnd
         slotBox = Guarded(slots)
         target = Guarded(slots[0])
@@ -144,6 +147,9 @@ public final class PrimaryProtection: @unchecked Sendable {
         board = StatusBoard(record.phase == .handedOver ? .failedOver : .syncing, label: "\(record.domain) -> \(record.entries.map(\.peer).joined(separator: ", "))",
                             reporter: ProtectionReporter(domain: record.domain, uuid: record.uuid, role: .primary, peer: peer.name, environment: environment))
         self.record = record
+        isResumed = true
+        // What an earlier service ordered, no other host may have.
+        if record.phase != .protecting { claimant.change { $0 = record.peer } }
         if record.isGhost == true { ending.change { $0.deletesReplica = true } }
     }
 
@@ -341,7 +347,8 @@ public final class PrimaryProtection: @unchecked Sendable {
     /// The service ends in an orderly way: the guest runs on without COLO, what we changed in QEMU is put back, the shadow stays
     /// where it is until the next service replaces it.
     private func leaveBehind() {
-        guard !isSuspended || isPeriodic else { return }
+        // Where the guest is to run is not known: it stands still until that is.
+        guard record.phase == .protecting, !isSuspended || isPeriodic else { return }
         cleanUp(keepGuard: true)
         if isPeriodic { try? passControl.end(restoring: record.savedParameters) } else { try? COLOControl(domain: domain).clean(restoring: record.savedParameters) }
         ForeignMigrationGuard(domain: domain, directory: environment.configuration.stateDirectory)
@@ -359,11 +366,16 @@ public final class PrimaryProtection: @unchecked Sendable {
         }) else { return nil }
         aim(at: taker)
         cleanUp(keepGuard: true)
-        if let handle = try? domain.handle(), try handle.isActive() {
-            try handle.suspend()
-            try replicaNotes.noteStale("the guest ran on here after it had been started on \(peer.name)")
-            Log.error("\(domain.name) was started on \(peer.name) while this host was cut off: the copy here is suspended for good. "
-                + "Look at its data if you need to, then `virsh destroy \(domain.name)` here")
+        do {
+            let handle = try domain.handle()
+            if try handle.isActive() {
+                try handle.suspend()
+                try replicaNotes.noteStale("the guest ran on here after it had been started on \(peer.name)")
+                Log.error("\(domain.name) was started on \(peer.name) while this host was cut off: the copy here is suspended for good. "
+                    + "Look at its data if you need to, then `virsh destroy \(domain.name)` here")
+            }
+        } catch let error as LibvirtError where error.isNoDomain {
+            // It has ended. Any other error is no answer: it is tried again.
         }
         record.phase = .handedOver
         try environment.records.write(record)
@@ -686,11 +698,7 @@ public final class PrimaryProtection: @unchecked Sendable {
         guard lastLook <= .now else { return nil }
         lastLook = MonotonicTime.now.adding(milliseconds: board.state == .syncing ? 250 : 1000)
         // A worker process that somebody stopped keeps the guest's disk writes waiting, which its mirrors have to hear of.
-        if let beat = worker?.statistics[.heartbeat], beat > 0,
-           MonotonicTime.now.milliseconds(since: MonotonicTime(nanoseconds: beat)) > Self.longestBreathMilliseconds {
-            worker?.kill()
-            return .retry("The source worker stood still; it was ended")
-        }
+        if endSilentWorker() { return .retry("The source worker stood still; it was ended") }
         if board.state == .protected { carrier.refresh(domain, send: carryOver) }
         lookForAbsent()
         return try advanceDisks()
@@ -842,12 +850,15 @@ public final class PrimaryProtection: @unchecked Sendable {
     }
 
     /// One that does not answer any more would keep the guest's writes, and the orders to end its mirrors, waiting.
-    private func endSilentWorker() {
-        guard let worker, !worker.hasEnded else { return }
+    /// True: it was so.
+    @discardableResult
+    private func endSilentWorker() -> Bool {
+        guard let worker, !worker.hasEnded else { return false }
         let beat = worker.statistics[.heartbeat]
-        guard beat > 0, MonotonicTime.now.milliseconds(since: MonotonicTime(nanoseconds: beat)) > Self.longestBreathMilliseconds else { return }
+        guard beat > 0, MonotonicTime.now.milliseconds(since: MonotonicTime(nanoseconds: beat)) > Self.longestBreathMilliseconds else { return false }
         Log.warning("\(domain.name): the source worker stands still; ending it")
         worker.kill()
+        return true
     }
 
     private func endMirrors() { currentDisks.read { $0 }?.end() }
@@ -884,7 +895,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     public var warnings: [String] { remarks.read { $0 } }
 
     /// How many shadows it has on other hosts than these.
-    public func slots(besides hosts: [String]) -> Int { slots.filter { !hosts.contains($0.peer.name) }.count }
+    public func slots(besides hosts: [String]) -> Int { slots.filter { slot in !hosts.contains { $0.lowercased() == slot.peer.name.lowercased() } }.count }
 
     /// Waits until it is clear how the protection to these hosts, ordered at `begin`, turned out; nil at the deadline.
     public func settled(_ hosts: [String], since begin: MonotonicTime, until deadline: MonotonicTime) -> Settled? {

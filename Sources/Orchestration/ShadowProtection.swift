@@ -92,14 +92,34 @@ public final class ShadowProtection: @unchecked Sendable {
     }
 
     /// The order to run had been given, and perhaps not been carried out.
-    fileprivate func finishActivation(_ record: ProtectionRecord) {
-        guard record.phase == .activated else { return }
+    /// False: it does not run yet.
+    fileprivate func finishActivation(_ record: ProtectionRecord) -> Bool {
+        guard record.phase == .activated else { return true }
         do {
             if try domain.handle().state().state == .paused { try domain.handle().resume() }
-            // Perhaps before it was defined.
-            settle(nil, autostart: false)
         } catch {
-            Log.error("\(name) was to run here, but does not: \(error). Look at it with virsh")
+            Log.error("\(name) was to run here, but does not: \(error). That is tried again; look at it with virsh")
+            return false
+        }
+        // Perhaps before it was defined.
+        settle(nil, autostart: false)
+        return true
+    }
+
+    /// Whoever asks meanwhile hears that it is loaded: its primary's host keeps its own copy, and repeats the order.
+    fileprivate func keepActivating(_ record: ProtectionRecord) {
+        phaseBox.change { $0 = .loaded }
+        startThread("activate") { [self] in
+            var isDone = false
+            while !isDone {
+                usleep(1_000_000)
+                isDone = lock.withLock {
+                    guard phase == .loaded else { return true }
+                    guard finishActivation(record) else { return false }
+                    markRunning()
+                    return true
+                }
+            }
         }
     }
 
@@ -399,7 +419,9 @@ public final class ShadowProtection: @unchecked Sendable {
 
     /// Loads the last committed epoch into QEMU, which stays paused. Repeating it tells what was done.
     public func load() throws -> PeerResponse {
-        try lock.withLock {
+        // One that died is replaced, under the same lock: not to be waited for there.
+        _ = worker.wait(until: MonotonicTime.now.adding(milliseconds: Self.workerMs)) { [phaseBox] in $0 != nil || phaseBox.read { $0 } != .receiving ? true : nil }
+        return try lock.withLock {
             switch phase {
             case .loaded: return PeerResponse(phase: .loaded, epoch: committedEpoch, milliseconds: 0)
             case .receiving: break
@@ -421,6 +443,7 @@ public final class ShadowProtection: @unchecked Sendable {
         }
     }
 
+    private static let workerMs = 5000.0
     private var loadedEpoch: UInt64 = 0
     private var committedEpoch: UInt64 { worker.read { $0 }?.statistics[.committedEpoch] ?? loadedEpoch }
 
@@ -463,8 +486,9 @@ public final class ShadowProtection: @unchecked Sendable {
             do {
                 try domain.handle().resume()
             } catch {
-                // Never half: what did not start must not start later.
+                // Never half: what did not start must not start later, and libvirt may have ended after it had told QEMU.
                 phaseBox.change { $0 = .failed }
+                endQEMU()
                 removeDomain()
                 environment.records.remove(uuid)
                 throw ControlFailure("The guest did not start: \(error)")
@@ -477,6 +501,14 @@ public final class ShadowProtection: @unchecked Sendable {
             return PeerResponse(phase: .running, epoch: loaded, milliseconds: milliseconds)
         }
     }
+
+    /// No code of the guest runs here from now on, whatever libvirt says or does not say.
+    private func endQEMU() {
+        guard let pid = try? domain.processID() else { return }
+        if !endProcess(pid, waitMs: Self.exitMs) { Log.error("\(name): QEMU's process \(pid) was killed, but has not ended within \(Int(Self.exitMs / 1000)) s") }
+    }
+
+    private static let exitMs = 10_000.0
 
     /// Boots the guest cold in the shadow's place. The caller has made sure that it runs nowhere else. Repeating it tells what was done.
     func restart(persistentXML: String?, autostart: Bool) throws -> PeerResponse {
@@ -493,6 +525,7 @@ public final class ShadowProtection: @unchecked Sendable {
             do {
                 _ = try environment.connect().create(xml: coldXML, flags: [])
             } catch {
+                endQEMU()
                 environment.records.remove(uuid)
                 throw ControlFailure("The guest did not boot on \(environment.hostName): \(error)")
             }
@@ -631,8 +664,7 @@ extension ShadowProtection {
     /// A guest that an earlier service had taken over: it runs here, or did until the service was away.
     convenience init(activated record: ProtectionRecord, environment: HostEnvironment) {
         self.init(record: record, environment: environment)
-        finishActivation(record)
-        markRunning()
+        if finishActivation(record) { markRunning() } else { keepActivating(record) }
     }
 
     /// A shadow that an earlier service left waiting, for its primary to begin a session with; nil: nothing waits that could be used.

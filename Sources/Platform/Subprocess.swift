@@ -115,3 +115,13 @@ public func processDescriptor(_ pid: pid_t) -> Descriptor? {
     let fd = clinux_pidfd_open(pid)
     return fd >= 0 ? Descriptor(owning: fd) : nil
 }
+
+/// Ends a process at once, and waits until it is gone. False: it was not gone by then; nothing of its own code runs any more all the same, if the
+/// kernel has taken the signal.
+public func endProcess(_ pid: pid_t, waitMs: Double) -> Bool {
+    let watch = processDescriptor(pid)
+    guard kill(pid, SIGKILL) == 0 else { return errno == ESRCH }
+    guard let watch else { return false }
+    let ready = try? wait(watch.raw, for: .readable, until: MonotonicTime.now.adding(milliseconds: waitMs))
+    return ready?.isEmpty == false
+}
