@@ -48,6 +48,8 @@ public struct PeerRequest: Codable, Sendable {
         case telemetry
         /// Whether a host is trusted.
         case trust
+        /// That host's hardware, as its BMC sees it.
+        case health
     }
     public var verb: Verb
     public var session: UUID?
@@ -161,6 +163,7 @@ public struct PeerResponse: Codable, Sendable {
     public var sibling: SiblingState?
     /// `telemetry`: absent when nothing is measured there.
     var telemetry: PeerTelemetry?
+    var health: HealthReport?
 
     public init(failure: ControlFailure? = nil, phase: ShadowPhase? = nil, epoch: UInt64? = nil, milliseconds: Double? = nil,
                 state: String? = nil, isLive: Bool? = nil, facts: HostFacts? = nil, replicas: [String: String]? = nil, warnings: [String]? = nil,

@@ -134,7 +134,7 @@ final class ControlServer: Sendable {
             return response
         case .health:
             var response = ControlResponse()
-            response.health = health.report
+            response.health = try request.to.map { try registry.health(of: $0) } ?? health.report
             return response
         case .cancel, .events:
             throw ControlFailure("There is nothing to cancel on this connection", advice: "It is asked for on the connection that began it")
