@@ -63,7 +63,7 @@ final class ServiceTests: XCTestCase {
         XCTAssertTrue(text.out.hasPrefix("Host:    a\nState:   critical\nReason:  DIMM A1: "), text.out)
         let unknown = try run(["health", "--host", "c", "--config", configuration])
         XCTAssertEqual(unknown.status, 1)
-        XCTAssertTrue(unknown.error.contains("Unknown host c. The configuration lists a"), unknown.error)
+        XCTAssertTrue(unknown.error.contains("Unknown host c"), unknown.error)
 
         let made = try run(["diagnose", "a", "--config", configuration])
         XCTAssertTrue(made.out.contains("/state/diagnose/a-") && made.out.contains(" on a; a copy is \(folder.path)/b/diagnose/from-a/a-"), made.out + made.error)
@@ -75,7 +75,7 @@ final class ServiceTests: XCTestCase {
         XCTAssertTrue(list.out.contains(name), list.out + list.error)
         let none = try run(["diagnose", "a", "--fetch", "a-20000101T000000000.tar.gz", "--config", configuration])
         XCTAssertEqual(none.status, 1)
-        XCTAssertTrue(none.error.contains("There is no bundle a-20000101T000000000.tar.gz here. `shadow-virt diagnose HOST --list` lists them"), none.error)
+        XCTAssertTrue(none.error.contains("There is no bundle a-20000101T000000000.tar.gz here"), none.error)
     }
 
     func testHealthAndDoctor() throws {

@@ -67,8 +67,10 @@ enum GuestProc {
         for line in text.split(separator: "\n") {
             // Address, permissions, offset, device, inode, path.
             let fields = line.split(separator: " ", maxSplits: 5, omittingEmptySubsequences: true)
-            guard fields.count == 6, fields[1].contains("x"), fields[5].hasPrefix("/"), fields[5].contains(".so") else { continue }
-            found.insert(String(fields[5].prefix(mostPath)))
+            guard fields.count == 6, fields[1].contains("x") else { continue }
+            // It stands in a column of its own.
+            let path = fields[5].drop { $0 == " " }
+            if path.hasPrefix("/"), path.contains(".so") { found.insert(String(path.prefix(mostPath))) }
         }
         return found
     }
