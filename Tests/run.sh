@@ -49,6 +49,7 @@ need_packages "${build_packages[@]}" || echo "$install_problem" >&2 # the build 
 need_packages "${host_packages[@]}" "${test_packages[@]}" || echo "$install_problem (tests that need them are skipped)" >&2
 
 need_promtool "$repository/.build/promtool" || echo "No promtool from apt (the tests of examples/monitoring are skipped)" >&2
+need_agent "$repository/.build/qemu-ga" || echo "No qemu-ga from apt (tests with a real guest agent are skipped)" >&2
 
 if [[ -n $end_to_end ]]; then
   ((EUID == 0)) || echo "Not root: the end-to-end tests are going to be skipped"

@@ -41,24 +41,3 @@ struct HostsCommand: Command {
         return table.render(colour: colour)
     }
 }
-
-struct DiagnoseCommand: Command {
-    let spec = CommandSpec(
-        name: "diagnose", summary: "put aside what there is to know about a host",
-        operands: [.init(name: "HOST", isRequired: false)],
-        options: CommandSpec.Option.client,
-        description: [
-            "Makes one archive of this host, or of HOST, which must be listed in the configuration: status, KPIs, what drift rests on, the BMC's sensors and events, "
-                + "the kernel's log, the journal of events, libvirt's logs of the domains. It stays on that host, below state_dir/diagnose, readable by root; "
-                + "the last five are kept. After a guest has left by itself there is one already.",
-        ],
-        examples: [.init("shadow-virt diagnose", "This host"), .init("shadow-virt diagnose node1", "Another one")])
-
-    func run(_ arguments: ParsedArguments, _ context: CommandContext) throws -> Int32 {
-        let response = try context.ask(ControlRequest(.diagnose, to: arguments.operands.first), arguments, command: spec.name, notice: "The bundle is made all the same")
-        guard let done = response.done else { throw context.unexpected(spec.name) }
-        // Where it is, is what was asked for.
-        try context.print(.done(done), arguments, command: spec.name)
-        return ExitCode.ok
-    }
-}

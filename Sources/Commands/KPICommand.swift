@@ -8,6 +8,7 @@ struct KPICommand: Command {
         options: [
             .init("since", value: "TIME", help: "How far back: 90s, 10m, 1h, 1d; 5m is the default."),
             .init("host", help: "This host's own KPIs, which is also what is shown without DOMAIN."),
+            .init("inside", help: "What the guest's agent tells, now: processes, libraries, file systems, users, errors of the journal."),
             .config, .socket,
             .init("format", value: "table|csv|json", help: "How to print the answer; table is the default."),
             .quiet, .help,
@@ -22,6 +23,7 @@ struct KPICommand: Command {
             .init("shadow-virt kpi web1", "The last five minutes of a domain"),
             .init("shadow-virt kpi web1 --since 1d --format csv > web1.csv", "All there is, for a spreadsheet or for `analyze`"),
             .init("shadow-virt kpi --host --since 1h", "This host"),
+            .init("shadow-virt kpi web1 --inside", "Processes, libraries and errors inside, as far as the guest's agent tells"),
         ])
 
     private static let most = 31 * 86_400_000.0
@@ -29,6 +31,7 @@ struct KPICommand: Command {
     func run(_ arguments: ParsedArguments, _ context: CommandContext) throws -> Int32 {
         let domain = arguments.operands.first
         if domain != nil, arguments.has("host") { throw misuse("Option '--host' and a DOMAIN exclude each other") }
+        if arguments.has("inside") { return try inside(domain, arguments, context) }
         let format = arguments.value("format") ?? "table"
         // The shared options know two formats; csv is this command's own.
         var shared = arguments
@@ -45,6 +48,16 @@ struct KPICommand: Command {
             try context.print(.kpi(report), shared, command: spec.name)
         }
         remark(report, arguments, context)
+        return ExitCode.ok
+    }
+
+    private func inside(_ domain: String?, _ arguments: ParsedArguments, _ context: CommandContext) throws -> Int32 {
+        guard let domain else { throw UsageError(message: "Option '--inside' needs a DOMAIN", command: spec.name) }
+        if arguments.value("since") != nil { throw UsageError(message: "Options '--inside' and '--since' exclude each other: it is asked now", command: spec.name) }
+        var request = ControlRequest(.kpi, domain: domain)
+        request.inside = true
+        guard let inside = try context.ask(request, arguments, command: spec.name, notice: "").inside else { throw context.unexpected(spec.name) }
+        try context.print(.inside(inside), arguments, command: spec.name)
         return ExitCode.ok
     }
 

@@ -88,6 +88,7 @@ struct ConfigurationKey: Sendable {
         },
         telemetryInterval,
         probeDirectories,
+        guestExec,
         ConfigurationKey("log_level") { input, configuration throws(ConfigurationError) in
             let name = try input.string()
             guard let level = ServiceConfiguration.LogLevel(rawValue: name) else {

@@ -46,6 +46,8 @@ public struct ServiceConfiguration: Sendable, Equatable {
     public var telemetryInterval = 5
     /// Where the latency of the guests' storage is measured; empty: in the folders of libvirt's active pools and of guests' disks.
     public var probeDirectories: [String] = []
+    /// Programs (`journalctl`, `cat`) may be run in guests whose agent offers that.
+    public var guestExec = true
     public var logLevel = LogLevel.info
     /// This host's BMC; none is watched by default.
     public var bmc = BMCSettings()

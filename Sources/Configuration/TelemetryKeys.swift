@@ -7,6 +7,10 @@ extension ConfigurationKey {
         configuration.telemetryInterval = try input.integer(in: 0...3600)
     }
 
+    static let guestExec = ConfigurationKey("guest_exec") { input, configuration throws(ConfigurationError) in
+        configuration.guestExec = try input.integer(in: 0...1) == 1
+    }
+
     static let probeDirectories = ConfigurationKey("probe_directories") { input, configuration throws(ConfigurationError) in
         guard case .list(let elements) = input.value.content else {
             throw input.error("Expected a list of strings", advice: "Write probe_directories = [ \"/var/lib/libvirt/images\" ]")

@@ -157,6 +157,6 @@ extension ControlResponse {
     /// True when one of the answers' keys is there.
     var isAnswer: Bool {
         failure != nil || status != nil || handover != nil || doctor != nil || migration != nil || forecast != nil || done != nil || events != nil
-            || kpi != nil || drift != nil || hosts != nil || health != nil || policy != nil || placement != nil || drain != nil
+            || kpi != nil || drift != nil || hosts != nil || health != nil || inside != nil || bundles != nil || policy != nil || placement != nil || drain != nil
     }
 }

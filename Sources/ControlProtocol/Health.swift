@@ -150,6 +150,8 @@ public struct HealthReport: Codable, Sendable, Equatable {
     public var sensors: [SensorReading]
     /// The last ones, oldest first.
     public var events: [HardwareEvent]
+    /// How many events of trouble (`HardwareEvent.isTrouble`) of each kind were new since the service began; absent without a BMC.
+    public var troubles: [String: UInt64]?
 
     public init(host: String, time: String, state: HealthState = .unknown, reasons: [String] = [], bmc: BMCStatus? = nil, sensors: [SensorReading] = [],
                 events: [HardwareEvent] = []) {

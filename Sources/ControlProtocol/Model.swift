@@ -330,6 +330,11 @@ public struct ControlRequest: Codable, Sendable {
     public var events: EventQuery?
     /// `kpi`: samples from this moment on, milliseconds since 1970.
     public var sinceMs: UInt64?
+    /// `kpi`: what the guest's agent tells, now, instead of samples.
+    public var inside: Bool?
+    /// `diagnose`: say which bundles there are; fetch the one of this name.
+    public var list: Bool?
+    public var bundle: String?
 
     enum CodingKeys: String, CodingKey {
         case verb, domain, to, force, wait, pool, migration, engine
@@ -337,6 +342,8 @@ public struct ControlRequest: Codable, Sendable {
         case events
         case shadows, from
         case sinceMs = "since_ms"
+        case inside
+        case list, bundle
         case policy, ghost
         case noPolicy = "no_policy"
         case dryRun = "dry_run"
@@ -397,6 +404,8 @@ public struct ControlResponse: Codable, Sendable {
     public var hosts: HostsReport?
     public var health: HealthReport?
     public var events: EventBatch?
+    public var inside: GuestInside?
+    public var bundles: BundleList?
     /// A plain success, said in words.
     public var done: String?
 

@@ -6,10 +6,17 @@ import ControlProtocol
 
 /// One reading that the helper is to make.
 struct BMCRequest: Codable, Sendable {
-    /// ADDRESS:PORT; nil: the kernel's driver.
+    /// ADDRESS:PORT; nil: in band.
     var host: String?
+    var session = BMCSession.lan20
     var user = ""
     var password = ""
+    /// K_g; nil: none.
+    var key: [UInt8]?
+    var authentication = BMCAuthentication.md5
+    var driver = BMCDriver.openipmi
+    /// Nil: the driver's own.
+    var device: String?
     var privilege = BMCSettings.Privilege.user.rawValue
     var cipherSuite = 3
     var workarounds: [BMCWorkaround] = []

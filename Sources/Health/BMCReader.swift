@@ -57,10 +57,13 @@ public final class BMCReader: Sendable {
         var request = BMCRequest(cacheDirectory: "\(folder)/sensors", silenceLimitMs: limits.silence, totalLimitMs: limits.total, known: known)
         do {
             request.password = try configuration.loadBMCPassword()
+            request.key = try configuration.loadBMCKey()
         } catch {
             throw BMCFailure(.other, error.located, advice: error.advice)
         }
         if case .network(let address) = bmc.access { request.host = address.description }
+        request.session = bmc.session ?? .driver
+        (request.authentication, request.driver, request.device) = (bmc.authentication, bmc.driver, bmc.device)
         request.user = bmc.user
         request.privilege = bmc.privilege.rawValue
         request.cipherSuite = bmc.cipherSuite
@@ -80,7 +83,7 @@ public final class BMCReader: Sendable {
             return try ControlCodec.decode(BMCReply.self, from: line)
         } catch LineChannel.Failure.timedOut {
             throw BMCFailure(.timeLimit, "\(request.name) could not be read within \(limits.total / 1000) s", advice: request.host == nil
-                ? "Look at `dmesg | grep ipmi`; the kernel's driver may wait for the BMC for ever"
+                ? "Look at `dmesg | grep ipmi`; a driver may wait for the BMC for ever"
                 : "It hangs or is overloaded: try `ipmi-sensors -h \(request.host ?? "")`, and reset the BMC (the host runs on)")
         } catch LineChannel.Failure.closed, LineChannel.Failure.cutOff {
             let status = process.wait(until: .now.adding(milliseconds: 1000)) ?? "no answer"

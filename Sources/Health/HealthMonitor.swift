@@ -17,6 +17,7 @@ public final class HealthMonitor: @unchecked Sendable {
         var status: BMCStatus
         var sensors: [SensorRecord] = []
         var events: [HardwareEvent] = []
+        var troubles: [String: UInt64] = [:]
         var failures = 0
         var isRefused = false
         var readings = 0
@@ -70,6 +71,7 @@ public final class HealthMonitor: @unchecked Sendable {
         report.bmc = state.status
         report.sensors = state.sensors.map(\.reading)
         report.events = state.events
+        report.troubles = state.troubles
         (report.state, report.reasons) = Assessment.judge(sensors: report.sensors, events: report.events, now: now)
         // What it said last is no news of a BMC that is silent now, unless it was bad.
         if !state.status.isReachable, report.state == .nominal { report.state = .unknown }
@@ -115,6 +117,7 @@ public final class HealthMonitor: @unchecked Sendable {
         let handlers = state.change { state in
             state.sensors = reply.sensors
             state.events = (state.events + old + fresh).suffix(Self.mostEvents)
+            for event in fresh where event.isTrouble { state.troubles[event.kind.rawValue, default: 0] += 1 }
             state.status.lastReading = EventMaker.timestamp(now)
             state.status.readingMs = (milliseconds * 10).rounded() / 10
             (state.failures, state.isRefused) = (0, false)

@@ -6,6 +6,8 @@ extension BMCRequest {
     /// The BMC as messages call it.
     var name: String { host.map { "The BMC at \($0)" } ?? "This host's BMC" }
 
+    private var deviceName: String { device ?? driver.device ?? "the I/O ports of the BMC" }
+
     /// What the library's error number means here, and the way out. `text` is the library's own word for it.
     func failure(code: Int, text: String) -> BMCFailure {
         let error = ipmi_monitoring_error_codes(UInt32(clamping: code))
@@ -23,7 +25,7 @@ extension BMCRequest {
                               advice: "Check the folder's mode and its file system")
         case IPMI_MONITORING_ERR_PARAMETERS where host != nil:
             return BMCFailure(.refused, "FreeIPMI does not take these settings for \(name)",
-                              advice: "Check bmc_user, bmc_password_file, bmc_cipher_suite and bmc_workarounds")
+                              advice: "Check bmc_user, bmc_password_file, \(session == .lan15 ? "bmc_authentication" : "bmc_cipher_suite, bmc_kg_file") and bmc_workarounds")
         default:
             return refusal(error) ?? internalFailure(text)
         }
@@ -40,14 +42,18 @@ extension BMCRequest {
             BMCFailure(.refused, "\(name) does not grant user '\(user)' the privilege level '\(privilege)'",
                        advice: "Set bmc_privilege to what the account has; some BMCs need bmc_workarounds = [ \"opensesspriv\" ]")
         case IPMI_MONITORING_ERR_PRIVILEGE_LEVEL_INSUFFICIENT, IPMI_MONITORING_ERR_PERMISSION:
-            host == nil ? BMCFailure(.refused, "/dev/ipmi0 cannot be opened", advice: "Run as root")
+            host == nil ? BMCFailure(.refused, "\(deviceName) cannot be opened", advice: "Run as root")
                 : BMCFailure(.refused, "The privilege level '\(privilege)' is not enough for \(name)", advice: "Set bmc_privilege to \"operator\" or \"admin\"")
         case IPMI_MONITORING_ERR_CIPHER_SUITE_ID_UNAVAILABLE:
             BMCFailure(.refused, "\(name) does not offer cipher suite \(cipherSuite)", advice: "Set bmc_cipher_suite to 3 or 17")
         case IPMI_MONITORING_ERR_IPMI_2_0_UNAVAILABLE:
-            BMCFailure(.refused, "\(name) does not speak IPMI 2.0", advice: "Update its firmware, or use bmc_address = \"local\"")
+            BMCFailure(.refused, "\(name) does not speak IPMI 2.0", advice: "Set bmc_protocol = \"1.5\", update its firmware, or use bmc_address = \"local\"")
         case IPMI_MONITORING_ERR_K_G_INVALID:
-            BMCFailure(.refused, "\(name) wants a key (K_g) beside the password", advice: "Clear K_g in the BMC's settings")
+            key == nil
+                ? BMCFailure(.refused, "\(name) wants a key (K_g) beside the password", advice: "Write it into a file that bmc_kg_file names, or clear K_g in the BMC's settings")
+                : BMCFailure(.refused, "\(name) refuses the key K_g", advice: "Correct what is in bmc_kg_file")
+        case IPMI_MONITORING_ERR_AUTHENTICATION_TYPE_UNAVAILABLE:
+            BMCFailure(.refused, "\(name) does not offer the authentication '\(authentication.rawValue)'", advice: "Set bmc_authentication to another: md5 is the best")
         default: nil
         }
     }
@@ -56,11 +62,8 @@ extension BMCRequest {
         guard host == nil else {
             // FreeIPMI's word when the answer is not what it expects, an unknown cipher suite among them.
             return BMCFailure(.other, "\(name) cannot be read: \(text)",
-                              advice: "Try another bmc_cipher_suite (now \(cipherSuite)), or a workaround: `ipmi-sensors -W` lists them (man ipmi-sensors)")
+                              advice: (session == .lan15 ? "Try another bmc_authentication" : "Try another bmc_cipher_suite (now \(cipherSuite))") + ", or a workaround: `ipmi-sensors -W` lists them (man ipmi-sensors)")
         }
-        return access("/dev/ipmi0", F_OK) == 0
-            ? BMCFailure(.other, "\(name) cannot be read: \(text)", advice: "Look at `dmesg | grep ipmi`")
-            : BMCFailure(.unreachable, "There is no /dev/ipmi0",
-                         advice: "Load the kernel's driver: `modprobe -a ipmi_si ipmi_devintf`; or read the BMC over the network")
+        return BMCFailure(.other, "\(name) cannot be read through \(deviceName): \(text)", advice: "Look at `dmesg | grep -i ipmi`")
     }
 }

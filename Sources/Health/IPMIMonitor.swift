@@ -11,11 +11,12 @@ final class IPMIMonitor {
 
     private let request: BMCRequest
     private let context: ipmi_monitoring_ctx_t
-    private let session: Session
+    private let session: IPMISession
 
     init(_ request: BMCRequest) throws(BMCFailure) {
         self.request = request
-        session = Session(request)
+        if let obstacle = InBandCheck(request).obstacle { throw obstacle }
+        session = IPMISession(request)
         var code: Int32 = 0
         guard ipmi_monitoring_init(0, &code) == 0 else { throw request.failure(code: Int(code), text: Self.text(code)) }
         guard let context = ipmi_monitoring_ctx_create() else { throw BMCFailure(.other, "FreeIPMI cannot be started", advice: "Is this host out of memory?") }
@@ -149,34 +150,4 @@ final class IPMIMonitor {
                              advice: "Correct freeipmi_interpret_sensor.conf and freeipmi_interpret_sel.conf there")
         }
     }
-}
-
-/// The library's settings of a session, with strings of its own; the password is wiped at the end.
-private final class Session {
-    private var settings = ipmi_monitoring_ipmi_config()
-    private let passwordBytes: Int
-
-    init(_ request: BMCRequest) {
-        let isNetwork = request.host != nil
-        passwordBytes = request.password.utf8.count
-        settings.driver_type = Int32(IPMI_MONITORING_DRIVER_TYPE_OPENIPMI.rawValue)
-        settings.protocol_version = Int32(IPMI_MONITORING_PROTOCOL_VERSION_2_0.rawValue)
-        // Nil is IPMI's anonymous user; an empty string is none.
-        settings.username = request.user.isEmpty ? nil : strdup(request.user)
-        settings.password = strdup(request.password)
-        settings.privilege_level = IPMINames.privilege(request.privilege)
-        settings.cipher_suite_id = Int32(clamping: request.cipherSuite)
-        settings.session_timeout_len = Int32(clamping: request.silenceLimitMs)
-        // Half a second is the library's own; it must not be more than the limit.
-        settings.retransmission_timeout_len = Int32(clamping: min(500, request.silenceLimitMs))
-        settings.workaround_flags = request.workarounds.sessionFlags(isNetwork: isNetwork)
-    }
-
-    deinit {
-        if let password = settings.password { explicit_bzero(password, passwordBytes) }
-        free(settings.username)
-        free(settings.password)
-    }
-
-    func use<R>(_ body: (UnsafeMutablePointer<ipmi_monitoring_ipmi_config>) -> R) -> R { body(&settings) }
 }

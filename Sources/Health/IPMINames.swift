@@ -46,16 +46,30 @@ enum IPMINames {
         case .user, nil: Int32(IPMI_MONITORING_PRIVILEGE_LEVEL_USER.rawValue)
         }
     }
+
+    static func authentication(_ kind: BMCAuthentication) -> Int32 {
+        let number = switch kind {
+        case .none: IPMI_MONITORING_AUTHENTICATION_TYPE_NONE
+        case .straight: IPMI_MONITORING_AUTHENTICATION_TYPE_STRAIGHT_PASSWORD_KEY
+        case .md2: IPMI_MONITORING_AUTHENTICATION_TYPE_MD2
+        case .md5: IPMI_MONITORING_AUTHENTICATION_TYPE_MD5
+        }
+        return Int32(number.rawValue)
+    }
+
+    static func driver(_ driver: BMCDriver) -> Int32 {
+        let number = switch driver {
+        case .openipmi: IPMI_MONITORING_DRIVER_TYPE_OPENIPMI
+        case .kcs: IPMI_MONITORING_DRIVER_TYPE_KCS
+        case .ssif: IPMI_MONITORING_DRIVER_TYPE_SSIF
+        }
+        return Int32(number.rawValue)
+    }
 }
 
 extension [BMCWorkaround] {
-    /// `workaround_flags` of a session; those for networks and for the driver have the same bits (`ipmi_monitoring.h`), so only one kind counts.
-    func sessionFlags(isNetwork: Bool) -> UInt32 {
-        reduce(0) { flags, workaround in
-            guard workaround.isForNetwork == isNetwork else { return flags }
-            return flags | (workaround.sessionFlag?.rawValue ?? 0)
-        }
-    }
+    /// `workaround_flags` of a session; the kinds of sessions use the same bits for different things (`ipmi_monitoring.h`).
+    func flags(in session: BMCSession) -> UInt32 { reduce(0) { $0 | ($1.flag(in: session)?.rawValue ?? 0) } }
 
     /// Flags of a reading of the sensors. Those that cannot be interpreted are left out: nobody can tell whether they are good.
     var sensorFlags: UInt32 {
@@ -67,18 +81,25 @@ extension [BMCWorkaround] {
 }
 
 extension BMCWorkaround {
-    fileprivate var sessionFlag: ipmi_monitoring_workaround_flags? {
-        switch self {
-        case .authcap: IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_2_0_AUTHENTICATION_CAPABILITIES
-        case .intel20: IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_2_0_INTEL_2_0_SESSION
-        case .supermicro20: IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_2_0_SUPERMICRO_2_0_SESSION
-        case .sun20: IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_2_0_SUN_2_0_SESSION
-        case .opensesspriv: IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_2_0_OPEN_SESSION_PRIVILEGE
-        case .integritycheckvalue: IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_2_0_NON_EMPTY_INTEGRITY_CHECK_VALUE
-        case .nochecksumcheck: IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_2_0_NO_CHECKSUM_CHECK
-        case .assumeio: IPMI_MONITORING_WORKAROUND_FLAGS_INBAND_ASSUME_IO_BASE_ADDRESS
-        case .spinpoll: IPMI_MONITORING_WORKAROUND_FLAGS_INBAND_SPIN_POLL
-        case .discretereading, .ignorescanningdisabled, .assumebmcowner, .assumesystemevent, .assumemaxsdrrecordcount: nil
+    fileprivate func flag(in session: BMCSession) -> ipmi_monitoring_workaround_flags? {
+        switch (session, self) {
+        case (.lan20, .authcap): IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_2_0_AUTHENTICATION_CAPABILITIES
+        case (.lan20, .intel20): IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_2_0_INTEL_2_0_SESSION
+        case (.lan20, .supermicro20): IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_2_0_SUPERMICRO_2_0_SESSION
+        case (.lan20, .sun20): IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_2_0_SUN_2_0_SESSION
+        case (.lan20, .opensesspriv): IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_2_0_OPEN_SESSION_PRIVILEGE
+        case (.lan20, .integritycheckvalue): IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_2_0_NON_EMPTY_INTEGRITY_CHECK_VALUE
+        case (.lan20, .nochecksumcheck): IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_2_0_NO_CHECKSUM_CHECK
+        case (.lan15, .authcap): IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_1_5_AUTHENTICATION_CAPABILITIES
+        case (.lan15, .idzero): IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_1_5_ACCEPT_SESSION_ID_ZERO
+        case (.lan15, .forcepermsg): IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_1_5_FORCE_PERMSG_AUTHENTICATION
+        case (.lan15, .unexpectedauth): IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_1_5_CHECK_UNEXPECTED_AUTHCODE
+        case (.lan15, .endianseq): IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_1_5_BIG_ENDIAN_SEQUENCE_NUMBER
+        case (.lan15, .noauthcodecheck): IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_1_5_NO_AUTH_CODE_CHECK
+        case (.lan15, .nochecksumcheck): IPMI_MONITORING_WORKAROUND_FLAGS_PROTOCOL_VERSION_1_5_NO_CHECKSUM_CHECK
+        case (.driver, .assumeio): IPMI_MONITORING_WORKAROUND_FLAGS_INBAND_ASSUME_IO_BASE_ADDRESS
+        case (.driver, .spinpoll): IPMI_MONITORING_WORKAROUND_FLAGS_INBAND_SPIN_POLL
+        default: nil
         }
     }
 

@@ -9,10 +9,29 @@ extension Domain {
     public func agentJSON(_ json: String, seconds: Int32) throws(LibvirtError) -> String {
         try call("virDomainQemuAgentCommand") { owned(virDomainQemuAgentCommand($0, json, max(1, seconds), 0)) }
     }
+}
 
-    /// The same for a command by its name, without arguments.
-    public func agent<Answer: Decodable>(_ name: String, seconds: Int32, as type: Answer.Type) throws -> Answer {
-        let reply = try agentJSON(try JSONCoding.encode(["execute": name]), seconds: seconds)
-        return try MonitorWire.answer(type, from: reply, command: name)
+/// What is said to a guest's agent and what it answers (QEMU `docs/interop/qemu-ga-ref`). Who answers may be anybody inside the guest: nothing of it is believed to be
+/// of a certain shape or size.
+public enum AgentWire {
+    /// Bytes of an answer that are looked at; libvirt itself passes on 4 MiB.
+    public static let mostBytes = 1 << 20
+
+    public static func request(_ command: String, _ arguments: [String: JSONValue] = [:]) throws -> String {
+        guard !arguments.isEmpty else { return try JSONCoding.encode(["execute": command]) }
+        return try JSONCoding.encode(MonitorWire.Request(execute: command, arguments: arguments))
     }
+
+    /// - Throws: `MonitorError` when the agent refuses, `AgentReplyTooLong`, `DecodingError`.
+    public static func answer<Answer: Decodable>(_ type: Answer.Type, from reply: String, command: String) throws -> Answer {
+        guard reply.utf8.count <= mostBytes else { throw AgentReplyTooLong(command: command, bytes: reply.utf8.count) }
+        return try MonitorWire.answer(type, from: reply, command: command)
+    }
+}
+
+/// The agent answered with more than anybody asked for.
+public struct AgentReplyTooLong: Error, CustomStringConvertible, Sendable {
+    public let command: String
+    public let bytes: Int
+    public var description: String { "The guest agent's answer to \(command) has \(bytes) bytes, more than the \(AgentWire.mostBytes) that are looked at" }
 }

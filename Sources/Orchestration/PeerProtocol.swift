@@ -48,6 +48,8 @@ public struct PeerRequest: Codable, Sendable {
         case telemetry
         /// Whether a host is trusted.
         case trust
+        /// That host's hardware, as its BMC sees it.
+        case health
     }
     public var verb: Verb
     public var session: UUID?
@@ -85,6 +87,8 @@ public struct PeerRequest: Codable, Sendable {
     public var family: ShadowFamily?
     /// `telemetry`: an answer without content, for its round trip.
     public var isPing: Bool?
+    /// `telemetry`: the asking host's last look at its guests whose shadows are there.
+    var rows: [MirroredRow]?
     /// `trust`: what about.
     var trust: TrustCall?
 
@@ -161,6 +165,10 @@ public struct PeerResponse: Codable, Sendable {
     public var sibling: SiblingState?
     /// `telemetry`: absent when nothing is measured there.
     var telemetry: PeerTelemetry?
+    var health: HealthReport?
+    /// `trust`: bundles that lie there, or a part of one.
+    var bundles: BundleList?
+    var bundlePart: BundlePart?
 
     public init(failure: ControlFailure? = nil, phase: ShadowPhase? = nil, epoch: UInt64? = nil, milliseconds: Double? = nil,
                 state: String? = nil, isLive: Bool? = nil, facts: HostFacts? = nil, replicas: [String: String]? = nil, warnings: [String]? = nil,

@@ -35,6 +35,7 @@ public final class Registry: @unchecked Sendable {
     /// Nil before it is begun, and with `telemetry_interval = 0`.
     let telemetryBox = Guarded<TelemetryKeeper?>(nil)
     let driftBox = Guarded<DriftKeeper?>(nil)
+    let healthSource = Guarded<(@Sendable () -> HealthReport)?>(nil)
     /// One bundle at a time.
     let diagnosing = NSLock()
     /// What an earlier service left is known again.
@@ -399,6 +400,8 @@ public final class Registry: @unchecked Sendable {
             return try admission.withLock { try IncomingMigration(request, environment: environment).abandon() }
         case .trust:
             return try answerTrust(request)
+        case .health:
+            return answerHealth()
         case .telemetry:
             return telemetry?.answer(request) ?? PeerResponse()
         case .facts:

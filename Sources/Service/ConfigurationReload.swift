@@ -17,6 +17,9 @@ struct ConfigurationReload {
         ("bmc_address", { $0.bmc.access == $1.bmc.access }), ("bmc_user", { $0.bmc.user == $1.bmc.user }), ("bmc_password_file", { $0.bmc.passwordFile == $1.bmc.passwordFile }),
         ("bmc_privilege", { $0.bmc.privilege == $1.bmc.privilege }), ("bmc_cipher_suite", { $0.bmc.cipherSuite == $1.bmc.cipherSuite }),
         ("bmc_workarounds", { $0.bmc.workarounds == $1.bmc.workarounds }), ("bmc_interval", { $0.bmc.interval == $1.bmc.interval }),
+        ("guest_exec", { $0.guestExec == $1.guestExec }),
+        ("bmc_protocol", { $0.bmc.version == $1.bmc.version }), ("bmc_authentication", { $0.bmc.authentication == $1.bmc.authentication }),
+        ("bmc_kg_file", { $0.bmc.kgFile == $1.bmc.kgFile }), ("bmc_driver", { $0.bmc.driver == $1.bmc.driver }), ("bmc_driver_device", { $0.bmc.device == $1.bmc.device }),
     ]
 
     /// The new one, with the old values of what cannot change.
@@ -38,7 +41,7 @@ struct ConfigurationReload {
         merged.runtimeDirectory = old.runtimeDirectory
         merged.stateDirectory = old.stateDirectory
         merged.metricsListen = old.metricsListen
-        (merged.telemetryInterval, merged.probeDirectories) = (old.telemetryInterval, old.probeDirectories)
+        (merged.telemetryInterval, merged.probeDirectories, merged.guestExec) = (old.telemetryInterval, old.probeDirectories, old.guestExec)
         merged.bmc = old.bmc
         merged.secretFile = old.secretFile
         merged.secretFileIsExplicit = old.secretFileIsExplicit

@@ -119,6 +119,11 @@ final class ControlServer: Sendable {
             return try answerPolicy(request, progress)
         case .kpi:
             var response = ControlResponse()
+            if request.inside == true {
+                let domain = try named(request)
+                response.inside = try withProgress("Asking the agent of \(domain)", progress) { [registry] in try registry.inside(of: domain) }
+                return response
+            }
             response.kpi = try registry.kpis(of: request.domain, since: request.sinceMs ?? 0)
             return response
         case .hosts:
@@ -127,6 +132,7 @@ final class ControlServer: Sendable {
             response.hosts = registry.hosts()
             return response
         case .diagnose:
+            if request.list == true || request.bundle != nil { return try answerBundles(request, progress) }
             return ControlResponse(done: try withProgress("Collecting", progress) { [registry] in try registry.diagnose(host: request.to) })
         case .drift:
             var response = ControlResponse()
@@ -134,7 +140,7 @@ final class ControlServer: Sendable {
             return response
         case .health:
             var response = ControlResponse()
-            response.health = health.report
+            response.health = try request.to.map { try registry.health(of: $0) } ?? health.report
             return response
         case .cancel, .events:
             throw ControlFailure("There is nothing to cancel on this connection", advice: "It is asked for on the connection that began it")

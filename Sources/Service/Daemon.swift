@@ -57,6 +57,7 @@ public final class Daemon: @unchecked Sendable {
         let peers = try TCP.listen(Endpoint(address: configuration.listen.host, port: configuration.listen.port))
         watchLibvirt()
         health.start()
+        registry.setHealthSource { [health] in health.report }
 
         let controlServer = ControlServer(registry: registry, configuration: configuration, health: health)
         let peerServer = PeerServer(registry: registry, environment: environment)

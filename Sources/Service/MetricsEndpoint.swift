@@ -18,6 +18,7 @@ enum MetricsEndpoint {
                                       domains: (try? registry.status(of: nil)) ?? [])
             return ServiceMetrics.families(status, events: registry.environment.events.counts, libvirtIsConnected: libvirtIsConnected())
                 + DomainMetrics.families(status)
+                + HealthMetrics.families(registry.ownHealth)
         }
         startThread("metrics-accept") { server.run(at: Endpoint(address: address.host, port: address.port)) }
     }

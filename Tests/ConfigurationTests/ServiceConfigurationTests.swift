@@ -50,6 +50,11 @@ final class ServiceConfigurationTests: XCTestCase {
             bmc_cipher_suite = 17
             bmc_workarounds = [ "opensesspriv", "discretereading", "opensesspriv" ]
             bmc_interval = 5
+            bmc_protocol = "2.0"
+            bmc_authentication = "md2"
+            bmc_kg_file = "/tmp/kg"
+            bmc_driver = "ssif"
+            bmc_driver_device = "/dev/i2c-1"
             metrics_listen = "[::1]:9000"
             """)
         XCTAssertEqual(configuration.telemetryInterval, 0)
@@ -58,6 +63,8 @@ final class ServiceConfigurationTests: XCTestCase {
         XCTAssertEqual(configuration.bmc.privilege, .operator)
         XCTAssertEqual(configuration.bmc.workarounds, [.opensesspriv, .discretereading])
         XCTAssertEqual([configuration.bmc.cipherSuite, configuration.bmc.interval], [17, 5])
+        XCTAssertEqual([configuration.bmc.kgFile, configuration.bmc.device], ["/tmp/kg", "/dev/i2c-1"])
+        XCTAssertEqual([configuration.bmc.version.rawValue, configuration.bmc.authentication.rawValue, configuration.bmc.driver.rawValue], ["2.0", "md2", "ssif"])
         XCTAssertEqual(configuration.hostName, "a.example.com")
         XCTAssertEqual(configuration.listen, PeerAddress(host: "2001:db8::1", port: 1))
         XCTAssertEqual(configuration.controlSocketGroup, "libvirt")
@@ -117,8 +124,15 @@ final class ServiceConfigurationTests: XCTestCase {
             ("bmc_interval = 4", 1, 16, "Use 5 to 3600"),
             ("bmc_workarounds = [ \"opensespriv\" ]", 1, 21, "Did you mean 'opensesspriv'?"),
             ("bmc_workarounds = \"opensesspriv\"", 1, 19, "Expected a list"),
-            ("bmc_address = \"local\"\nbmc_workarounds = [ \"opensesspriv\" ]", 2, 19, "is for a BMC on the network"),
-            ("bmc_address = \"b\"\nbmc_workarounds = [ \"spinpoll\" ]", 2, 19, "is for a BMC behind the kernel's driver"),
+            ("bmc_address = \"local\"\nbmc_workarounds = [ \"opensesspriv\" ]", 2, 19, "is for a BMC on the network that speaks IPMI 2.0"),
+            ("bmc_address = \"b\"\nbmc_workarounds = [ \"spinpoll\" ]", 2, 19, "is for a BMC of the host itself"),
+            ("bmc_address = \"b\"\nbmc_workarounds = [ \"idzero\" ]", 2, 19, "is for a BMC on the network that speaks IPMI 1.5"),
+            ("bmc_address = \"b\"\nbmc_protocol = \"1.5\"\nbmc_workarounds = [ \"intel20\" ]", 3, 19, "is for a BMC on the network that speaks IPMI 2.0"),
+            ("bmc_protocol = \"3.0\"", 1, 16, "'3.0' is no version of IPMI. Use \"1.5\" or \"2.0\""),
+            ("bmc_authentication = \"sha\"", 1, 22, "Use \"none\", \"straight\", \"md2\" or \"md5\""),
+            ("bmc_address = \"b\"\nbmc_protocol = \"1.5\"\nbmc_kg_file = \"/k\"", 3, 15, "IPMI 1.5 knows no key K_g"),
+            ("bmc_driver = \"sunbmc\"", 1, 14, "'sunbmc' is no driver for a BMC"),
+            ("bmc_address = \"local\"\nbmc_driver = \"kcs\"\nbmc_driver_device = \"/dev/x\"", 3, 21, "opens no device"),
             ("peers = \"b 192.0.2.2:1 test:///default\"", 1, 9, "Expected a list"),
             ("peers = [ 7 ]", 1, 11, "Expected a string"),
             ("peers = [\n \"b 192.0.2.2:1\"\n]", 2, 2, "Expected three words"),

@@ -6,6 +6,7 @@ final class TelemetryKeysTests: XCTestCase {
         let nine = (1...9).map { "\"/\($0)\"" }.joined(separator: ", ")
         for (text, expected) in [
             ("telemetry_interval = 3601", "3601 is out of range"), ("telemetry_interval = \"5s\"", "Expected a whole number"),
+            ("guest_exec = 2", "2 is out of range. Use 0 to 1"),
             ("probe_directories = \"/srv\"", "Expected a list"), ("probe_directories = [ \"srv\" ]", "'srv' is not an absolute path"),
             ("probe_directories = [ \(nine) ]", "There are 9 folders"),
         ] {

@@ -34,19 +34,22 @@ final class ClassificationTests: XCTestCase {
     }
 
     func testWorkaroundsBecomeFlags() {
-        XCTAssertEqual([BMCWorkaround.opensesspriv].sessionFlags(isNetwork: true), 0x10)
-        XCTAssertEqual([BMCWorkaround.authcap, .supermicro20, .nochecksumcheck].sessionFlags(isNetwork: true), 0x45)
+        XCTAssertEqual([BMCWorkaround.opensesspriv].flags(in: .lan20), 0x10)
+        XCTAssertEqual([BMCWorkaround.authcap, .supermicro20, .nochecksumcheck].flags(in: .lan20), 0x45)
         // The same bits mean something else there.
-        XCTAssertEqual([BMCWorkaround.authcap, .opensesspriv].sessionFlags(isNetwork: false), 0)
-        XCTAssertEqual([BMCWorkaround.assumeio, .spinpoll].sessionFlags(isNetwork: false), 3)
-        XCTAssertEqual([BMCWorkaround.assumeio, .spinpoll].sessionFlags(isNetwork: true), 0)
+        XCTAssertEqual([BMCWorkaround.authcap, .idzero, .endianseq, .opensesspriv].flags(in: .lan15), 0x13)
+        XCTAssertEqual([BMCWorkaround.authcap, .opensesspriv].flags(in: .driver), 0)
+        XCTAssertEqual([BMCWorkaround.assumeio, .spinpoll].flags(in: .driver), 3)
+        XCTAssertEqual([BMCWorkaround.assumeio, .spinpoll].flags(in: .lan20), 0)
         XCTAssertEqual([BMCWorkaround]().sensorFlags, 2)
         XCTAssertEqual([BMCWorkaround.discretereading, .assumebmcowner].sensorFlags, 0xA2)
         XCTAssertEqual([BMCWorkaround.opensesspriv, .assumesystemevent].logFlags, 4)
         for workaround in BMCWorkaround.allCases {
             let one = [workaround]
-            let bits = one.sessionFlags(isNetwork: true) | one.sessionFlags(isNetwork: false) | one.logFlags | (one.sensorFlags & ~2)
-            XCTAssertNotEqual(bits, 0, "\(workaround) does nothing")
+            let ofReading = one.logFlags | (one.sensorFlags & ~2)
+            for session in BMCSession.allCases where ofReading == 0 {
+                XCTAssertEqual(one.flags(in: session) != 0, workaround.sessions.contains(session), "\(workaround) in a \(session) session")
+            }
         }
     }
 

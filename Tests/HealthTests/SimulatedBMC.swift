@@ -63,13 +63,16 @@ final class SimulatedBMC {
         return missing.map { "no \($0) (Debian: apt install openipmi freeipmi-tools)" }
     }()
 
-    init(in parent: String) throws {
+    /// - Parameters:
+    ///   - authentications: of IPMI 1.5 that it offers.
+    ///   - key: K_g; nil: none.
+    init(in parent: String, authentications: [String] = ["md5"], key: String? = nil) throws {
         if let obstacle = Self.obstacle { throw XCTSkip("Tests with a simulated BMC skipped: \(obstacle)") }
         (port, consolePort) = (try Self.freePort(.udp), try Self.freePort(.tcp))
         folder = "\(parent)/bmc-\(port)"
         let descriptions = "\(folder)/state/ipmi_sim/test"
         try FileManager.default.createDirectory(atPath: descriptions, withIntermediateDirectories: true)
-        try write("lan.conf", lanConfiguration)
+        try write("lan.conf", lanConfiguration(authentications, key))
         try write("bmc.emu", Self.script)
         try write("bmc.sdrs", Self.descriptions)
         try Self.run("sdrcomp", ["-8", "-o", "\(descriptions)/sdr.20.main", "\(folder)/bmc.sdrs"])
@@ -176,8 +179,9 @@ final class SimulatedBMC {
 
     // MARK: Its files (ipmi_lan(5), ipmi_sim_cmd(5), sdrcomp(8))
 
-    private var lanConfiguration: String {
-        let allowed = ["callback", "user", "operator", "admin"].map { "    allowed_auths_\($0) md5\n" }.joined()
+    private func lanConfiguration(_ authentications: [String], _ key: String?) -> String {
+        let allowed = ["callback", "user", "operator", "admin"].map { "    allowed_auths_\($0) \(authentications.joined(separator: " "))\n" }.joined()
+            + (key.map { "    bmc_key \"\($0)\"\n" } ?? "")
         return """
             name "test"
             set_working_mc 0x20

@@ -48,6 +48,58 @@ final class SystemFilesTests: XCTestCase {
         XCTAssertTrue(after.contains("virtqemud.socket") && after.contains("libvirtd.socket"))
     }
 
+    // MARK: What is for some hosts only
+
+    private func example(_ name: String, as path: String? = nil) throws -> String {
+        try folder.write(try String(contentsOfFile: "\(Product.repository)/examples/\(name)", encoding: .utf8), to: path ?? name)
+    }
+
+    /// What systemd says of a unit, remarks that name it.
+    private func remarks(_ unit: String, about name: String) throws -> [String] {
+        let ending = try execute(["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", unit])
+        return (ending.out + ending.err).split(separator: "\n").map(String.init).filter { $0.contains(name) }
+    }
+
+    func testSmartUnitIsValidAndHardened() throws {
+        try skipUnlessInstalled("systemd-analyze", package: "systemd")
+        let service = try example("shadow-virt-smart.service")
+        XCTAssertEqual(try remarks(service, about: "shadow-virt-smart"), [])
+        XCTAssertEqual(try remarks(try example("shadow-virt-smart.timer"), about: "shadow-virt-smart"), [])
+        let ending = try execute(["systemd-analyze", "security", "--offline=true", "--no-pager", service])
+        let line = try XCTUnwrap(ending.out.split(separator: "\n").first { $0.contains("Overall exposure level") }, "\(ending)")
+        print("MEASURED SMART unit \(line.trimmingCharacters(in: .whitespaces))")
+        XCTAssertLessThan(try XCTUnwrap(line.split(separator: " ").compactMap { Double($0) }.first, String(line)), 4)
+    }
+
+    /// The unit's own command, on a tree of this test's.
+    func testSmartUnitPutsReportsAside() throws {
+        let text = try String(contentsOfFile: try example("shadow-virt-smart.service"), encoding: .utf8)
+        let command = try XCTUnwrap(text.components(separatedBy: "ExecStart=/bin/sh -c '").last?.components(separatedBy: "'\n").first)
+        // As systemd reads it (systemd.service(5), "Command lines").
+        let script = command.replacing("\\\n", with: " ").replacing("$$", with: "$").replacing("%%", with: "%")
+            .replacing("/run/shadow-virt-smart", with: folder.path + "/run").replacing("/sys/block", with: folder.path + "/sys")
+        for disk in ["sda", "sdb", "nvme0n1", "loop0", "sr0"] { _ = try folder.write("", to: "sys/\(disk)/size") }
+        _ = try folder.write("old", to: "run/sdz.json")
+        // A finding is an exit status; a disk that sleeps says nothing.
+        let tool = try folder.write("#!/bin/sh\nfor disk; do :; done\n[ $disk = /dev/sdb ] && exit 2\necho \"{\\\"device\\\": \\\"$disk\\\", \\\"asked\\\": \\\"$*\\\"}\"\nexit 64\n", to: "bin/smartctl")
+        chmod(tool, 0o755)
+        let ending = try execute(["/bin/sh", "-c", script], environment: ["PATH": "\(folder.path)/bin:/usr/bin:/bin"])
+        XCTAssertEqual(ending.out + ending.err, "")
+        XCTAssertEqual(try FileManager.default.contentsOfDirectory(atPath: folder.path + "/run").sorted(), ["nvme0n1.json", "sda.json"])
+        XCTAssertEqual(try String(contentsOfFile: folder.path + "/run/sda.json", encoding: .utf8),
+                       "{\"device\": \"/dev/sda\", \"asked\": \"--json --nocheck=standby -H -A /dev/sda\"}\n")
+    }
+
+    func testDropInForPortsIsValid() throws {
+        try skipUnlessInstalled("systemd-analyze", package: "systemd")
+        let unit = try unit()
+        let dropIn = try example("ipmi-ports.conf", as: "usr/local/lib/systemd/system/shadow-virt.service.d/ipmi-ports.conf")
+        XCTAssertEqual(try remarks(unit, about: "ipmi-ports.conf"), [])
+        // It is read at all.
+        try (String(contentsOfFile: dropIn, encoding: .utf8) + "Nonsense\n").write(toFile: dropIn, atomically: false, encoding: .utf8)
+        XCTAssertNotEqual(try remarks(unit, about: "ipmi-ports.conf"), [])
+    }
+
     // MARK: AppArmor
 
     private static let profiles = "/etc/apparmor.d"

@@ -33,7 +33,7 @@ enum Samples {
 
     /// All that a scrape of a service with these domains has.
     static func families(_ domains: [DomainStatus] = [domain()]) -> [MetricFamily] {
-        ServiceMetrics.families(status(domains), events: [.swap: 2], libvirtIsConnected: true) + DomainMetrics.families(status(domains))
+        ServiceMetrics.families(status(domains), events: [.swap: 2], libvirtIsConnected: true) + DomainMetrics.families(status(domains)) + HealthMetrics.families(health())
     }
 }
 

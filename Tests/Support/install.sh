@@ -4,6 +4,7 @@
 #   have_packages PACKAGE...       true when all are installed; those that are not stand in `missing_packages`
 #   need_packages PACKAGE...       installs what is missing and says so; false, with the reason in `install_problem`
 #   need_promtool FOLDER           unpacks Prometheus' promtool into FOLDER unless it is on PATH or there; prints nothing
+#   need_agent FOLDER              the same for QEMU's guest agent, qemu-ga
 #   find_swift                     true when `swift` 6 or later is on PATH, which may be extended to /opt/swift/usr/bin
 #   need_swift [--from-swift-org]  finds it, or installs it: from apt where the release has it, else from swift.org
 #                                  when told to or when somebody at the terminal says yes
@@ -80,15 +81,18 @@ update_apt() { # the lists of packages, once
   apt-get -qq -o DPkg::Lock::Timeout=120 update </dev/null || echo "apt-get update failed; going on with the lists that are there" >&2
 }
 
-need_promtool() { # FOLDER
-  # Out of its package rather than with it: that would start a Prometheus which listens on all addresses.
-  local folder=$1 scratch status=0
-  ! command -v promtool >/dev/null && [[ ! -x $folder/usr/bin/promtool ]] || return 0
+# Out of their packages rather than with them: that would start a Prometheus which listens on all addresses, or a service for guests.
+need_promtool() { need_unpacked "$1" prometheus usr/bin/promtool; }
+need_agent() { need_unpacked "$1" qemu-guest-agent usr/sbin/qemu-ga; }
+
+need_unpacked() { # FOLDER PACKAGE PATH
+  local folder=$1 package=$2 path=$3 scratch status=0
+  ! command -v "${path##*/}" >/dev/null && [[ ! -x $folder/$path ]] || return 0
   command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
   ((EUID != 0)) || update_apt
   scratch=$(mktemp -d)
-  (cd "$scratch" && apt-get -qq download prometheus && dpkg-deb -x prometheus_*.deb unpacked) >/dev/null 2>&1 || status=1
-  if ((status == 0)); then install -D -m 755 "$scratch/unpacked/usr/bin/promtool" "$folder/usr/bin/promtool" || status=1; fi
+  (cd "$scratch" && apt-get -qq download "$package" && dpkg-deb -x "$package"_*.deb unpacked) >/dev/null 2>&1 || status=1
+  if ((status == 0)); then install -D -m 755 "$scratch/unpacked/$path" "$folder/$path" || status=1; fi
   rm -rf "$scratch"
   return $status
 }

@@ -51,6 +51,30 @@ final class HostProbeTests: XCTestCase {
         XCTAssertNil(values["host_cpu_percent"])
     }
 
+    /// What the unit shadow-virt-smart put aside: fresh reports of disks that are there.
+    func testSmartReportsPutAside() throws {
+        let tree = try HostTree()
+        let health = DiskHealth(HostFiles(root: tree.root))
+        for disk in ["sda", "sdb", "sdc", "nvme0n1"] { try tree.write("/sys/block/\(disk)/size", "1") }
+        XCTAssertEqual(health.look(nil), [:])
+        func report(_ disk: String, _ passed: Bool, _ celsius: Int) throws {
+            try tree.write("\(DiskHealth.reports)/\(disk).json", "{\"smart_status\":{\"passed\":\(passed)},\"temperature\":{\"current\":\(celsius)}}")
+        }
+        try report("sda", true, 40)
+        try report("nvme0n1", false, 70)
+        try report("sdz", false, 99)
+        try report("sdb", false, 98)
+        try FileManager.default.setAttributes([.modificationDate: Date(timeIntervalSinceNow: -DiskHealth.reportLastsSeconds - 1)],
+                                              ofItemAtPath: "\(tree.root)\(DiskHealth.reports)/sdb.json")
+        try tree.write("\(DiskHealth.reports)/sdc.json", "no JSON")
+        XCTAssertEqual(health.everyMs, DiskHealth.reportsEveryMs)
+        // A tool that is not there is not asked.
+        XCTAssertEqual(health.look("/no/such/tool"), [
+            "host_disk_smart_failed_count": 1, "host_disk_smart_failed_count@sda": 0, "host_disk_smart_failed_count@nvme0n1": 1,
+            "host_disk_temperature_celsius": 70, "host_disk_temperature_celsius@sda": 40, "host_disk_temperature_celsius@nvme0n1": 70,
+        ])
+    }
+
     func testSmartReports() throws {
         let ata = """
             {"json_format_version":[1,0],"smart_status":{"passed":false},"temperature":{"current":41},

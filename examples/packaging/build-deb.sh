@@ -75,6 +75,8 @@ documents=$tree/usr/share/doc/shadow-virt
 mkdir -p "$documents"
 cp "$repository/README.md" "$documents/README.md"
 gzip -9n "$documents/README.md"
+# What is for some hosts only.
+install -D -m 644 -t "$documents/examples" "$repository"/examples/{shadow-virt-smart.service,shadow-virt-smart.timer,ipmi-ports.conf}
 {
   echo "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/"
   echo "Upstream-Name: shadow-virt"

@@ -102,7 +102,7 @@ struct DiagnosticBundle {
 }
 
 extension Registry {
-    /// A bundle of this host, or of a peer, where it stays. Returns what was done.
+    /// A bundle of this host, or of a peer, where it stays, and of which a copy comes here. Returns what was done.
     public func diagnose(host: String?) throws -> String {
         guard let host, host.lowercased() != environment.hostName.lowercased() else {
             return "Made \(try diagnose("asked for by an administrator")) on \(environment.hostName)"
@@ -111,7 +111,12 @@ extension Registry {
         var request = PeerRequest(.trust, host: environment.hostName)
         request.trust = TrustCall(.diagnose)
         let path = try environment.client(of: peer).ask(request, timeoutMs: 120_000).state ?? "a bundle"
-        return "Made \(path) on \(peer.name)"
+        let made = "Made \(path) on \(peer.name)"
+        do {
+            return "\(made); a copy is \(try fetchBundle((path as NSString).lastPathComponent, of: peer.name))"
+        } catch {
+            return "\(made); it could not be copied to here: \(error)"
+        }
     }
 
     /// Puts aside what there is to know of this host now. Returns the archive's path.
@@ -131,6 +136,7 @@ extension Registry {
                 // Where libvirt's QEMU driver has it, unless somebody built it otherwise.
                 logs["libvirt-\(status.uuid).log"] = "/var/log/libvirt/qemu/\(status.domain).log"
             }
+            texts.merge(insideTexts()) { mine, _ in mine }
             let path = try DiagnosticBundle(stateDirectory: state, host: environment.hostName).make(texts: texts.compactMapValues { $0 }, logs: logs, folders: folders)
             Log.info("What there is to know about this host is in \(path): \(reason)")
             environment.events.record(kind: "diagnosed", domain: watch?.domain, uuid: watch?.saved.uuid, message: "A bundle was made: \(path) (\(reason))", details: ["path": path])
@@ -144,6 +150,16 @@ extension Registry {
         let here = keeper.watches.read { Array($0.values) }
         let all = here.filter { $0.saved.uuid != gone?.saved.uuid } + (gone.map { [$0] } ?? [])
         return all.map { $0.report(onDrift: keeper.onDrift($0.saved.uuid).rawValue, intervalMs: $0.law?.intervalMs ?? 0, intervalReason: $0.law?.reason ?? "") }
+    }
+
+    /// Of the guests that run here, as their agents tell; of the first ones, because agents may be slow.
+    private func insideTexts() -> [String: String] {
+        let end = MonotonicTime.now.adding(milliseconds: 20_000)
+        var texts: [String: String] = [:]
+        for status in (try? status(of: nil)) ?? [] where status.role == .primary && status.state != .failedOver && .now < end {
+            texts["inside-\(status.uuid).json"] = Self.json(try? inside(of: status.uuid))
+        }
+        return texts
     }
 
     private static func json(_ value: (some Encodable)?) -> String? {

@@ -13,10 +13,14 @@ struct TrustCall: Codable, Sendable {
         case clear
         /// Make a bundle of what there is to know.
         case diagnose
+        /// Which bundles there are; a part of the one called `bundle`, from `offset` on.
+        case bundles, bundle
     }
     var action: Action
     var host: String?
     var reason: String?
+    var bundle: String?
+    var offset: Int?
 
     init(_ action: Action, host: String? = nil, reason: String? = nil) { (self.action, self.host, self.reason) = (action, host, reason) }
 }
@@ -38,6 +42,8 @@ extension Registry {
             try clearMark(host, byOrderOf: request.host)
         case .diagnose:
             return PeerResponse(state: try diagnose("asked for by \(request.host)"))
+        case .bundles, .bundle:
+            return try answerBundles(call)
         }
         return PeerResponse()
     }

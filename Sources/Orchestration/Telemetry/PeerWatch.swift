@@ -24,13 +24,13 @@ final class PeerWatch {
     }
 
     /// Begins to ask: `peers` for the round trip, those in `withValues` for what they measured as well.
-    func start(_ peers: Set<String>, withValues: Set<String>) {
+    func start(_ peers: Set<String>, withValues: Set<String>, _ outbox: MirrorOutbox) {
         watched = watched.filter { peers.contains($0.key) || $0.value.probe.isBusy }
         for name in peers {
             guard let entry = watched[name] ?? fresh(name) else { continue }
             watched[name] = entry
             let wantsValues = withValues.contains(name), host = environment.hostName
-            entry.probe.start { Self.ask(entry.client, host: host, wantsValues: wantsValues) }
+            entry.probe.start { Self.ask(entry.client, host: host, wantsValues: wantsValues, outbox) }
         }
     }
 
@@ -44,7 +44,7 @@ final class PeerWatch {
         return (environment.client(of: peer), Probe("tele-peer", meter: meter))
     }
 
-    private static func ask(_ client: PeerClient, host: String, wantsValues: Bool) -> Reading? {
+    private static func ask(_ client: PeerClient, host: String, wantsValues: Bool, _ outbox: MirrorOutbox) -> Reading? {
         do {
             var ping = PeerRequest(.telemetry, host: host)
             ping.isPing = true
@@ -52,7 +52,9 @@ final class PeerWatch {
             _ = try client.ask(ping, timeoutMs: limitMs)
             let reading = Reading(roundTripMs: MonotonicTime.now.milliseconds(since: begin))
             guard wantsValues else { return reading }
-            return Reading(roundTripMs: reading.roundTripMs, telemetry: try client.ask(PeerRequest(.telemetry, host: host), timeoutMs: limitMs).telemetry)
+            var request = PeerRequest(.telemetry, host: host)
+            request.rows = outbox.rows(for: client.name, now: .now)
+            return Reading(roundTripMs: reading.roundTripMs, telemetry: try client.ask(request, timeoutMs: limitMs).telemetry)
         } catch {
             Log.debug("Telemetry of \(client.name): \(error)")
             return nil

@@ -36,7 +36,7 @@ extension Registry {
                 throw ControlFailure("There are no KPIs of a domain \(word) on \(configuration.hostName)",
                                      advice: configuration.telemetryInterval == 0
                                         ? "telemetry_interval is 0 in \(configuration.file): nothing is measured"
-                                        : "A pair's are kept on the host where the domain runs; `shadow-virt kpi --host` shows this host's")
+                                        : "They are kept where the domain runs and where its shadow is; `shadow-virt kpi --host` shows this host's")
             }
             page.uuid = uuid
         }

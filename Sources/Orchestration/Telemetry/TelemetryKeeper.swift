@@ -33,9 +33,11 @@ public final class TelemetryKeeper: @unchecked Sendable {
         var names: [String: String] = [:]
     }
     private let last = Guarded(Last())
+    private let inbox = MirrorInbox()
 
     // Of the telemetry thread.
     private var figures = ReplicationFigures()
+    private var outbox = MirrorOutbox()
     private lazy var peers = PeerWatch(environment: environment, meter: meter)
     private var guestFolders: Set<String> = []
     private var ticks = 0
@@ -67,6 +69,7 @@ public final class TelemetryKeeper: @unchecked Sendable {
         meter.measure {
             var response = PeerResponse()
             guard request.isPing != true else { return response }
+            inbox.put(request.rows ?? [])
             response.telemetry = last.read { last in
                 last.at.map { PeerTelemetry(ageMs: MonotonicTime.now.milliseconds(since: $0), values: last.values, shadows: last.shadows) }
             }
@@ -82,7 +85,7 @@ public final class TelemetryKeeper: @unchecked Sendable {
             _ = isStopped.wait(until: MonotonicTime.now.adding(milliseconds: min(intervalMs, Self.firstAfterMs))) { $0 ? true : nil }
             store.prune()
             let host = HostCollector(meter: meter, folders: Self.folders(environment))
-            let domains = DomainCollector(libvirtURI: environment.configuration.libvirtURI, meter: meter) { [weak registry, knowsProtections] uuid in
+            let domains = DomainCollector(libvirtURI: environment.configuration.libvirtURI, meter: meter, mayExecute: environment.configuration.guestExec) { [weak registry, knowsProtections] uuid in
                 knowsProtections.read { $0 } ? registry?.telemetryAccess(uuid) ?? .none : .none
             }
             while !isStopped.read({ $0 }) {
@@ -113,7 +116,7 @@ public final class TelemetryKeeper: @unchecked Sendable {
         let deadline = begin.adding(milliseconds: intervalMs * Self.shareOfInterval)
         let statuses = ((try? registry?.status(of: nil)) ?? []).filter { $0.state != .failedOver }
         let primaries = statuses.filter { $0.role == .primary }
-        peers.start(Set(statuses.map(\.peer)), withValues: Set(primaries.map(\.peer)))
+        peers.start(Set(statuses.map(\.peer)), withValues: Set(primaries.map(\.peer)), outbox)
         var values = host.sample(until: deadline, more: guestFolders)
         let readings = domains.sample(until: deadline)
         if environment.configuration.probeDirectories.isEmpty { guestFolders = readings.reduce(into: []) { $0.formUnion($1.folders) } }
@@ -127,6 +130,9 @@ public final class TelemetryKeeper: @unchecked Sendable {
         publish(values, statuses, epochs, readings)
         store.append(Sample(time: time, values: values), to: SeriesStore.host, label: environment.hostName)
 
+        let shadows = Set(statuses.filter { $0.role == .shadow }.map(\.uuid)).subtracting(primaries.map(\.uuid))
+        for row in inbox.take(of: shadows, now: time) { store.append(row.sample, to: row.uuid, label: row.label) }
+        var pairs: [PairSample] = []
         var rest = Dictionary(readings.map { ($0.uuid, $0) }, uniquingKeysWith: { first, _ in first })
         for (status, epoch) in zip(statuses, epochs) where status.role == .primary {
             var side = HostSide.values(values, towards: status.peer)
@@ -136,12 +142,14 @@ public final class TelemetryKeeper: @unchecked Sendable {
                                                                        limitMs: max(Self.leastFreshMs, 3 * intervalMs))
             let pair = PairSample(uuid: status.uuid, domain: status.domain, peer: status.peer, primary: Sample(time: time, values: side), shadow: shadow)
             store.append(pair.flat, to: pair.uuid, label: pair.domain)
+            pairs.append(pair)
             for subscriber in subscribers.read({ $0 }) { subscriber(pair) }
         }
         for reading in rest.values {
             let alone = PairSample(uuid: reading.uuid, domain: reading.name, peer: "", primary: Sample(time: time, values: reading.values), shadow: nil)
             store.append(alone.flat, to: alone.uuid, label: alone.domain)
         }
+        outbox = MirrorOutbox(pairs, at: .now)
         ticks += 1
         if ticks % Self.pruneEveryTicks == 0 { store.prune() }
     }

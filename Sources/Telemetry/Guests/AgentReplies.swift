@@ -7,6 +7,7 @@ enum AgentReplies {
             var name: String
             var enabled: Bool
         }
+        var version: String
         var supported_commands: [Command]
         var enabledNames: Set<String> { Set(supported_commands.filter(\.enabled).map(\.name)) }
     }
@@ -58,14 +59,23 @@ enum AgentReplies {
 
     struct FileSystem: Decodable {
         var mountpoint: String
+        var type: String?
         var usedBytes: Double?
         var totalBytes: Double?
         enum CodingKeys: String, CodingKey {
-            case mountpoint
+            case mountpoint, type
             case usedBytes = "used-bytes"
             case totalBytes = "total-bytes"
         }
     }
 
-    struct User: Decodable { var user: String? }
+    struct User: Decodable {
+        var user: String?
+        /// Seconds since 1970.
+        var login: Double?
+        enum CodingKeys: String, CodingKey {
+            case user
+            case login = "login-time"
+        }
+    }
 }

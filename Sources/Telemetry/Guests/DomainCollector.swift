@@ -36,8 +36,8 @@ public final class DomainCollector: @unchecked Sendable {
 
     private struct Entry {
         let probe: Probe<DomainStatistics>
-        let agentProbe: Probe<[String: Double]>
-        let agent: GuestAgent
+        let measurement: Probe<Bool>
+        var name: String
         var counters = DomainCounters()
         var measuredAt: MonotonicTime
         var seenAt: MonotonicTime
@@ -48,17 +48,21 @@ public final class DomainCollector: @unchecked Sendable {
     private let access: @Sendable (String) -> DomainAccess
     private let all: Probe<[DomainStatistics]>
     private let list: Probe<[Domain]>
+    private let agents: AgentRounds
     private var entries: [String: Entry] = [:]
     /// Until when a measured dirty rate is asked for: QEMU gets that question only when there is something new to tell.
     private var dirtyRateUntil = MonotonicTime(nanoseconds: 0)
 
-    /// `access`: what may be done with a domain, by UUID; asked from several threads.
-    public init(libvirtURI: String, meter: CPUMeter, access: @escaping @Sendable (String) -> DomainAccess) {
+    /// - Parameters:
+    ///   - mayExecute: programs may be run in guests whose agent offers that.
+    ///   - access: what may be done with a domain, by UUID; asked from several threads.
+    public init(libvirtURI: String, meter: CPUMeter, mayExecute: Bool, access: @escaping @Sendable (String) -> DomainAccess) {
         self.meter = meter
         self.access = access
         libvirt = ReconnectingConnection(libvirtURI)
         all = Probe("tele-libvirt", meter: meter)
         list = Probe("tele-domains", meter: meter)
+        agents = AgentRounds(libvirtURI: libvirtURI, meter: meter, mayExecute: mayExecute, access: access)
         libvirt.start()
     }
 
@@ -76,8 +80,9 @@ public final class DomainCollector: @unchecked Sendable {
         let found = all.take(until: limit) ?? oneByOne(connection, wanted, until: deadline)
         let now = MonotonicTime.now
         let readings = found.compactMap { read($0, now) }
-        entries = entries.filter { now.milliseconds(since: $0.value.seenAt) < Self.dirtyRateEveryMs || $0.value.probe.isBusy || $0.value.agentProbe.isBusy }
-        let agents = askAgents(connection, now)
+        entries = entries.filter { now.milliseconds(since: $0.value.seenAt) < Self.dirtyRateEveryMs || $0.value.probe.isBusy || $0.value.measurement.isBusy }
+        measureDirtyRates(connection, now)
+        let agents = agents.round(entries.mapValues(\.name), now)
         return readings.map { reading in
             var reading = reading
             reading.values.merge(agents[reading.uuid] ?? [:]) { _, new in new }
@@ -85,7 +90,10 @@ public final class DomainCollector: @unchecked Sendable {
         }
     }
 
-    public func stop() { libvirt.stop() }
+    public func stop() {
+        libvirt.stop()
+        agents.stop()
+    }
 
     private func oneByOne(_ connection: Connection, _ groups: StatisticsGroups, until deadline: MonotonicTime) -> [DomainStatistics] {
         list.start { [access] in try? connection.domains(.active).filter { access($0.uuid) != .none } }
@@ -101,9 +109,9 @@ public final class DomainCollector: @unchecked Sendable {
     private func note(_ uuid: String, _ name: String) {
         let now = MonotonicTime.now
         if entries[uuid] == nil {
-            entries[uuid] = Entry(probe: Probe("tele-domain", meter: meter), agentProbe: Probe("tele-agent", meter: meter), agent: GuestAgent(name: name),
-                                  measuredAt: now, seenAt: now)
+            entries[uuid] = Entry(probe: Probe("tele-domain", meter: meter), measurement: Probe("tele-dirty", meter: meter), name: name, measuredAt: now, seenAt: now)
         }
+        entries[uuid]?.name = name
         entries[uuid]?.seenAt = now
     }
 
@@ -119,26 +127,19 @@ public final class DomainCollector: @unchecked Sendable {
         return DomainReading(uuid: uuid, name: statistics.domainName, values: values, folders: Set(files.map { ($0 as NSString).deletingLastPathComponent }))
     }
 
-    /// Agents answer when they like: what came since the last look is handed out, and who is due is asked.
-    private func askAgents(_ connection: Connection, _ now: MonotonicTime) -> [String: [String: Double]] {
-        var found: [String: [String: Double]] = [:]
+    /// Of guests whose epochs do not tell it, now and then.
+    private func measureDirtyRates(_ connection: Connection, _ now: MonotonicTime) {
         for (uuid, entry) in entries {
-            found[uuid] = entry.agentProbe.take(until: now)
             let access = access
-            guard access(uuid) != .none, !entry.agentProbe.isBusy else { continue }
-            let isMeasured = access(uuid) == .free && now.milliseconds(since: entry.measuredAt) >= Self.dirtyRateEveryMs
-            guard entry.agent.isDue(now) || isMeasured else { continue }
-            if isMeasured {
-                entries[uuid]?.measuredAt = now
-                dirtyRateUntil = now.adding(milliseconds: Self.dirtyRateAnswerMs)
-            }
-            entry.agentProbe.start {
-                guard let domain = try? connection.lookup(uuid: uuid) else { return nil }
-                if isMeasured, access(uuid) == .free { Self.measureDirtyRate(domain) }
-                return entry.agent.look(domain) { access(uuid) != .none }
+            guard access(uuid) == .free, !entry.measurement.isBusy, now.milliseconds(since: entry.measuredAt) >= Self.dirtyRateEveryMs else { continue }
+            entries[uuid]?.measuredAt = now
+            dirtyRateUntil = now.adding(milliseconds: Self.dirtyRateAnswerMs)
+            entry.measurement.start {
+                guard let domain = try? connection.lookup(uuid: uuid), access(uuid) == .free else { return nil }
+                Self.measureDirtyRate(domain)
+                return true
             }
         }
-        return found
     }
 
     /// Not while any job of libvirt's runs, a migration above all.

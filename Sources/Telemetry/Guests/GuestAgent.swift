@@ -12,22 +12,28 @@ final class GuestAgent: @unchecked Sendable {
     private static let withoutChannelMs = 60_000.0
     /// One that did not answer is left alone: who waits for it keeps others from asking.
     static let afterSilenceMs = 120_000.0
-    private static let seconds: Int32 = 2
+    /// For all questions of one look.
+    private static let limitMs = 10_000.0
     /// File systems and CPUs of one guest: more than any has.
     private static let mostMembers = 1024
 
     private let name: String
+    /// Programs may be run in the guest, where the agent offers that.
+    private let mayExecute: Bool
+    private var journal = GuestJournal()
     private var rates = RateTable()
     private var commands: Set<String>?
     private var isSilent = false
     private var nextAt = MonotonicTime(nanoseconds: 0)
+    /// From when on it is to be asked.
+    var dueSince: MonotonicTime { nextAt }
 
-    init(name: String) { self.name = name }
+    init(name: String, mayExecute: Bool = true) { (self.name, self.mayExecute) = (name, mayExecute) }
 
     func isDue(_ now: MonotonicTime) -> Bool { now >= nextAt }
 
     /// Asks, unless there is no agent to ask. `mayAsk` is looked at before each question: no guest is asked while it changes hosts.
-    func look(_ domain: Domain, mayAsk: () -> Bool) -> [String: Double]? {
+    func look(_ domain: Domain, mayAsk: @escaping () -> Bool) -> [String: Double]? {
         let now = MonotonicTime.now
         nextAt = now.adding(milliseconds: Self.everyMs)
         guard mayAsk(), let xml = try? domain.xml() else { return nil }
@@ -36,10 +42,17 @@ final class GuestAgent: @unchecked Sendable {
             nextAt = now.adding(milliseconds: xml.contains(Self.channel) ? Self.untilConnectedMs : Self.withoutChannelMs)
             return nil
         }
+        return look(AgentChannel(limitMs: Self.limitMs, mayAsk: mayAsk) { try domain.agentJSON($0, seconds: $1) }, now)
+    }
+
+    /// The same over any way to an agent.
+    func look(_ channel: AgentChannel, _ now: MonotonicTime) -> [String: Double]? {
+        var values: [String: Double] = [:]
         do {
-            let values = try questions(domain, now, mayAsk)
+            try questions(channel, now, &values)
             isSilent = false
-            return values
+        } catch is AgentChannel.Refusal {
+            // What is known by then counts.
         } catch let error as LibvirtError where error.isOperationInvalid {
             // Within an epoch the guest does not run.
             return nil
@@ -50,6 +63,7 @@ final class GuestAgent: @unchecked Sendable {
             isSilent = true
             return nil
         }
+        return values
     }
 
     private static let channel = "org.qemu.guest_agent.0"
@@ -61,24 +75,45 @@ final class GuestAgent: @unchecked Sendable {
         return (try? root.nodes(forXPath: "devices/channel/target[@name='\(channel)'][@state='connected']"))?.isEmpty == false
     }
 
-    private func questions(_ domain: Domain, _ now: MonotonicTime, _ mayAsk: () -> Bool) throws -> [String: Double] {
-        func ask<Answer: Decodable>(_ command: String, _ type: Answer.Type) throws -> Answer? {
-            guard mayAsk() else { return nil }
-            return try domain.agent(command, seconds: Self.seconds, as: type)
+    /// Throws when the agent does not answer at all. What it answers wrongly, or cannot do in this guest, it is not asked again.
+    private func questions(_ channel: AgentChannel, _ now: MonotonicTime, _ values: inout [String: Double]) throws {
+        if commands == nil { commands = try channel.ask("guest-info", as: AgentReplies.Info.self).enabledNames }
+        try part(["guest-get-load"]) { values.note("guest_load_1m", try channel.ask("guest-get-load", as: AgentReplies.Load.self).load1m) }
+        try part(["guest-get-cpustats"]) { add(try channel.ask("guest-get-cpustats", as: [AgentReplies.CPU].self), now, &values) }
+        try part(["guest-get-diskstats"]) { add(try channel.ask("guest-get-diskstats", as: [AgentReplies.Disk].self), now, &values) }
+        try part(["guest-get-fsinfo"]) { add(try channel.ask("guest-get-fsinfo", as: [AgentReplies.FileSystem].self), &values) }
+        try part(["guest-get-users"]) { values.note("guest_users_count", Double(try channel.ask("guest-get-users", as: [AgentReplies.User].self).count)) }
+        try part(AgentChannel.fileCommands) { addTasks(try Self.tasks(channel), now, &values) }
+        guard mayExecute, journal.isDue(now) else { return }
+        try part(AgentChannel.programCommands) { values.note("guest_journal_errors_per_second", try journal.look(channel, now)) }
+    }
+
+    /// Runs `body` when all these commands are offered, and strikes them out when what the agent answers is no use.
+    private func part(_ needed: Set<String>, _ body: () throws -> Void) throws {
+        guard let commands, needed.isSubset(of: commands) else { return }
+        do {
+            try body()
+        } catch where AgentChannel.isOfAnswer(error) {
+            Log.debug("\(name): its guest agent is not asked for \(needed.sorted().joined(separator: ", ")) any more: \(error)")
+            self.commands?.subtract(needed)
         }
-        if commands == nil { commands = try ask("guest-info", AgentReplies.Info.self)?.enabledNames }
-        guard let commands else { return [:] }
-        var values: [String: Double] = [:]
-        if commands.contains("guest-get-load"), let load = try ask("guest-get-load", AgentReplies.Load.self) {
-            values.note("guest_load_1m", load.load1m)
-        }
-        if commands.contains("guest-get-cpustats"), let cpus = try ask("guest-get-cpustats", [AgentReplies.CPU].self) { add(cpus, now, &values) }
-        if commands.contains("guest-get-diskstats"), let disks = try ask("guest-get-diskstats", [AgentReplies.Disk].self) { add(disks, now, &values) }
-        if commands.contains("guest-get-fsinfo"), let systems = try ask("guest-get-fsinfo", [AgentReplies.FileSystem].self) { add(systems, &values) }
-        if commands.contains("guest-get-users"), let users = try ask("guest-get-users", [AgentReplies.User].self) {
-            values.note("guest_users_count", Double(users.count))
-        }
-        return values
+    }
+
+    private static func tasks(_ channel: AgentChannel) throws -> GuestProc.Tasks {
+        var tasks = GuestProc.Tasks()
+        GuestProc.add(loadavg: try channel.text("/proc/loadavg", most: 256), to: &tasks)
+        // The line of interrupts, before what is wanted, may have ten bytes for each of some thousand.
+        GuestProc.add(stat: try channel.text("/proc/stat", most: 256 << 10), to: &tasks)
+        return tasks
+    }
+
+    func addTasks(_ tasks: GuestProc.Tasks, _ now: MonotonicTime, _ values: inout [String: Double]) {
+        // Agents before 10.0 have no guest-get-load.
+        if values["guest_load_1m"] == nil { values.note("guest_load_1m", tasks.load1m) }
+        values.note("guest_tasks_count", tasks.all)
+        values.note("guest_tasks_running_count", tasks.running)
+        values.note("guest_tasks_blocked_count", tasks.blocked)
+        values.note("guest_forks_per_second", rates.perSecond("forks", tasks.forks, at: now))
     }
 
     func add(_ cpus: [AgentReplies.CPU], _ now: MonotonicTime, _ values: inout [String: Double]) {

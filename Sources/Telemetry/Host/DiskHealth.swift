@@ -1,12 +1,20 @@
 import Foundation
 import Platform
 
-/// What the disks say about themselves (SMART), through `smartctl --json` of smartmontools 7 or later, where that is installed.
+/// What the disks say about themselves (SMART), as `smartctl --json` of smartmontools 7 or later reports it: what the unit shadow-virt-smart put aside, which
+/// has the rights that this service lacks; else what a smartctl says that is asked here.
 struct DiskHealth: Sendable {
     /// A disk that sleeps, or a dead one behind a controller, takes seconds.
     static let limitMs = 10_000.0
     static let mostDisks = 16
+    static let toolEveryMs = 600_000.0, reportsEveryMs = 60_000.0
     static let program = ["/usr/sbin/smartctl", "/usr/bin/smartctl", "/usr/local/sbin/smartctl"]
+
+    /// Where examples/shadow-virt-smart.service puts its reports, a DISK.json each.
+    static let reports = "/run/shadow-virt-smart"
+    /// Two of its looks, and what the disks take; older ones are of a unit that does not run any more.
+    static let reportLastsSeconds = 1500.0
+    static let mostReportBytes = 1 << 20
 
     private let files: HostFiles
     init(_ files: HostFiles) { self.files = files }
@@ -19,9 +27,15 @@ struct DiskHealth: Sendable {
         return Array(names.filter { $0.hasPrefix("sd") || $0.hasPrefix("nvme") || $0.hasPrefix("hd") }.sorted().prefix(Self.mostDisks))
     }
 
-    /// Asks every disk; blocks for as long as they take.
-    func look(_ smartctl: String) -> [String: Double] {
+    /// Reads every report, or asks every disk when there is none and `smartctl` is there; blocks for as long as they take.
+    func look(_ smartctl: String?) -> [String: Double] {
         var values: [String: Double] = [:]
+        let found = putAside
+        if !found.isEmpty || smartctl == nil {
+            for (disk, report) in found { report.add(to: &values, disk) }
+            return values
+        }
+        guard let smartctl else { return values }
         for disk in disks {
             // Nothing is woken up for this; the exit status is a mask of findings, not of success.
             guard let captured = try? Subprocess.capture(smartctl, arguments: ["--json", "--nocheck=standby", "-H", "-A", "/dev/\(disk)"], limitMs: Self.limitMs),
@@ -29,6 +43,25 @@ struct DiskHealth: Sendable {
             report.add(to: &values, disk)
         }
         return values
+    }
+}
+
+extension DiskHealth {
+    /// Fresh reports of disks that are there, in their order.
+    private var putAside: [(disk: String, report: SmartReport)] {
+        disks.compactMap { disk in
+            let path = "\(files.root)\(Self.reports)/\(disk).json"
+            guard let facts = try? FileManager.default.attributesOfItem(atPath: path), let size = facts[.size] as? Int, size <= Self.mostReportBytes,
+                  let date = facts[.modificationDate] as? Date, abs(date.timeIntervalSinceNow) < Self.reportLastsSeconds,
+                  let data = FileManager.default.contents(atPath: path), let report = try? JSONDecoder().decode(SmartReport.self, from: data) else { return nil }
+            return (disk, report)
+        }
+    }
+
+    /// From one look to the next: reading a few files costs nothing, asking disks does. Nil: there is nothing to look at.
+    var everyMs: Double? {
+        if FileManager.default.fileExists(atPath: files.root + Self.reports) { return Self.reportsEveryMs }
+        return Self.installed == nil ? nil : Self.toolEveryMs
     }
 }
 

@@ -5,9 +5,8 @@ import Platform
 public final class HostCollector: @unchecked Sendable {
     /// A storage that takes longer is reported with nothing: how it is then is for the epochs and the guests to say.
     private static let storageLimitMs = 2000.0
-    private static let smartEveryMs = 600_000.0
     /// What was found of the disks stands for as long as two looks.
-    private static let smartLastsMs = 2 * smartEveryMs
+    private static let smartLastsMs = 2 * DiskHealth.toolEveryMs
     private static let foldersEveryMs = 60_000.0
     public static let mostFolders = 8
 
@@ -92,8 +91,8 @@ public final class HostCollector: @unchecked Sendable {
 
     private func diskHealth(_ now: MonotonicTime) -> [String: Double] {
         if let found = smart.take(until: now) { lastSmart = (found, now) }
-        if smartAskedAt.map({ now.milliseconds(since: $0) >= Self.smartEveryMs }) ?? true, let program = DiskHealth.installed {
-            if smart.start({ [files] in DiskHealth(files).look(program) }) { smartAskedAt = now }
+        if let every = DiskHealth(files).everyMs, smartAskedAt.map({ now.milliseconds(since: $0) >= every }) ?? true {
+            if smart.start({ [files] in DiskHealth(files).look(DiskHealth.installed) }) { smartAskedAt = now }
         }
         guard let lastSmart, now.milliseconds(since: lastSmart.at) < Self.smartLastsMs else { return [:] }
         return lastSmart.values

@@ -12,9 +12,52 @@ final class GuestAgentTests: XCTestCase {
     }
 
     private func kpis(_ hosts: TwoHosts, _ words: String...) throws -> [Report.Sample] {
-        let result = try hosts.run(.a, [TwoHosts.binary, "kpi", "--format", "json", "-q", "--since", "2m"] + words, limit: 10)
+        let result = try hosts.run(.a, [TwoHosts.binary, "kpi", "--format", "json", "-q", "--since", "10m"] + words, limit: 10)
         // A domain has none before its first look.
         return result.succeeded ? try JSONDecoder().decode(Report.self, from: Data(result.out.utf8)).samples : []
+    }
+
+    private struct Inside: Decodable {
+        struct Process: Decodable { var pid: Int, name: String }
+        struct Library: Decodable { var path: String }
+        var agent: String?
+        var tasks: Int?
+        var processes: [Process]?
+        var libraries: [Library]?
+        var notes: [String]
+    }
+
+    private func inside(_ hosts: TwoHosts) throws -> Inside {
+        let result = try hosts.run(.a, [TwoHosts.binary, "kpi", "linux", "--inside", "--format", "json", "-q"], limit: 30)
+        try require(result.succeeded, "kpi --inside: \(result.summary)")
+        return try JSONDecoder().decode(Inside.self, from: Data(result.out.utf8))
+    }
+
+    /// On demand; then of an agent that hangs, which holds up none of libvirt's own jobs, and of one that is dead.
+    private func lookInside(_ hosts: TwoHosts) throws {
+        let whole = try inside(hosts)
+        XCTAssertNotNil(whole.agent, "\(whole.notes)")
+        XCTAssertEqual(whole.processes?.first { $0.pid == 1 }?.name, "init", "\(whole.notes)")
+        XCTAssertTrue(whole.libraries?.contains { $0.path.hasPrefix("/agent/libc.so") } ?? false, "\(whole.libraries?.count ?? -1) libraries; \(whole.notes)")
+        XCTAssertTrue(whole.notes.contains { $0.hasPrefix("Errors of the journal: there is no journalctl") }, "\(whole.notes)")
+        print(try hosts.shadowVirt(.a, "kpi", "linux", "--inside").out)
+
+        // The parent of what the agent runs is the agent.
+        let stop = #"{"execute":"guest-exec","arguments":{"path":"/bin/sh","arg":["-c","sleep 1; kill -STOP $PPID; sleep 7; kill -KILL $PPID"]}}"#
+        try require(try hosts.virsh(.a, "qemu-agent-command", "linux", stop).succeeded, "guest-exec")
+        usleep(1_500_000)
+        let script = """
+            "$1" kpi linux --inside -q & sleep 0.7; begin=$(date +%s%N)
+            virsh -q suspend linux >/dev/null && virsh -q resume linux >/dev/null || echo FAILED
+            echo "JOBS $((($(date +%s%N) - begin) / 1000000))"; wait
+            """
+        let both = try hosts.run(.a, ["bash", "-c", script, "both", TwoHosts.binary], limit: 30)
+        XCTAssertTrue(both.out.contains("Agent:   none") && both.out.contains("the agent does not answer"), both.summary)
+        let jobs = both.out.split(separator: "\n").first { $0.hasPrefix("JOBS ") }.flatMap { Double($0.dropFirst(5)) } ?? 99_999
+        print("MEASURED virsh suspend and resume beside an agent that hangs: \(Int(jobs)) ms")
+        XCTAssertLessThan(jobs, 1200, "as long as the question to the agent lasted: \(both.summary)")
+        XCTAssertFalse(both.out.contains("FAILED"), both.summary)
+        try waitUntil("the dead agent is noticed", limit: 20, every: 0.5) { try inside(hosts).notes.contains { $0.hasPrefix("No agent is connected") } }
     }
 
     func testWhatTheAgentOffersAndAQEMUThatHangs() throws {
@@ -37,6 +80,8 @@ final class GuestAgentTests: XCTestCase {
         }
         let samples = try kpis(hosts, "linux")
         XCTAssertTrue(samples.contains { ($0.primary?["vcpu_time_percent"] ?? 0) > 0 })
+
+        try lookInside(hosts)
 
         // Its monitor does not answer any more: what needs it is absent, and nothing waits.
         guard let qemu = hosts.qemu(.a, "linux") else { return XCTFail("No QEMU") }

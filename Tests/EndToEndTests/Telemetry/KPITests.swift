@@ -108,6 +108,27 @@ final class KPITests: HostsTestCase {
         _ = try samples(1, "with libvirt again", guest) { $0.primary?["vcpu_time_percent"] != nil }
     }
 
+    /// QEMU dies: what both sides measured until then is where the guest goes on, and grows there.
+    func testHistoryGoesOverWithTheGuest() throws {
+        let guest = try protectedGuest(on: .a)
+        _ = try samples(5, "with both sides", guest) { $0.shadow != nil && $0.primary?["vcpu_time_percent"] != nil }
+        func history(_ isWanted: (Report.Sample) -> Bool) throws -> [Report.Sample] {
+            let result = try hosts.run(.b, [TwoHosts.binary, "kpi", guest.name, "--format", "json", "-q", "--since", "2m"], limit: 10)
+            return result.succeeded ? try JSONDecoder().decode(Report.self, from: Data(result.out.utf8)).samples.filter(isWanted) : []
+        }
+        let isPair: (Report.Sample) -> Bool = { $0.primary?["vcpu_time_percent"] != nil && $0.primary?["epoch_pause_ms"] != nil && $0.shadow?["commits_per_second"] != nil }
+        try waitUntil("the shadow's host knows both sides", limit: 10, every: 0.3) { try history(isPair).count >= 4 }
+        let before = try history(isPair)
+        try guest.killQEMU()
+        try guest.followToOther(mayRepeat: .max)
+        let last = before.last?.time ?? ""
+        try waitUntil("the guest's KPIs at its new host", limit: 15, every: 0.3) { try history { $0.time > last && !isPair($0) && $0.primary?["vcpu_time_percent"] != nil }.count >= 2 }
+        let after = try history { _ in true }
+        XCTAssertGreaterThanOrEqual(after.filter(isPair).count, before.count)
+        XCTAssertEqual(after.map(\.time), after.map(\.time).sorted())
+        XCTAssertEqual(Set(after.map(\.time)).count, after.count, "no moment twice")
+    }
+
     private func cost() throws {
         struct Cost: Decodable { var telemetry_cpu_percent: Double? }
         let status = try hosts.shadowVirt(.a, "status", "--format", "json")
