@@ -1,5 +1,12 @@
 // swift-tools-version:6.0
+import Foundation
 import PackageDescription
+
+/// Whether the Swift on PATH can link its runtime into a program: not every distribution's package has the libraries for that.
+let hasStaticRuntime = (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":").map { "\($0)/swift" }
+    .first { FileManager.default.isExecutableFile(atPath: $0) }
+    .map { URL(fileURLWithPath: $0).resolvingSymlinksInPath().deletingLastPathComponent().deletingLastPathComponent() }
+    .map { FileManager.default.fileExists(atPath: $0.appendingPathComponent("lib/swift_static/linux/static-stdlib-args.lnk").path) } ?? false
 
 // No package dependencies: Foundation, Dispatch and the C libraries below Modulemaps/ only.
 let package = Package(
@@ -53,7 +60,7 @@ let package = Package(
         // libvirt's daemon stands still while this starts: with Foundation 20 ms of processor time, with Swift's libraries to load 3, like this 1.7.
         // No test target may depend on it: they are all linked into one program, which would be linked like this one.
         .executableTarget(name: "shadow-virt-hook", dependencies: ["ConfFile", "HookProtocol", "SystemCalls"],
-                          linkerSettings: [.unsafeFlags(["-static-stdlib"])]),
+                          linkerSettings: hasStaticRuntime ? [.unsafeFlags(["-static-stdlib"])] : []),
         .executableTarget(name: "shadow-virt-benchmark",
                           dependencies: ["Platform", "CXXHash", "MigrationStream", "NBDServer", "Replication", "Transport", "Libvirt"],
                           path: "Tests/Benchmarks",
