@@ -1,7 +1,7 @@
 #!/bin/bash
-# shadow-virt in three minutes: a running guest with a disk gets a shadow on another host, loses its own host's QEMU, goes on
-# over there, gets a shadow again and moves back. Then a Linux guest does the same, with a ping running all the time. Both hosts are
-# made on this machine and are gone afterwards.
+# shadow-virt in three minutes: libvirt's hook gives a batch job its shadow, for as long as it runs. Then a running guest with a disk gets a
+# shadow on another host, loses its own host's QEMU, goes on over there, gets a shadow again and moves back. Then a Linux guest does the
+# same, with a ping running all the time. Both hosts are made on this machine and are gone afterwards.
 #
 #   sudo examples/quickstart.sh [--degrade] [--json FILE] [--keep] [--install-swift] [--work DIR]
 #
@@ -34,6 +34,8 @@ readonly linux_probe_seconds=15
 source "$repository/Tests/Support/install.sh"
 # shellcheck source=../Tests/Support/degrade.sh
 source "$repository/Tests/Support/degrade.sh"
+# shellcheck source=../Tests/Support/hook-job.sh
+source "$repository/Tests/Support/hook-job.sh"
 
 json='' keep='' degrade='' work='' swift_option=()
 why='' finding='' finished='' job='' work_made='' hosts_up=''
@@ -303,7 +305,7 @@ build() {
   logged "$work/build.log" env HOME="$caches" TMPDIR="$caches" swift build --package-path "$repository" \
     --cache-path "$caches" --config-path "$caches" --security-path "$caches" "$@"
 }
-if ! build -c release --product shadow-virt; then
+if ! build -c release --product shadow-virt || ! build -c release --product shadow-virt-hook; then
   grep -E 'error:' "$work/build.log" >&2 || tail -n 20 "$work/build.log" >&2
   fail "the build failed ($work/build.log)"
 fi
@@ -338,11 +340,13 @@ host_name = "host$1"
 libvirt_uri = "qemu:///system"
 listen = "$2:16520"
 peers = [ "host$3 $4:16520 qemu+tcp://$4/system" ]
+log_level = "debug"
 END
   [[ -z $degrade ]] || degrade_configuration >>"$folder/shadow-virt.conf"
 }
 configure A 10.77.0.1 B 10.77.0.2
 configure B 10.77.0.2 A 10.77.0.1
+install_hook
 
 start_service() { # HOST
   setsid "$hosts" exec "$work" "$1" "$program" serve </dev/null >>"$work/service$1.log" 2>&1 &
@@ -374,9 +378,10 @@ done
 protect() { # DOMAIN HOST PEER MILLISECONDS
   shadow_virt "$2" protect "$1" --to "host$3" --interval "$4ms" --no-policy --quiet
 }
-status() { # DOMAIN HOST FILE; without the list of its disks, which have states of their own
+without_disks() { sed '/^ *"disks" *: *\[$/,/^ *\],\{0,1\}$/d'; } # JSON of a status without the list of disks, which have states of their own
+status() { # DOMAIN HOST FILE
   shadow_virt "$2" status "$1" --format json --quiet
-  sed '/^ *"disks" *: *\[$/,/^ *\],\{0,1\}$/d' "$work/answer" >"$3"
+  without_disks <"$work/answer" >"$3"
 }
 run_for() { # SECONDS; a shell that only sleeps would answer Ctrl-C at its end
   local turn
@@ -624,6 +629,7 @@ if [[ -n $degrade ]]; then
   exit 0
 fi
 if [[ -z $no_kvm ]]; then
+  batch_job
   boot_ledger
   protect_ledger
   fail_ledger_over
@@ -640,6 +646,7 @@ verdict() { [[ $1 == true ]] && echo "consistent throughout" || echo "NOT CONSIS
 row() { printf '  %-34s %s\n' "$1" "$2"; }
 echo
 if [[ -z $no_kvm ]]; then
+  row "shadow by libvirt's hook" "$hook_protected_ms ms after it told of the start"
   row "epochs a second, asked for every" "$epochs_per_second, $interval_ms ms"
   row "pause of the guest, median / p99" "$pause_ms_median / $pause_ms_p99 ms"
   row "bytes dirtied / sent" "$(mib "$dirtied") / $(mib "$sent")"
@@ -667,6 +674,7 @@ quoted() { [[ $1 == null ]] && echo null || echo "\"$1\""; } # a JSON string, or
 if [[ -n $json ]]; then
   cat >"$json.new" <<END
 {
+  "hook_protected_ms": $hook_protected_ms,
   "epochs_per_second": $epochs_per_second,
   "pause_ms_median": $pause_ms_median,
   "pause_ms_p99": $pause_ms_p99,

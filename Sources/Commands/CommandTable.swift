@@ -50,8 +50,6 @@ public struct CommandTable: Sendable {
     public func run(_ words: [String], output: Output, environment: [String: String]) -> Int32 {
         // Workers are started by the service; they are no command for users and print nothing of ours.
         if words.first == "worker" { return worker(Array(words.dropFirst())) }
-        // libvirt's hook: prints nothing, whatever happens.
-        if words.first == "hook" { return HookCommand.run(Array(words.dropFirst()), environment: environment) }
         let context = CommandContext(table: self, output: output, environment: environment)
         let code = report(output) { try dispatch(words, context) }
         if output.dataError != 0 {

@@ -6,9 +6,7 @@ import Platform
 /// What `/etc/shadow-virt/shadow-virt.conf` says, with defaults for what it leaves out.
 /// The keys and their meaning are documented in `examples/shadow-virt.conf`, which is the file that ships.
 public struct ServiceConfiguration: Sendable, Equatable {
-    public static let defaultPath = "/etc/shadow-virt/shadow-virt.conf"
-    /// A configuration is a page or two of text; what is larger is the wrong file.
-    public static let sizeCeiling = 1 << 20
+    public static let defaultPath = ConfDocument.servicePath
 
     public enum LogLevel: String, Sendable, CaseIterable {
         case error, warning, info, debug
@@ -21,7 +19,7 @@ public struct ServiceConfiguration: Sendable, Equatable {
     public var libvirtURI = "qemu:///system"
     /// Where peers connect to; always a numeric address.
     public var listen = PeerAddress(host: "127.0.0.1", port: 16520)
-    public var controlSocket = "/run/shadow-virt/control.sock"
+    public var controlSocket = ControlSocket.defaultPath
     /// The group that may use the control socket besides root; nil: root only.
     public var controlSocketGroup: String?
     public var runtimeDirectory = "/run/shadow-virt"
@@ -72,7 +70,7 @@ public struct ServiceConfiguration: Sendable, Equatable {
     public static func load(path: String = defaultPath, mustExist: Bool = false,
                             environment: [String: String] = ProcessInfo.processInfo.environment)
         throws(ConfigurationError) -> ServiceConfiguration {
-        guard let bytes = try SmallFile.read(path, ceiling: sizeCeiling) else {
+        guard let bytes = try SmallFile.read(path, ceiling: ConfDocument.sizeCeiling) else {
             if mustExist {
                 throw ConfigurationError(file: path, message: "There is no such file", advice: "Check the path after --config")
             }

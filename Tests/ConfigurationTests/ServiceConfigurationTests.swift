@@ -180,11 +180,11 @@ final class ServiceConfigurationTests: XCTestCase {
         XCTAssertThrowsError(try ServiceConfiguration.load(path: folder.path(""))) {
             XCTAssertTrue("\($0)".contains("Is a directory"), "\($0)")
         }
-        let large = try folder.write("large.conf", String(repeating: "#", count: ServiceConfiguration.sizeCeiling + 1))
+        let large = try folder.write("large.conf", String(repeating: "#", count: ConfDocument.sizeCeiling + 1))
         XCTAssertThrowsError(try ServiceConfiguration.load(path: large)) {
             XCTAssertTrue("\($0)".contains("larger than 1048576 bytes"), "\($0)")
         }
-        let full = try folder.write("full.conf", String(repeating: "#", count: ServiceConfiguration.sizeCeiling))
+        let full = try folder.write("full.conf", String(repeating: "#", count: ConfDocument.sizeCeiling))
         XCTAssertNoThrow(try ServiceConfiguration.load(path: full))
     }
 }

@@ -14,11 +14,12 @@ build() { # module, sources...
 }
 fuzz() { # module
     build "$1" Sources/"$1"/*.swift
-    swiftc $common -module-name Fuzz Tests/Fuzz/"$1"Fuzz.swift $out/Platform.o $out/"$1".o -o $out/$target
+    swiftc $common -module-name Fuzz Tests/Fuzz/"$1"Fuzz.swift $out/SystemCalls.o $out/Platform.o $out/"$1".o -o $out/$target
 }
 # The stream's corpus stays where it has always been.
 case $target in stream) corpus=$out/corpus ;; nbd) corpus=$out/corpus-nbd ;; esac
 mkdir -p $corpus
+build SystemCalls Sources/SystemCalls/*.swift
 build Platform Sources/Platform/*.swift
 case $target in stream) fuzz MigrationStream ;; nbd) fuzz NBDServer ;; esac
 exec $out/$target -max_len=65536 "$@" $corpus

@@ -36,7 +36,7 @@ final class InstallTests: XCTestCase {
         }.map { "/" + $0 }.sorted()
     }
 
-    private static let program = "/usr/local/bin/shadow-virt"
+    private static let program = "/usr/local/bin/shadow-virt", hookProgram = "/usr/local/libexec/shadow-virt-hook"
     private static let hook = "/etc/libvirt/hooks/qemu.d/50-shadow-virt", unit = "/usr/local/lib/systemd/system/shadow-virt.service"
     private static let expected = [
         "/etc/libvirt/hooks/qemu.d/50-shadow-virt", "/etc/shadow-virt/shadow-virt.conf",
@@ -46,20 +46,22 @@ final class InstallTests: XCTestCase {
 
     func testInstallTwiceAndUninstall() throws {
         let first = try shadowVirt("install", withProgram: true)
-        XCTAssertEqual(files, (Self.expected + [Self.program]).sorted())
-        XCTAssertEqual(first.out.split(separator: "\n").filter { $0.hasPrefix("Installed \(root)/") }.count, 7, first.out)
+        XCTAssertEqual(files, (Self.expected + [Self.program, Self.hookProgram]).sorted())
+        XCTAssertEqual(first.out.split(separator: "\n").filter { $0.hasPrefix("Installed \(root)/") }.count, 8, first.out)
         XCTAssertEqual(mode(Self.hook), 0o755)
-        XCTAssertEqual(mode("/usr/local/bin/shadow-virt"), 0o755)
+        XCTAssertEqual(mode(Self.program), 0o755)
+        XCTAssertEqual(mode(Self.hookProgram), 0o755)
         XCTAssertEqual(mode(Self.unit), 0o644)
-        XCTAssertTrue(text(Self.hook)?.contains("program=/usr/local/bin/shadow-virt\n") ?? false)
+        XCTAssertTrue(text(Self.hook)?.contains("program='/usr/local/libexec/shadow-virt-hook'\n") ?? false)
         XCTAssertTrue(text(Self.unit)?.contains("ExecStart=/usr/local/bin/shadow-virt serve\n") ?? false)
         XCTAssertEqual(text("/etc/shadow-virt/shadow-virt.conf"), try String(contentsOfFile: Product.repository + "/examples/shadow-virt.conf", encoding: .utf8))
-        XCTAssertTrue(FileManager.default.contentsEqual(atPath: root + "/usr/local/bin/shadow-virt", andPath: Product.program))
+        XCTAssertTrue(FileManager.default.contentsEqual(atPath: root + Self.program, andPath: Product.program))
+        XCTAssertTrue(FileManager.default.contentsEqual(atPath: root + Self.hookProgram, andPath: Product.hookProgram))
 
         let second = try shadowVirt("install", withProgram: true)
-        XCTAssertEqual(second.out.split(separator: "\n").filter { $0.hasPrefix("Unchanged ") }.count, 6, second.out)
+        XCTAssertEqual(second.out.split(separator: "\n").filter { $0.hasPrefix("Unchanged ") }.count, 7, second.out)
         XCTAssertTrue(second.out.contains("Kept \(root)/etc/shadow-virt/shadow-virt.conf"))
-        XCTAssertEqual(files, (Self.expected + [Self.program]).sorted())
+        XCTAssertEqual(files, (Self.expected + [Self.program, Self.hookProgram]).sorted())
 
         _ = try shadowVirt("uninstall", withProgram: true)
         XCTAssertEqual(files, ["/etc/shadow-virt/shadow-virt.conf"])
@@ -134,11 +136,11 @@ final class InstallTests: XCTestCase {
     func testOnlyAndProgramAndPrefix() throws {
         _ = try shadowVirt("install", "--only", "hook", "--program", "/opt/x/shadow-virt")
         XCTAssertEqual(files, [Self.hook, "/var/lib/shadow-virt/installed"])
-        XCTAssertTrue(text(Self.hook)?.contains("program=/opt/x/shadow-virt\n") ?? false)
+        XCTAssertTrue(text(Self.hook)?.contains("program='/opt/x/shadow-virt-hook'\n") ?? false)
         _ = try shadowVirt("uninstall", "--only", "hook")
         XCTAssertEqual(files.filter { $0 != "/var/lib/shadow-virt/installed" }, [])
         _ = try shadowVirt("install", "--prefix", "/usr", withProgram: true)
-        XCTAssertTrue(files.contains("/usr/bin/shadow-virt") && files.contains("/usr/lib/systemd/system/shadow-virt.service"))
+        XCTAssertTrue(files.contains("/usr/bin/shadow-virt") && files.contains("/usr/libexec/shadow-virt-hook") && files.contains("/usr/lib/systemd/system/shadow-virt.service"))
     }
 
     func testAppArmorLinesAmongOthers() throws {
@@ -156,6 +158,27 @@ final class InstallTests: XCTestCase {
         XCTAssertEqual(text(local), installed)
         _ = try shadowVirt("uninstall")
         XCTAssertEqual(text(local), "# site\n/srv/** r,\n")
+    }
+
+    /// libvirt's daemon runs its hooks under its own profile.
+    func testAppArmorLinesOfTheDaemonsThatAreThere() throws {
+        _ = try folder.write("", to: "etc/apparmor.d/usr.sbin.virtqemud")
+        _ = try shadowVirt("install")
+        XCTAssertEqual(text("/etc/apparmor.d/local/usr.sbin.virtqemud")?.split(separator: "\n").map(String.init),
+                       [MarkedBlock.begin, "  # What libvirt's hook runs", "  \(Self.program)-hook PUx,", MarkedBlock.end])
+        XCTAssertNil(text("/etc/apparmor.d/local/usr.sbin.libvirtd"), "nobody includes it")
+    }
+
+    /// Somebody built the one and not the other.
+    func testHookProgramIsMissing() throws {
+        let alone = try TemporaryFolder()
+        if link(Product.program, alone.path + "/shadow-virt") != 0 {
+            try FileManager.default.copyItem(atPath: Product.program, toPath: alone.path + "/shadow-virt")
+        }
+        let ending = try execute([alone.path + "/shadow-virt", "install", "--root", root])
+        XCTAssertEqual(ending.status, 1, "\(ending)")
+        XCTAssertTrue(ending.err.contains("There is no \(alone.path)/shadow-virt-hook") && ending.err.contains("--product shadow-virt-hook"), ending.err)
+        XCTAssertEqual(files, [])
     }
 
     func testWithoutRights() throws {

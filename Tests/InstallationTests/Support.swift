@@ -7,6 +7,7 @@ import XCTest
 enum Product {
     static let repository = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent().path
     static let program = ProcessInfo.processInfo.environment["SHADOW_VIRT_BINARY"] ?? Bundle.main.bundleURL.appendingPathComponent("shadow-virt").path
+    static let hookProgram = program + "-hook"
 }
 
 /// How a program ended and what it printed.
@@ -16,6 +17,8 @@ struct Ending: CustomStringConvertible {
     var out: String
     var err: String
     var milliseconds: Double
+    /// Of processor time, its own and that of all whose end it waited for.
+    var processorMilliseconds: Double
 
     var description: String { "status \(status) after \(Int(milliseconds)) ms\(out.isEmpty ? "" : "; out: \(out)")\(err.isEmpty ? "" : "; err: \(err)")" }
 }
@@ -50,7 +53,8 @@ func execute(_ words: [String], input: Int32? = nil, environment: [String: Strin
     let begin = MonotonicTime.now
     let pid = try start(words, input: input, out: out, err: err, environment: ProcessInfo.processInfo.environment.merging(environment) { $1 })
     var status: Int32 = 0, isOver = false
-    while waitpid(pid, &status, WNOHANG) == 0 {
+    var usage = rusage()
+    while wait4(pid, &status, WNOHANG, &usage) == 0 {
         if MonotonicTime.now.milliseconds(since: begin) > seconds * 1000, !isOver {
             isOver = true
             kill(pid, SIGKILL)
@@ -58,8 +62,10 @@ func execute(_ words: [String], input: Int32? = nil, environment: [String: Strin
         usleep(500)
     }
     let milliseconds = MonotonicTime.now.milliseconds(since: begin)
+    func inMilliseconds(_ time: timeval) -> Double { Double(time.tv_sec) * 1000 + Double(time.tv_usec) / 1000 }
     func text(_ path: String) -> String { String(decoding: FileManager.default.contents(atPath: path) ?? Data(), as: UTF8.self) }
-    return Ending(status: isOver ? -1 : status & 0x7f == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f), out: text(out), err: text(err), milliseconds: milliseconds)
+    return Ending(status: isOver ? -1 : status & 0x7f == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f), out: text(out), err: text(err), milliseconds: milliseconds,
+                  processorMilliseconds: inMilliseconds(usage.ru_utime) + inMilliseconds(usage.ru_stime))
 }
 
 /// A folder that goes with this value. Short, because paths of sockets are.

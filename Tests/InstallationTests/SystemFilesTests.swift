@@ -138,6 +138,17 @@ final class SystemFilesTests: XCTestCase {
         XCTAssertNotEqual(try parse(profiles).status, 0)
     }
 
+    func testAppArmorProfileOfTheDaemonHoldsOurLine() throws {
+        let profiles = try installedProfiles()
+        let profile = profiles + "/usr.sbin.libvirtd"
+        try XCTSkipUnless(FileManager.default.fileExists(atPath: profile), "no AppArmor profile of libvirtd (Debian: apt install libvirt-daemon-system)")
+        // Compiled, though not loaded: contradictions between our right to start a program and libvirt's would be found.
+        let compiled = try execute(["apparmor_parser", "-Q", "-K", "--base", profiles, profile])
+        XCTAssertEqual(compiled.status, 0, "\(compiled)")
+        let text = try execute(["apparmor_parser", "-Q", "-K", "-p", "--base", profiles, profile]).out
+        XCTAssertTrue(text.contains("  \(Product.hookProgram) PUx,"), "the profile does not include our line")
+    }
+
     func testAppArmorIsEnforced() throws {
         let state = FileManager.default.contents(atPath: "/sys/module/apparmor/parameters/enabled").map { String(decoding: $0, as: UTF8.self) } ?? "N"
         try XCTSkipUnless(state.hasPrefix("Y"), "no AppArmor in this kernel: its rules are parsed, not enforced")

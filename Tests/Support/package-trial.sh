@@ -42,9 +42,13 @@ inside dpkg --no-triggers --install /tmp/shadow-virt.deb >"$work/log" 2>&1 || { 
 inside dpkg --status shadow-virt | grep -qx 'Status: install ok installed' || fail "dpkg does not call it installed"
 inside dpkg --verify shadow-virt | grep . && fail "dpkg --verify has complaints"
 [[ -x $root/etc/libvirt/hooks/qemu.d/50-shadow-virt ]] || fail "libvirt's hook is not there"
+[[ -x $root/usr/libexec/shadow-virt-hook ]] || fail "libvirt's hook has no program"
 [[ $(inside shadow-virt --version) == "shadow-virt "* ]] || fail "it does not run"
 if [[ -e $root/etc/apparmor.d/abstractions/libvirt-qemu ]]; then
   grep -q '/run/shadow-virt/\*/\*.sock rw,' "$root/etc/apparmor.d/local/abstractions/libvirt-qemu" || fail "no lines for AppArmor"
+fi
+if [[ -e $root/etc/apparmor.d/usr.sbin.libvirtd ]]; then
+  grep -q '/usr/libexec/shadow-virt-hook PUx,' "$root/etc/apparmor.d/local/usr.sbin.libvirtd" || fail "no line for the hook's program in libvirtd's profile"
 fi
 if inside sh -c 'command -v man' >/dev/null; then
   inside man -w shadow-virt shadow-virt.conf >/dev/null || fail "man does not find the manual pages"
@@ -75,9 +79,9 @@ echo "run: status, hook, end"
 touch "$root/var/lib/shadow-virt/state"
 install -m 600 /dev/null "$root/etc/shadow-virt/secret"
 inside dpkg --no-triggers --remove shadow-virt >"$work/log" 2>&1 || { cat "$work/log"; fail "dpkg --remove"; }
-[[ ! -e $root/usr/bin/shadow-virt ]] || fail "the program is still there"
+[[ ! -e $root/usr/bin/shadow-virt && ! -e $root/usr/libexec/shadow-virt-hook ]] || fail "a program is still there"
 [[ -e $root/etc/shadow-virt/shadow-virt.conf && -e $root/var/lib/shadow-virt/state && -e $root/etc/shadow-virt/secret ]] || fail "configuration or state went with a mere removal"
-! grep -q shadow-virt "$root/etc/apparmor.d/local/abstractions/libvirt-qemu" 2>/dev/null || fail "AppArmor's lines are still there"
+! grep -qs shadow-virt "$root"/etc/apparmor.d/local/{abstractions/libvirt-qemu,usr.sbin.libvirtd,usr.sbin.virtqemud} || fail "AppArmor's lines are still there"
 # The hook is a configuration file and stays until the purge: without the program it must do nothing.
 if [[ -e $root/etc/libvirt/hooks/qemu.d/50-shadow-virt ]]; then
   inside /etc/libvirt/hooks/qemu.d/50-shadow-virt web1 reconnect begin - </dev/null || fail "the hook fails without the program"

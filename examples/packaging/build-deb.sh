@@ -3,8 +3,8 @@
 #
 #   examples/packaging/build-deb.sh [--program FILE] [--output DIR] [--version VERSION] [--quick]
 #
-#   --program FILE     package this program instead of building one. By default a release build with Swift's runtime linked in
-#                      is made (some minutes), so that hosts need no Swift
+#   --program FILE     package this program, and FILE-hook for libvirt's hook, instead of building them. By default a release build
+#                      with Swift's runtime linked in is made (some minutes), so that hosts need no Swift
 #   --output DIR       where the package goes (default: the current folder)
 #   --version VERSION  the package's version (default: what the program says, and -1)
 #   --quick            for trials: compressed little, and libraries that no package brings (Swift's runtime) are no error
@@ -42,10 +42,11 @@ done
 
 if [[ -z $program ]]; then
   # A folder of its own: with another linkage everything is compiled anew.
-  swift build --package-path "$repository" --scratch-path "$repository/.build/package" -c release --static-swift-stdlib --disable-local-rpath --product shadow-virt >&2
-  program=$(swift build --package-path "$repository" --scratch-path "$repository/.build/package" -c release --static-swift-stdlib --disable-local-rpath --show-bin-path)/shadow-virt
+  build=(swift build --package-path "$repository" --scratch-path "$repository/.build/package" -c release --static-swift-stdlib --disable-local-rpath)
+  for product in shadow-virt shadow-virt-hook; do "${build[@]}" --product $product >&2; done
+  program=$("${build[@]}" --show-bin-path)/shadow-virt
 fi
-[[ -x $program ]] || fail "There is no program $program"
+for file in "$program" "$program-hook"; do [[ -x $file ]] || fail "There is no program $file"; done
 [[ -d $output ]] || fail "There is no folder $output"
 
 work=$(mktemp -d)
@@ -60,8 +61,10 @@ mkdir -p "$tree/DEBIAN"
 "$program" install --root "$tree" --prefix /usr --only program,hook,unit,completion,manual,configuration --quiet >/dev/null
 # dpkg keeps the list of files.
 rm -rf "${tree:?}/var"
-strip --strip-unneeded -o "$work/stripped" "$program"
-install -m 755 "$work/stripped" "$tree/usr/bin/shadow-virt"
+for file in bin/shadow-virt libexec/shadow-virt-hook; do
+  strip --strip-unneeded -o "$work/stripped" "$tree/usr/$file"
+  install -m 755 "$work/stripped" "$tree/usr/$file"
+done
 gzip -9n "$tree"/usr/share/man/man*/*
 # Where Debian's own packages have their units.
 if [[ ! -d /usr/lib/systemd/system || /lib -ef /usr/lib ]] && dpkg --compare-versions "$(dpkg-query -W -f '${Version}' systemd 2>/dev/null || echo 255)" lt 255; then
@@ -120,7 +123,7 @@ END
 printf 'Source: shadow-virt\nMaintainer: %s\n\nPackage: shadow-virt\nArchitecture: any\nDescription: x\n' "$maintainer" >"$work/debian/control"
 missing=()
 [[ -z $quick ]] || missing=(--ignore-missing-info)
-if ! depends=$(cd "$work" && dpkg-shlibdeps "${missing[@]}" -O -e "$tree/usr/bin/shadow-virt" 2>"$work/log"); then
+if ! depends=$(cd "$work" && dpkg-shlibdeps "${missing[@]}" -O -e "$tree/usr/bin/shadow-virt" -e "$tree/usr/libexec/shadow-virt-hook" 2>"$work/log"); then
   cat "$work/log" >&2
   fail "Some libraries belong to no package (see above). Link Swift's runtime into the program: swift build -c release --static-swift-stdlib"
 fi

@@ -9,8 +9,9 @@ struct InstallCommand: Command {
                   .init("force", help: "Overwrite files that this command did not write, or that were changed since."),
                   .dryRun, .quiet, .help],
         description: [
-            "Installs this program with everything around it: libvirt's hook, the systemd unit, bash completion, the manual pages, the lines that "
-                + "AppArmor needs for QEMU's sockets (where libvirt's profiles are installed), and an example configuration when there is none. "
+            "Installs this program with everything around it: libvirt's hook and the small program that it runs, the systemd unit, bash completion, the manual "
+                + "pages, the lines that AppArmor needs for QEMU's sockets and for the hook (where libvirt's profiles are installed), and an example "
+                + "configuration when there is none. "
                 + "Prints what it did, a line a file.",
             "It may be repeated, and does the same as an upgrade. It starts nothing and restarts nothing; it says what is left to do. A file that it did not write, "
                 + "or that somebody changed since, is not overwritten: then nothing is changed at all.",
@@ -24,6 +25,7 @@ struct InstallCommand: Command {
 
     func run(_ arguments: ParsedArguments, _ context: CommandContext) throws -> Int32 {
         let options = try InstallationOptions(arguments, context, command: spec.name)
+        try options.requireHookProgram()
         let files = try options.files()
         let hadHooks = Self.hasHooks(options.root)
         var installer = try Installer(root: options.root, isDryRun: arguments.has("dry-run"), overwrites: arguments.has("force"))
@@ -43,8 +45,13 @@ struct InstallCommand: Command {
                 + "run `systemctl reload libvirtd` (or `virtqemud`) once; guests run on")
         }
         if options.parts.contains(.unit) { steps.append("Start the service: `systemctl daemon-reload && systemctl enable --now shadow-virt`") }
-        if files.contains(where: { $0.part == .apparmor }) {
-            steps.append("AppArmor: guests that run already keep their profile until they are started again")
+        if options.parts.contains(.hook), access(options.layout.hookProgram, X_OK) != 0 {
+            steps.append("libvirt's hook does nothing yet: there is no \(options.layout.hookProgram), which it runs")
+        }
+        let profiles = files.filter { $0.part == .apparmor }.compactMap(\.includedBy)
+        if !profiles.isEmpty { steps.append("AppArmor: guests that run already keep their profile until they are started again") }
+        for profile in profiles where InstallationLayout.appArmorOfDaemons.contains(where: profile.hasSuffix) {
+            steps.append("AppArmor: libvirt's daemon may run the hook's program from now on when its profile is read again: `apparmor_parser -r \(profile)`")
         }
         return steps
     }

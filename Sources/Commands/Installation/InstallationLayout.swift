@@ -22,28 +22,34 @@ struct InstallationFile: Sendable {
     var content: [UInt8]
     var mode: UInt32 = 0o644
     var kind = Kind.whole
+    /// The file that includes this one: without it nobody would read ours, and it is left out.
+    var includedBy: String?
 }
 
 /// Which files make an installation, and what stands in them. All of it comes from the sources of this very program: hook, unit and example
 /// configuration are embedded, completion and manual pages made from the commands' own descriptions.
 struct InstallationLayout: Sendable {
-    /// What the texts in the sources call the program.
-    static let programInTexts = "/usr/bin/shadow-virt"
+    /// What the texts in the sources call the programs.
+    static let programInTexts = "/usr/bin/shadow-virt", hookProgramInTexts = "/usr/libexec/shadow-virt-hook"
     static let hookFolder = "/etc/libvirt/hooks/qemu.d"
-    static let appArmorAbstraction = "/etc/apparmor.d/abstractions/libvirt-qemu"
-    static let appArmorLocal = "/etc/apparmor.d/local/abstractions/libvirt-qemu"
+    static let appArmorFolder = "/etc/apparmor.d"
+    /// The profile of single guests, and those of libvirt's daemons; each includes the file of the same name below `local`.
+    static let appArmorOfGuests = "abstractions/libvirt-qemu", appArmorOfDaemons = ["usr.sbin.libvirtd", "usr.sbin.virtqemud"]
+    static let appArmorLocal = "\(appArmorFolder)/local/\(appArmorOfGuests)"
 
     /// `/usr`, `/usr/local`.
     var prefix: String
-    /// What hook and unit run.
+    /// What the unit runs.
     var program: String
+    /// What the hook runs.
+    var hookProgram: String
     /// The folder of the sockets that QEMU connects to.
     var runtimeDirectory: String
     var specs: [CommandSpec]
 
     static var unitPath: String { "lib/systemd/system/shadow-virt.service" }
 
-    /// Everything but the program itself.
+    /// Everything but the programs themselves.
     func files() -> [InstallationFile] {
         [
             InstallationFile(part: .hook, path: "\(Self.hookFolder)/50-shadow-virt", content: text(PackageResources.hook_sh), mode: 0o755),
@@ -52,13 +58,18 @@ struct InstallationLayout: Sendable {
             InstallationFile(part: .manual, path: "\(prefix)/share/man/man1/shadow-virt.1", content: Array(CommandManual.text(specs).utf8)),
             InstallationFile(part: .manual, path: "\(prefix)/share/man/man5/shadow-virt.conf.5", content: Array(ConfigurationManual.text.utf8)),
             InstallationFile(part: .configuration, path: ServiceConfiguration.defaultPath, content: PackageResources.configuration_conf, kind: .onceOnly),
-            InstallationFile(part: .apparmor, path: Self.appArmorLocal, content: Array(appArmorRules.utf8), kind: .block),
-        ]
+            appArmor(Self.appArmorOfGuests, rulesOfGuests),
+        ] + Self.appArmorOfDaemons.map { appArmor($0, rulesOfDaemons) }
+    }
+
+    private func appArmor(_ profile: String, _ rules: String) -> InstallationFile {
+        InstallationFile(part: .apparmor, path: "\(Self.appArmorFolder)/local/\(profile)", content: Array(rules.utf8), kind: .block,
+                         includedBy: "\(Self.appArmorFolder)/\(profile)")
     }
 
     /// For libvirt's profiles of single guests, which include this file: QEMU connects to sockets below the runtime folder for epochs and
     /// disk writes, and makes one there when it is a shadow. (Sockets with a path are mediated as files: `w` to make, `rw` to connect.)
-    private var appArmorRules: String {
+    private var rulesOfGuests: String {
         """
           # QEMU's sockets towards shadow-virt, and the shadow's own
           \(runtimeDirectory)/ r,
@@ -68,8 +79,18 @@ struct InstallationLayout: Sendable {
         """
     }
 
+    /// libvirt's daemon runs hooks under its own profile, which allows programs in /usr/bin and /usr/sbin only.
+    private var rulesOfDaemons: String {
+        """
+          # What libvirt's hook runs
+          \(hookProgram) PUx,
+
+        """
+    }
+
     private func text(_ bytes: [UInt8]) -> [UInt8] {
-        program == Self.programInTexts ? bytes : Array(String(decoding: bytes, as: UTF8.self).replacingOccurrences(of: Self.programInTexts, with: program).utf8)
+        let text = String(decoding: bytes, as: UTF8.self)
+        return Array(text.replacing(Self.hookProgramInTexts, with: hookProgram).replacing(Self.programInTexts, with: program).utf8)
     }
 }
 

@@ -11,7 +11,7 @@ extension CommandSpec.Option {
     static let only = CommandSpec.Option(
         "only", value: "PARTS", help: "Only these parts, separated by commas: \(InstallationPart.allCases.map(\.rawValue).joined(separator: ", ")).")
     static let program = CommandSpec.Option(
-        "program", value: "PATH", help: "The program that hook and unit run, which is there already; default: PREFIX/bin/shadow-virt, a copy of this one.")
+        "program", value: "PATH", help: "The program that the unit runs, which is there already, as is the hook's, PATH-hook; default: copies of this one and its own.")
     static let dryRun = CommandSpec.Option("dry-run", help: "Change nothing, only print what would be done.")
 }
 
@@ -21,10 +21,10 @@ struct InstallationOptions {
     var parts: Set<InstallationPart>
     var layout: InstallationLayout
     var configuration: ServiceConfiguration
-    /// nil: the program is not ours to copy.
-    var programPath: String?
+    /// False: the programs are not ours to copy.
+    private var copiesPrograms: Bool
     /// This very program.
-    let executable = (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? ""
+    private let executable = (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? ""
 
     var isThisSystem: Bool { root.isEmpty }
 
@@ -40,8 +40,9 @@ struct InstallationOptions {
         let prefix = try folder("prefix") ?? (executable == "/usr/bin/shadow-virt" ? "/usr" : "/usr/local")
         let program = try folder("program")
         configuration = try ServiceConfiguration.load(path: root + ServiceConfiguration.defaultPath, environment: context.environment)
-        programPath = program == nil ? "\(prefix)/bin/shadow-virt" : nil
+        copiesPrograms = program == nil
         layout = InstallationLayout(prefix: prefix, program: program ?? "\(prefix)/bin/shadow-virt",
+                                    hookProgram: program.map { "\($0)-hook" } ?? "\(prefix)/libexec/shadow-virt-hook",
                                     runtimeDirectory: configuration.runtimeDirectory, specs: context.table.commands.map(\.spec))
     }
 
@@ -55,19 +56,33 @@ struct InstallationOptions {
         })
     }
 
-    /// The files of the chosen parts, the program first.
+    /// The files of the chosen parts, the programs first.
     func files() throws -> [InstallationFile] {
         var files = layout.files()
-        if let programPath, parts.contains(.program) {
-            // When it runs from where it belongs there is nothing to copy, and nothing that would be ours to remove.
-            if programPath != executable || !isThisSystem {
-                let content = [UInt8](try Data(contentsOf: URL(fileURLWithPath: "/proc/self/exe")))
-                files.insert(InstallationFile(part: .program, path: programPath, content: content, mode: 0o755), at: 0)
-            }
+        if copiesPrograms, parts.contains(.program) {
+            files = try copies(of: "/proc/self/exe", called: executable, to: layout.program)
+                + copies(of: hookExecutable, called: hookExecutable, to: layout.hookProgram) + files
         }
-        // Without libvirt's own profiles nobody includes our lines.
-        let hasProfiles = access(root + InstallationLayout.appArmorAbstraction, F_OK) == 0
-        return files.filter { parts.contains($0.part) && ($0.part != .apparmor || hasProfiles) }
+        return files.filter { parts.contains($0.part) && ($0.includedBy.map { access(root + $0, F_OK) == 0 } ?? true) }
+    }
+
+    /// When a program runs from where it belongs there is nothing to copy, and nothing that would be ours to remove.
+    private func copies(of source: String?, called name: String?, to path: String) throws -> [InstallationFile] {
+        guard let source, path != name || !isThisSystem else { return [] }
+        return [InstallationFile(part: .program, path: path, content: [UInt8](try Data(contentsOf: URL(fileURLWithPath: source))), mode: 0o755)]
+    }
+
+    /// The hook's program that came with this one: beside it after a build, in `libexec` once installed. Nil: it is not there.
+    private var hookExecutable: String? {
+        let folder = (executable as NSString).deletingLastPathComponent
+        return ["\(executable)-hook", "\((folder as NSString).deletingLastPathComponent)/libexec/shadow-virt-hook"].first { access($0, X_OK) == 0 }
+    }
+
+    /// Throws when the hook's program is to be installed and there is none.
+    func requireHookProgram() throws {
+        guard copiesPrograms, parts.contains(.program), hookExecutable == nil else { return }
+        throw ControlFailure("There is no \(executable)-hook, the program that libvirt's hook runs",
+                             advice: "Build it as well: `swift build -c release --static-swift-stdlib --product shadow-virt-hook`. Nothing was changed")
     }
 }
 

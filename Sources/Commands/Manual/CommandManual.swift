@@ -43,6 +43,7 @@ enum CommandManual {
             (defaults.controlSocket, "Where the service of this host listens for commands."),
             (defaults.stateDirectory, "What must survive a restart: which guests are protected, journals of replicas."),
             ("\(InstallationLayout.hookFolder)/50-shadow-virt", "The hook by which libvirt tells of domains that start and stop."),
+            ("PREFIX/libexec/shadow-virt-hook", "What the hook runs: it hands libvirt's call to the service within 100 ms, or gives up, and succeeds in any case."),
         ]
     }()
 

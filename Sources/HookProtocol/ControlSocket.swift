@@ -1,11 +1,14 @@
 import Glibc
-import Platform
+import SystemCalls
 
-/// The control socket in the file system: what `Platform.UnixSocket` leaves out, because it matters only where users
+/// The control socket in the file system: what `SystemCalls.UnixSocket` leaves out, because it matters only where users
 /// connect: a group, a live service that must not be replaced, a queue that is full for a moment.
 public enum ControlSocket {
     /// Bytes that a path may have: `sun_path` without its closing zero (unix(7)).
     public static let longestPath = 107
+
+    /// Where the service listens unless its configuration says otherwise (`control_socket`).
+    public static let defaultPath = "/run/shadow-virt/control.sock"
 
     /// Connects to the socket at `path`. A listener whose queue is full is tried again until `deadline`.
     public static func connect(path: String, deadline: MonotonicTime) throws(SystemError) -> Descriptor {

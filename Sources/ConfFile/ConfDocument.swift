@@ -39,6 +39,11 @@ public struct ConfDocument: Sendable, Equatable {
         public var value: Value
     }
 
+    /// The service's configuration.
+    public static let servicePath = "/etc/shadow-virt/shadow-virt.conf"
+    /// Bytes. A configuration is a page or two of text; what is larger is the wrong file.
+    public static let sizeCeiling = 1 << 20
+
     /// The statements, in the order of the file; every name occurs once.
     public var entries: [Entry]
 

@@ -1,0 +1,5 @@
+import Glibc
+
+HookProgram.limitTime()
+HookProgram.run(CommandLine.arguments.dropFirst())
+exit(0)
