@@ -4,7 +4,7 @@
 
 # What hostA keeps of one core, which a process beside its own wants as well.
 readonly degrade_percent=20 degrade_interval_ms=100
-# What that quota makes of it waits up to 40 ms for a processor. Where the machine's own load makes both hosts wait half as long, one cannot tell them apart.
+# With that quota a sleep of 5 ms takes up to 45. Where the machine's own load makes it half as long on both hosts, one can hardly tell them apart.
 readonly degrade_busy_ms=20
 readonly faults=$repository/Tests/Support/faults.sh
 degraded=''
@@ -35,7 +35,7 @@ mean_of() { # COLUMN; of the last half minute, 0 when there is none
 # Why an alarm does not come, as far as can be seen from here.
 explain_silence() {
   on A "$program" drift ledger 2>/dev/null || true
-  echo "What is ready to run waits for a processor: hostA $(mean_of p_host_cpu_wait_ms) ms, hostB $(mean_of s_host_cpu_wait_ms) ms; load of this machine: $(cut -d' ' -f1-3 /proc/loadavg)"
+  echo "A sleep of 5 ms takes: hostA $(mean_of p_host_wakeup_ms) ms, hostB $(mean_of s_host_wakeup_ms) ms; load of this machine: $(cut -d' ' -f1-3 /proc/loadavg)"
 }
 alarmed() { noted A drift began; }
 noted() { # HOST KIND [TEXT]
@@ -63,9 +63,9 @@ degrade_host() {
   watched || fail "nothing is known of the guest's drift"
   ! noted A drift began || fail "drift was reported before anything was done to hostA"
   event "learned, and 30 s of calm: drift score $(value "$work/drift.json" score)"
-  waits=$(mean_of s_host_cpu_wait_ms)
-  (($(calculate %d "$waits >= $degrade_busy_ms") == 0)) ||
-    event "this machine is so busy that hostB waits $waits ms for a processor: what follows may take longer, or not be told from that"
+  waits=$(mean_of s_host_wakeup_ms)
+  (($(calculate %d "($waits >= $degrade_busy_ms)") == 0)) ||
+    event "this machine is so busy that a sleep of 5 ms takes $waits ms on hostB: what follows may take longer, or not be told from that"
 
   begin=${EPOCHREALTIME/./} degraded=yes
   "$faults" begin "$work" A cpu $degrade_percent || fail "hostA could not be slowed down"

@@ -6,12 +6,15 @@
 #   faults.sh end DIR HOST                     all its faults are over
 #
 # FAULT is one of
-#   cpu PERCENT        its processes have so much of one core together (control group; default 20), and a process beside them that never sleeps
+#   cpu PERCENT        its processes have so much of one core together (control group; default 20), and less than others; and a process beside
+#                      them that never sleeps
 #   neighbour COUNT    so many processes that never sleep beside its own, on the CPU that `own` gave it (default 6)
-#   disk REQUESTS      its processes have so many reads and as many writes a second of the device that DIR is on (control group; default 40)
+#   disk REQUESTS      its processes have so many reads and as many writes a second of the disk that `own-disk` made (control group; default 20)
 #   loss PERCENT       of its packets are lost, each way (iptables; default 10)
 #   rate RATE          its line takes so much each way (as tc has it; default 20mbit)
 #   own CPU            no fault: its processes run on that CPU only, so that what is beside them there is nobody else's
+#   own-disk           no fault: its guests' images are on a disk of its own (a loop device), before the first guest. On a file system that the hosts share, what
+#                      one of them waits for holds up the others: they have one journal
 #
 # Several at a time add up, but for one control group of a kind. What runs on the host later is not limited before the next `begin`, except what
 # processes that are limited start.
@@ -21,6 +24,9 @@ set -euo pipefail
 readonly program=${0##*/} hosts=${BASH_SOURCE[0]%/*}/hosts.sh
 # After so long a quota is given out anew. What is out of it waits until then: longer than where processors are merely busy.
 readonly period_us=50000
+# Beside others' 1024: on a machine that is so busy that a quota is never used up, the host is slow because it comes last.
+readonly share=100
+readonly images=/var/lib/libvirt/images disk_mib=64
 
 fail() { echo "$program: $*" >&2; exit 1; }
 usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2; exit 64; }
@@ -53,20 +59,27 @@ make_group() { # cpu|io
   mkdir -p "$group" 2>/dev/null || { why="no control group can be made below ${group%/*}"; return 1; }
 }
 
-device() { # MAJOR:MINOR of the whole disk that the folder is on
-  local number disk
-  number=$(stat -c '%Hd:%Ld' "$dir")
-  disk=$(readlink -f "/sys/dev/block/$number" 2>/dev/null) || return 1
-  [[ ! -e $disk/partition ]] || disk=${disk%/*}
-  cat "$disk/dev" 2>/dev/null
+own_disk() {
+  local file=$dir/$host/disk
+  # Written in full: whatever is not yet allocated would be a matter of the journal below.
+  dd if=/dev/zero of="$file" bs=1M count="$disk_mib" conv=fsync status=none
+  PATH=$PATH:/usr/sbin mkfs.ext4 -q -F -O ^has_journal -E lazy_itable_init=0 "$file"
+  # With its namespaces the mount goes, and with that the device.
+  # shellcheck disable=SC2016
+  on bash -euc 'mkdir -p "$2.new"; mount -o loop "$1" "$2.new"; cp --sparse=always "$2"/* "$2.new" 2>/dev/null || true; mount --move "$2.new" "$2"; rmdir "$2.new"' \
+    own-disk "$file" $images
+}
+
+device() { # MAJOR:MINOR of the host's own disk
+  on stat -c '%Hd:%Ld' $images
 }
 
 limit_cpu() { # PERCENT
   make_group cpu || return 1
   if [[ -e $group/cpu.max ]]; then
-    echo "$((period_us * $1 / 100)) $period_us" >"$group/cpu.max"
+    echo "$((period_us * $1 / 100)) $period_us" >"$group/cpu.max" && echo $((share / 10)) >"$group/cpu.weight"
   elif [[ -e $group/cpu.cfs_quota_us ]]; then
-    echo $period_us >"$group/cpu.cfs_period_us" && echo $((period_us * $1 / 100)) >"$group/cpu.cfs_quota_us"
+    echo $period_us >"$group/cpu.cfs_period_us" && echo $((period_us * $1 / 100)) >"$group/cpu.cfs_quota_us" && echo $share >"$group/cpu.shares"
   else
     why="the kernel's control groups do not limit CPU time here"
     return 1
@@ -76,7 +89,7 @@ limit_cpu() { # PERCENT
 limit_disk() { # REQUESTS
   local device direction
   device=$(device) || device=''
-  [[ -n $device ]] || { why="$dir is on no block device whose requests could be limited"; return 1; }
+  [[ ${device%:*} == 7 ]] || { why="host$host has no disk of its own"; return 1; }
   make_group io || return 1
   if [[ -e $group/io.max ]]; then
     echo "$device riops=$1 wiops=$1" >"$group/io.max"
@@ -143,7 +156,10 @@ possible() { # FAULT; tried where it does no harm
   why=''
   case $1 in
   cpu) limit_cpu 50 || true; leave_group cpu ;;
-  disk) limit_disk 1000 || true; leave_group io ;;
+  disk)
+    if make_group io; then [[ -e $group/io.max || -e $group/blkio.throttle.write_iops_device ]] || why="the kernel limits no disk by control group here"; fi
+    leave_group io
+    [[ -e /dev/loop-control ]] || why="no loop devices" ;;
   neighbour | own) command -v taskset >/dev/null && (($(nproc) >= 2)) || why="it takes two CPUs and taskset (Debian: apt install util-linux)" ;;
   loss) PATH=$PATH:/usr/sbin unshare -n iptables -w 5 -A INPUT -m statistic --mode random --probability 0.5 -j DROP 2>/dev/null ||
     why="iptables with the match \`statistic\` is needed to lose packets (Debian: apt install iptables)" ;;
@@ -156,7 +172,8 @@ possible() { # FAULT; tried where it does no harm
 begin() { # FAULT [AMOUNT]
   case $1 in
   cpu) limit_cpu "${2:-20}" || fail "$why"; crowd 1; join_group ;;
-  disk) limit_disk "${2:-40}" || fail "$why"; join_group ;;
+  own-disk) own_disk ;;
+  disk) limit_disk "${2:-20}" || fail "$why"; join_group ;;
   neighbour) crowd "${2:-6}" ;;
   own) for pid in $(residents); do taskset -a -p -c "${2:-0}" "$pid" >/dev/null 2>&1 || true; done ;;
   loss) lose "${2:-10}" ;;

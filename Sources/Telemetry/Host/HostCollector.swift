@@ -61,7 +61,7 @@ public final class HostCollector: @unchecked Sendable {
             values.noteWorst("host_storage_write_ms", of: folder, latency.writeMs)
             values.noteWorst("host_storage_read_ms", of: folder, latency.readMs)
         }
-        values.note("host_cpu_wait_ms", wakeups.take(until: limit))
+        values.note("host_wakeup_ms", wakeups.take(until: limit))
         return values
     }
 
