@@ -4,8 +4,8 @@
 
 # What hostA keeps of one core, which a process beside its own wants as well.
 readonly degrade_percent=20 degrade_interval_ms=100
-# With that quota a sleep of 5 ms takes up to 45. Where the machine's own load makes it half as long on both hosts, one can hardly tell them apart.
-readonly degrade_busy_ms=20
+# With that quota a sleep of 5 ms takes 10 to 20 on the average. Where the machine's own load makes it so long on both hosts, one can hardly tell them apart.
+readonly degrade_busy_ms=10
 readonly faults=$repository/Tests/Support/faults.sh
 degraded=''
 
