@@ -6,13 +6,11 @@
 #   faults.sh end DIR HOST                     all its faults are over
 #
 # FAULT is one of
-#   cpu PERCENT        its processes have so much of one core together (control group; default 20), and less than others; and a process beside
-#                      them that never sleeps
-#   neighbour COUNT    so many processes that never sleep beside its own, on the CPU that `own` gave it (default 6)
+#   cpu PERCENT        its processes have so much of one core together (control group; default 20), and a process beside them that never sleeps
+#   neighbour COUNT    so many processes beside its own write to its disk without a pause (default 8); `disk` says what that disk can do
 #   disk REQUESTS      its processes have so many reads and as many writes a second of the disk that `own-disk` made (control group; default 20)
 #   loss PERCENT       of its packets are lost, each way (iptables; default 10)
 #   rate RATE          its line takes so much each way (as tc has it; default 20mbit)
-#   own CPU            no fault: its processes run on that CPU only, so that what is beside them there is nobody else's
 #   own-disk           no fault: its guests' images are on a disk of its own (a loop device), before the first guest. On a file system that the hosts share, what
 #                      one of them waits for holds up the others: they have one journal
 #
@@ -24,8 +22,6 @@ set -euo pipefail
 readonly program=${0##*/} hosts=${BASH_SOURCE[0]%/*}/hosts.sh
 # After so long a quota is given out anew. What is out of it waits until then: longer than where processors are merely busy.
 readonly period_us=50000
-# Beside others' 1024: on a machine that is so busy that a quota is never used up, the host is slow because it comes last.
-readonly share=100
 readonly images=/var/lib/libvirt/images disk_mib=64
 
 fail() { echo "$program: $*" >&2; exit 1; }
@@ -77,9 +73,9 @@ device() { # MAJOR:MINOR of the host's own disk
 limit_cpu() { # PERCENT
   make_group cpu || return 1
   if [[ -e $group/cpu.max ]]; then
-    echo "$((period_us * $1 / 100)) $period_us" >"$group/cpu.max" && echo $((share / 10)) >"$group/cpu.weight"
+    echo "$((period_us * $1 / 100)) $period_us" >"$group/cpu.max"
   elif [[ -e $group/cpu.cfs_quota_us ]]; then
-    echo $period_us >"$group/cpu.cfs_period_us" && echo $((period_us * $1 / 100)) >"$group/cpu.cfs_quota_us" && echo $share >"$group/cpu.shares"
+    echo $period_us >"$group/cpu.cfs_period_us" && echo $((period_us * $1 / 100)) >"$group/cpu.cfs_quota_us"
   else
     why="the kernel's control groups do not limit CPU time here"
     return 1
@@ -116,16 +112,23 @@ leave_group() { # cpu|io
 
 # --- processes beside it --------------------------------------------------------------------------------------------
 
-crowd() { # COUNT
+hog() {
+  # shellcheck disable=SC2016
+  "$hosts" exec "$dir" "$host" setsid perl -e '$0 = "shadow-virt-neighbour"; 1 while 1' </dev/null >/dev/null 2>&1 &
+  wait_for_crowd 1
+}
+
+writers() { # COUNT
   local number
   for ((number = 0; number < $1; number++)); do
     # shellcheck disable=SC2016
-    "$hosts" exec "$dir" "$host" setsid perl -e '$0 = "shadow-virt-neighbour"; 1 while 1' </dev/null >/dev/null 2>&1 &
+    "$hosts" exec "$dir" "$host" setsid bash -c 'while dd if=/dev/zero of="$1" bs=4k count=500 oflag=direct conv=notrunc status=none; do :; done' \
+      writer "$images/.shadow-virt-neighbour-$number" </dev/null >/dev/null 2>&1 &
   done
   wait_for_crowd "$1"
 }
 
-crowd_of() { local pid; for pid in $(residents); do [[ $(tr -d '\0' <"/proc/$pid/cmdline" 2>/dev/null) != shadow-virt-neighbour* ]] || echo "$pid"; done; }
+crowd_of() { local pid; for pid in $(residents); do [[ $(tr -d '\0' <"/proc/$pid/cmdline" 2>/dev/null) != *shadow-virt-neighbour* ]] || echo "$pid"; done; }
 
 wait_for_crowd() { # COUNT
   local turns=50
@@ -156,11 +159,10 @@ possible() { # FAULT; tried where it does no harm
   why=''
   case $1 in
   cpu) limit_cpu 50 || true; leave_group cpu ;;
-  disk)
+  disk | neighbour)
     if make_group io; then [[ -e $group/io.max || -e $group/blkio.throttle.write_iops_device ]] || why="the kernel limits no disk by control group here"; fi
     leave_group io
     [[ -e /dev/loop-control ]] || why="no loop devices" ;;
-  neighbour | own) command -v taskset >/dev/null && (($(nproc) >= 2)) || why="it takes two CPUs and taskset (Debian: apt install util-linux)" ;;
   loss) PATH=$PATH:/usr/sbin unshare -n iptables -w 5 -A INPUT -m statistic --mode random --probability 0.5 -j DROP 2>/dev/null ||
     why="iptables with the match \`statistic\` is needed to lose packets (Debian: apt install iptables)" ;;
   rate) PATH=$PATH:/usr/sbin unshare -n tc qdisc replace dev lo root tbf rate 1mbit burst 32kbit latency 400ms 2>/dev/null || why="tc with tbf is needed" ;;
@@ -171,11 +173,10 @@ possible() { # FAULT; tried where it does no harm
 
 begin() { # FAULT [AMOUNT]
   case $1 in
-  cpu) limit_cpu "${2:-20}" || fail "$why"; crowd 1; join_group ;;
+  cpu) limit_cpu "${2:-20}" || fail "$why"; hog; join_group ;;
   own-disk) own_disk ;;
   disk) limit_disk "${2:-20}" || fail "$why"; join_group ;;
-  neighbour) crowd "${2:-6}" ;;
-  own) for pid in $(residents); do taskset -a -p -c "${2:-0}" "$pid" >/dev/null 2>&1 || true; done ;;
+  neighbour) writers "${2:-8}"; group=$(group_of io); join_group ;;
   loss) lose "${2:-10}" ;;
   rate) slow_line "${2:-20mbit}" ;;
   *) usage ;;
