@@ -4,8 +4,8 @@
 
 # What hostA keeps of one core, which a process beside its own wants as well.
 readonly degrade_percent=20 degrade_interval_ms=100
-# With that quota a sleep of 5 ms takes 10 to 20 on the average. Where the machine's own load makes it so long on both hosts, one can hardly tell them apart.
-readonly degrade_busy_ms=10
+# With that quota a sleep of 20 ms takes 25 to 40 on the average. Where the machine's own load makes it so long on both hosts, one can hardly tell them apart.
+readonly degrade_busy_ms=25
 readonly faults=$repository/Tests/Support/faults.sh
 degraded=''
 
@@ -35,7 +35,7 @@ mean_of() { # COLUMN; of the last half minute, 0 when there is none
 # Why an alarm does not come, as far as can be seen from here.
 explain_silence() {
   on A "$program" drift ledger 2>/dev/null || true
-  echo "A sleep of 5 ms takes: hostA $(mean_of p_host_wakeup_ms) ms, hostB $(mean_of s_host_wakeup_ms) ms; load of this machine: $(cut -d' ' -f1-3 /proc/loadavg)"
+  echo "A sleep of 20 ms takes: hostA $(mean_of p_host_wakeup_ms) ms, hostB $(mean_of s_host_wakeup_ms) ms; load of this machine: $(cut -d' ' -f1-3 /proc/loadavg)"
 }
 alarmed() { noted A drift began; }
 noted() { # HOST KIND [TEXT]
@@ -65,7 +65,7 @@ degrade_host() {
   event "learned, and 30 s of calm: drift score $(value "$work/drift.json" score)"
   waits=$(mean_of s_host_wakeup_ms)
   (($(calculate %d "($waits >= $degrade_busy_ms)") == 0)) ||
-    event "this machine is so busy that a sleep of 5 ms takes $waits ms on hostB: what follows may take longer, or not be told from that"
+    event "this machine is so busy that a sleep of 20 ms takes $waits ms on hostB: what follows may take longer, or not be told from that"
 
   begin=${EPOCHREALTIME/./} degraded=yes
   "$faults" begin "$work" A cpu $degrade_percent || fail "hostA could not be slowed down"
