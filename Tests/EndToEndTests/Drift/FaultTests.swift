@@ -149,5 +149,5 @@ final class FaultTests: DriftTestCase {
 
     func testALineThatLosesPacketsIsLeft() throws { try leavesBecauseOfItsLine("loss", "20") }
 
-    func testASlowLineIsLeft() throws { try leavesBecauseOfItsLine("rate", "40mbit") }
+    func testASlowLineIsLeft() throws { try leavesBecauseOfItsLine("rate", "16mbit") }
 }
