@@ -32,9 +32,7 @@ enum TelemetryBenchmark {
         var on: [Phase] = [], off: [Phase] = [], own: [Double] = []
         for pair in 0..<pairs {
             for isOn in pair % 2 == 0 ? [false, true] : [true, false] {
-                // Anew before each phase, whether it changes or not: both kinds have a young service.
-                try hosts.restart("telemetry_interval", isOn ? "\(interval)" : "0")
-                let phase = try phase(hosts, image, events, seconds)
+                let phase = try phase(hosts, image, isOn, events, seconds)
                 if isOn { on.append(phase) } else { off.append(phase) }
                 if isOn, let percent = try hosts.telemetryPercent() { own.append(percent) }
             }
@@ -44,7 +42,15 @@ enum TelemetryBenchmark {
         return result
     }
 
-    private static func phase(_ hosts: TwoHosts, _ guest: String, _ events: StopsAndResumes, _ seconds: Double) throws -> Phase {
+    private static func phase(_ hosts: TwoHosts, _ guest: String, _ isOn: Bool, _ events: StopsAndResumes, _ seconds: Double) throws -> Phase {
+        // A machine that is busy with other things may take the guest's protection down in the middle: that phase says nothing.
+        for _ in 0..<3 { if let phase = try attempt(hosts, guest, isOn, events, seconds) { return phase } }
+        throw BenchFailure("\(guest) had no epochs in three phases of \(Int(seconds)) s")
+    }
+
+    private static func attempt(_ hosts: TwoHosts, _ guest: String, _ isOn: Bool, _ events: StopsAndResumes, _ seconds: Double) throws -> Phase? {
+        // Anew before each phase, whether it changes or not: both kinds have a young service.
+        try hosts.restart("telemetry_interval", isOn ? "\(interval)" : "0")
         try waitFor("\(guest) to be protected", seconds: 30) { try hosts.status(guest)["state"] as? String == "protected" }
         sleep(settleSeconds)
         let services = try ["A", "B"].map { try hosts.service($0) }
@@ -52,7 +58,7 @@ enum TelemetryBenchmark {
         let pauses = events.listen(seconds: seconds)
         let used = zip(try services.map(processorNanoseconds), before).reduce(0.0) { $0 + Double($1.0 - $1.1) }
         let percent = used / 1e6 / MonotonicTime.now.milliseconds(since: begin) * 100
-        guard pauses.count > 10 else { throw BenchFailure("\(guest) had \(pauses.count) epochs in \(Int(seconds)) s") }
+        guard pauses.count > 10 else { return nil }
         return Phase(pauses: pauses, percent: percent)
     }
 

@@ -102,18 +102,18 @@ final class FaultTests: DriftTestCase {
 
     // MARK: The host itself
 
+    func testAThrottledProcessorIsLeft() throws {
+        try skipUnlessPossible("cpu")
+        let guest = try learnedGuest()
+        try leaves(guest, Fault(name: "cpu", amount: "20", kpis: ["host_wakeup_ms", "host_memory_latency_ns", "host_storage_write_ms"], limit: 100))
+    }
+
     func testASlowDiskIsLeft() throws {
+        try skipUnlessAll()
         try skipUnlessPossible("disk")
         haveOwnDisks = [.a]
         let guest = try learnedGuest()
         try leaves(guest, Fault(name: "disk", amount: "10", kpis: ["host_storage_write_ms", "host_storage_read_ms"], limit: 100))
-    }
-
-    func testAThrottledProcessorIsLeft() throws {
-        try skipUnlessAll()
-        try skipUnlessPossible("cpu")
-        let guest = try learnedGuest()
-        try leaves(guest, Fault(name: "cpu", amount: "20", kpis: ["host_wakeup_ms", "host_memory_latency_ns", "host_storage_write_ms"], limit: 100))
     }
 
     /// The same disk, of which others take what they can get.
