@@ -39,6 +39,11 @@ final class FaultTests: DriftTestCase {
         try require(result.succeeded, "faults.sh begin \(words): \(result.summary)")
     }
 
+    private func end(_ host: Host) throws {
+        let result = try runCommand([Self.script, "end", try hosts.folder, host.rawValue], limit: 20)
+        try require(result.succeeded, "faults.sh end: \(result.summary)")
+    }
+
     private func skipUnlessPossible(_ fault: String) throws {
         let tried = try runCommand([Self.script, "possible", try hosts.folder, fault], limit: 20)
         if !tried.succeeded { throw XCTSkip("The fault \(fault) skipped: \((tried.out + tried.err).trimmed)") }
@@ -141,13 +146,26 @@ final class FaultTests: DriftTestCase {
 
     // MARK: Its line. Between two hosts it is nobody's: a third one tells whose it is
 
-    private func leavesBecauseOfItsLine(_ name: String, _ amount: String) throws {
+    func testALineThatLosesPacketsIsLeft() throws {
         try skipUnlessAll()
-        try skipUnlessPossible(name)
-        try leaves(try learnedGuest(), Fault(name: name, amount: amount, kpis: ["others_round_trip_ms", "peer_round_trip_ms"], limit: 100))
+        try skipUnlessPossible("loss")
+        try leaves(try learnedGuest(), Fault(name: "loss", amount: "20", kpis: ["others_round_trip_ms", "peer_round_trip_ms"], limit: 100))
     }
 
-    func testALineThatLosesPacketsIsLeft() throws { try leavesBecauseOfItsLine("loss", "20") }
-
-    func testASlowLineIsLeft() throws { try leavesBecauseOfItsLine("rate", "16mbit") }
+    /// A line that is merely slow is no drift: small requests get through between epochs. Epochs become rarer, so that the shadow follows, and nothing moves.
+    func testASlowLineMakesEpochsRarer() throws {
+        try skipUnlessAll()
+        try skipUnlessPossible("rate")
+        let guest = try learnedGuest()
+        try begin(.a, "rate", "16mbit")
+        let lengthened = try waitForEvent(.a, "interval", limit: 100) { $0.details?["mode"] == "lengthened" }
+        XCTAssertTrue(lengthened.message.contains("the shadow lags behind"), lengthened.message)
+        XCTAssertGreaterThan(try figures(guest).interval_ms, 100)
+        XCTAssertEqual(guest.home, .a)
+        XCTAssertEqual(try events(.a).filter { $0.kind == "warm_swap_began" }.count, 0)
+        try end(.a)
+        try guest.waitUntilProtected(limit: 30)
+        try guest.waitForTicks(50)
+        try guest.checkBooks()
+    }
 }
