@@ -10,6 +10,7 @@ final class FaultTests: DriftTestCase {
     /// With a policy that swaps soon; epochs every 100 ms are far enough from the lower bound for a shorter interval to be seen.
     override class var configuration: [String] { super.configuration + ["on_drift = \"swap\"", "drift_swap_after = 5"] }
 
+    private var hasBegun = false
     private static let script = TwoHosts.tests + "/Support/faults.sh"
 
     private struct Fault {
@@ -24,7 +25,7 @@ final class FaultTests: DriftTestCase {
 
     override func tearDownWithError() throws {
         // Before the hosts go: their control groups are the machine's.
-        if let hosts = try? hosts {
+        if hasBegun, let hosts = try? hosts {
             for host in hosts.members { _ = try? runCommand([Self.script, "end", hosts.folder, host.rawValue], limit: 20) }
         }
         try super.tearDownWithError()
@@ -35,6 +36,7 @@ final class FaultTests: DriftTestCase {
     }
 
     private func begin(_ host: Host, _ words: String...) throws {
+        hasBegun = true
         let result = try runCommand([Self.script, "begin", try hosts.folder, host.rawValue] + words, limit: 20)
         try require(result.succeeded, "faults.sh begin \(words): \(result.summary)")
     }
