@@ -80,7 +80,7 @@ let package = Package(
         .testTarget(name: "HealthTests", dependencies: ["Health", "Configuration", "ControlProtocol", "Platform", "CIPMIMonitoring", "shadow-virt"]),
         .testTarget(name: "ControlProtocolTests", dependencies: ["ControlProtocol", "Platform"]),
         .testTarget(name: "TelemetryTests", dependencies: ["Telemetry", "Libvirt", "Platform", "ControlProtocol"]),
-        .testTarget(name: "OrchestrationTests", dependencies: ["Orchestration", "Libvirt", "Configuration", "ControlProtocol", "Platform", "Drift", "Telemetry"]),
+        .testTarget(name: "OrchestrationTests", dependencies: ["Orchestration", "Libvirt", "Configuration", "ControlProtocol", "Platform", "Drift", "Telemetry"], exclude: ["Fixtures"]),
         .testTarget(name: "DriftTests", dependencies: ["Drift"]),
         .testTarget(name: "ServiceTests", dependencies: ["Service", "Orchestration", "Configuration", "ControlProtocol", "Platform"]),
         .testTarget(name: "MetricsTests", dependencies: ["Metrics", "ControlProtocol", "Platform"], exclude: ["Fixtures"]),

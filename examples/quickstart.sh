@@ -436,7 +436,7 @@ boot_ledger() {
   follow "$(serial A)" "$work/A1.times" "$(serial B)" "$work/B.times"
   problem=$(on A virsh -q define "$work/ledger.xml" 2>&1 && on A virsh -q start ledger 2>&1) ||
     fail "libvirt on hostA refused the guest: $(tr '\n' ' ' <<<"$problem")"
-  wait_for 60 "the guest's first tick" ticks_since "$(serial A)" 0
+  wait_for 180 "the guest's first tick" ticks_since "$(serial A)" 0
   event "the guest runs on hostA (QEMU $qemu_version, libvirt $libvirt_version)"
 }
 

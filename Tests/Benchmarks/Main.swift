@@ -9,6 +9,7 @@ enum Main {
         ("pause", PauseBenchmark.run), ("ingest", IngestBenchmark.run), ("libvirt", LibvirtPauseBenchmark.run),
         ("cpu", CPUBenchmark.run), ("activation", ActivationBenchmark.run), ("nbd", NBDBenchmark.run),
         ("disks", DisksBenchmark.run), ("passes", PassesBenchmark.run),
+        ("telemetry", TelemetryBenchmark.run),
     ]
 
     static func main() {

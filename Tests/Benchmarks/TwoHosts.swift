@@ -38,15 +38,32 @@ final class TwoHosts {
             """.write(toFile: "\(configuration)/shadow-virt.conf", atomically: true, encoding: .utf8)
             try secret.write(toFile: "\(configuration)/secret", atomically: true, encoding: .utf8)
             chmod("\(configuration)/secret", 0o600)
-            services[host] = try Subprocess.spawn("/bin/bash", arguments: [
-                "-c", "exec \"$0\" exec \"$1\" \"$2\" \"$3\" serve >\"$1/$2/serve.log\" 2>&1",
-                "\(bench.root)/Tests/Support/hosts.sh", folder, host, bench.shadowVirt,
-            ], descriptors: [])
-            try waitFor("the service on host\(host)", seconds: 10) { (try? shadowVirt(host, ["status"])) != nil }
+            try serve(host)
             connections[host] = try Connection.open("qemu+unix:///system?socket=\(folder)/\(host)/run/libvirt/libvirt-sock")
             for order in [["pool-define-as", "images", "dir", "--target", "/var/lib/libvirt/images"], ["pool-start", "images"]] {
                 try on(host, ["virsh", "-q"] + order)
             }
+        }
+    }
+
+    private func serve(_ host: String) throws {
+        services[host] = try Subprocess.spawn("/bin/bash", arguments: [
+            "-c", "exec \"$0\" exec \"$1\" \"$2\" \"$3\" serve >>\"$1/$2/serve.log\" 2>&1",
+            "\(bench.root)/Tests/Support/hosts.sh", folder, host, bench.shadowVirt,
+        ], descriptors: [])
+        try waitFor("the service on host\(host)", seconds: 10) { (try? shadowVirt(host, ["status"])) != nil }
+    }
+
+    /// Both services anew, with another value of a key; their workers and guests go on.
+    func restart(_ key: String, _ value: String) throws {
+        for host in ["A", "B"] {
+            let path = "\(folder)/\(host)/etc/shadow-virt/shadow-virt.conf"
+            let lines = try String(contentsOfFile: path, encoding: .utf8).split(separator: "\n").filter { !$0.hasPrefix("\(key) ") }
+            try (lines.joined(separator: "\n") + "\n\(key) = \(value)\n").write(toFile: path, atomically: true, encoding: .utf8)
+            guard let service = services[host] else { throw BenchFailure("No service on host\(host)") }
+            service.signal(SIGTERM)
+            guard service.wait(until: MonotonicTime.now.adding(milliseconds: 15_000)) != nil else { throw BenchFailure("The service on host\(host) does not end") }
+            try serve(host)
         }
     }
 
@@ -123,6 +140,12 @@ final class TwoHosts {
         let report = try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any]
         guard let domain = (report?["domains"] as? [[String: Any]])?.first else { throw BenchFailure("No status of \(name): \(text)") }
         return domain
+    }
+
+    /// What the service on host A says that telemetry costs it.
+    func telemetryPercent() throws -> Double? {
+        let text = try shadowVirt("A", ["status", "--format", "json"])
+        return (try JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any])?["telemetry_cpu_percent"] as? Double
     }
 
     // MARK: Processes

@@ -3,7 +3,7 @@
 #
 #   run.sh [--json FILE] [--quick] [NAME...]
 #
-# Names: pause, ingest, libvirt, cpu, activation (with the memory of the workers), nbd, disks, passes; default: all.
+# Names: pause, ingest, libvirt, cpu, activation (with the memory of the workers), nbd, disks, passes, telemetry; default: all.
 # Needs root, /dev/kvm, QEMU, libvirt, binutils and a Swift toolchain. --quick: shorter slices, fewer repetitions.
 # SHADOW_VIRT_BENCHMARK_WORK keeps the work folder (default: a temporary one that is removed).
 

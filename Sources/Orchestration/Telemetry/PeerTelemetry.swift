@@ -31,12 +31,18 @@ struct PeerTelemetry: Codable, Sendable, Equatable {
 
 /// A host's KPIs as one side of a pair has them.
 enum HostSide {
-    static let roundTrip = "peer_round_trip_ms"
+    static let roundTrip = "peer_round_trip_ms", othersRoundTrip = "others_round_trip_ms"
 
-    /// Without what is of one of several, except the way to the other side.
+    /// Without what is of one of several, except the way to the other side, and the quickest of the ways to all others: between the two sides a line is both's,
+    /// so only third hosts tell whose it is that got worse. The quickest, because one of the others may be in trouble itself.
     static func values(_ host: [String: Double], towards other: String) -> [String: Double] {
         var side = host.filter { !$0.key.contains("@") }
         side[roundTrip] = host["\(roundTrip)@\(other)"]
+        side[othersRoundTrip] = host.filter { $0.key.hasPrefix("\(roundTrip)@") && $0.key != "\(roundTrip)@\(other)" }.values.min()
         return side
     }
+
+    /// Peers besides those of its pairs that a host asks for the round trip: the same ones on both sides, as far as may be.
+    static func witnesses(_ peers: [String]) -> Set<String> { Set(peers.sorted().prefix(mostWitnesses)) }
+    private static let mostWitnesses = 4
 }

@@ -116,7 +116,9 @@ public final class TelemetryKeeper: @unchecked Sendable {
         let deadline = begin.adding(milliseconds: intervalMs * Self.shareOfInterval)
         let statuses = ((try? registry?.status(of: nil)) ?? []).filter { $0.state != .failedOver }
         let primaries = statuses.filter { $0.role == .primary }
-        peers.start(Set(statuses.map(\.peer)), withValues: Set(primaries.map(\.peer)), outbox)
+        let ofPairs = Set(statuses.map(\.peer))
+        let witnesses = ofPairs.isEmpty ? [] : HostSide.witnesses(environment.configuration.peers.map(\.name))
+        peers.start(ofPairs.union(witnesses), withValues: Set(primaries.map(\.peer)), outbox)
         var values = host.sample(until: deadline, more: guestFolders)
         let readings = domains.sample(until: deadline)
         if environment.configuration.probeDirectories.isEmpty { guestFolders = readings.reduce(into: []) { $0.formUnion($1.folders) } }

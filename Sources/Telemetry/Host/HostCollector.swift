@@ -14,6 +14,7 @@ public final class HostCollector: @unchecked Sendable {
     private let files: HostFiles
     private let folders: @Sendable () -> [String]
     private var counters: HostCounters
+    private let wakeups: Probe<Double>
     private var memory: MemoryProbe?
     private var storage: [String: Probe<StorageProbe.Latency>] = [:]
     private let folderList: Probe<[String]>
@@ -33,6 +34,7 @@ public final class HostCollector: @unchecked Sendable {
         self.folders = folders
         files = HostFiles(root: root)
         counters = HostCounters(files)
+        wakeups = Probe("tele-wakeup", meter: meter)
         folderList = Probe("tele-folders", meter: meter)
         smart = Probe("tele-smart", meter: meter)
         do {
@@ -48,6 +50,7 @@ public final class HostCollector: @unchecked Sendable {
         let now = MonotonicTime.now
         findFolders(now, more)
         startStorage()
+        wakeups.start { WakeupProbe.look() }
         var values = counters.sample(at: now)
         values.note("host_memory_latency_ns", memory?.look())
         values.merge(diskHealth(now)) { _, new in new }
@@ -57,6 +60,7 @@ public final class HostCollector: @unchecked Sendable {
             values.noteWorst("host_storage_write_ms", of: folder, latency.writeMs)
             values.noteWorst("host_storage_read_ms", of: folder, latency.readMs)
         }
+        values.note("host_wakeup_ms", wakeups.take(until: limit))
         return values
     }
 

@@ -2,65 +2,8 @@ import Foundation
 import XCTest
 
 /// A host whose hardware says that it is about to fail, and a guest that leaves it by itself.
-final class WarmSwapTests: HostsTestCase {
-    override class var configuration: [String] { ["telemetry_interval = 1", "probe_directories = [ \"/var/lib/libvirt/images\" ]"] + HostBMC.configuration }
-
-    private struct Event: Decodable {
-        var kind: String
-        var domain: String?
-        var message: String
-        var details: [String: String]?
-    }
-
-    private struct Drift: Decodable {
-        struct Domain: Decodable {
-            var domain: String
-            var learning: Bool
-            var score: Double?
-            var decision: String
-            var on_drift: String
-        }
-        var domains: [Domain]
-    }
-
-    private struct Figures: Decodable {
-        struct Domain: Decodable {
-            var domain: String
-            var role: String
-            var interval_ms: Double
-            var interval_reason: String?
-        }
-        var domains: [Domain]
-    }
-
-    private static let kinds: Set = ["drift", "drift_notice", "interval", "warm_swap_began", "warm_swap", "warm_swap_failed", "host_suspect", "host_cleared", "diagnosed"]
-
-    /// Of our kinds, on a host.
-    private func events(_ host: Host) throws -> [Event] {
-        let result = try hosts.shadowVirt(host, "events", "--format", "json")
-        try require(result.succeeded, "events: \(result.summary)")
-        return result.out.split(separator: "\n").compactMap { try? JSONDecoder().decode(Event.self, from: Data($0.utf8)) }.filter { Self.kinds.contains($0.kind) }
-    }
-
-    private func waitForEvent(_ host: Host, _ kind: String, limit: Double = 25, where passes: (Event) -> Bool = { _ in true }) throws -> Event {
-        var found: Event?
-        try waitUntil("an event \(kind) on \(host.name) (\((try? events(host).map { "\($0.kind): \($0.message)" }) ?? []))", limit: limit, every: 0.2) {
-            found = try events(host).last { $0.kind == kind && passes($0) }
-            return found != nil
-        }
-        return try XCTUnwrap(found)
-    }
-
-    private func drift(_ host: Host, _ guest: LedgerGuest) throws -> Drift.Domain? {
-        let result = try hosts.run(host, [TwoHosts.binary, "drift", "--format", "json", "-q"])
-        try require(result.succeeded, "drift: \(result.summary)")
-        return try JSONDecoder().decode(Drift.self, from: Data(result.out.utf8)).domains.first { $0.domain == guest.name }
-    }
-
-    private func figures(_ guest: LedgerGuest) throws -> Figures.Domain {
-        let result = try hosts.shadowVirt(guest.home, "status", "--format", "json")
-        return try XCTUnwrap(JSONDecoder().decode(Figures.self, from: Data(result.out.utf8)).domains.first { $0.domain == guest.name && $0.role == "primary" })
-    }
+final class WarmSwapTests: DriftTestCase {
+    override class var configuration: [String] { super.configuration + HostBMC.configuration }
 
     /// A line more for both hosts' configuration, read while the service runs.
     private func configure(_ line: String) throws {
@@ -122,7 +65,9 @@ final class WarmSwapTests: HostsTestCase {
         XCTAssertTrue(swapped.message.contains("CPU Temp"), swapped.message)
         try guest.waitForTicks(50)
         try guest.checkBooks()
-        try isolated(guest)
+        try isolated(guest, because: "CPU Temp")
+        let other = try hosts.shadowVirt(.b, "diagnose", Host.a.name)
+        XCTAssertTrue(other.out.contains("/diagnose/\(Host.a.name)-") && other.out.contains(" on \(Host.a.name)"), other.summary)
         try bmcs[0].heat(40)
         try trustedAgain(guest)
 
@@ -136,27 +81,6 @@ final class WarmSwapTests: HostsTestCase {
         try guest.waitForTicks(50)
         try guest.checkBooks()
         for host in Host.allCases { print(try hosts.shadowVirt(host, "events").out, try hosts.shadowVirt(host, "drift").out, separator: "\n") }
-    }
-
-    /// The host that was left: suspect on both, without placements, and with a bundle.
-    private func isolated(_ guest: LedgerGuest) throws {
-        for host in Host.allCases {
-            try waitUntil("\(host.name) knows that a is suspect", limit: 10) { try hosts.shadowVirt(host, "hosts").out.contains("suspect") }
-            let listed = try hosts.shadowVirt(host, "hosts")
-            XCTAssertEqual(listed.status, 2, listed.summary)
-            XCTAssertTrue(listed.out.contains("CPU Temp"), listed.out)
-        }
-        let refused = try guest.tryToProtect()
-        XCTAssertFalse(refused.succeeded)
-        XCTAssertTrue(refused.err.contains("\(Host.a.name) is suspect since"), refused.summary)
-        let made = try waitForEvent(.a, "diagnosed")
-        let path = try XCTUnwrap(made.details?["path"])
-        let listing = try hosts.run(.a, ["tar", "-tzf", path])
-        try require(listing.succeeded, listing.summary)
-        for file in ["reason.txt", "drift.json", "health.json", "events.jsonl", "status.json", "kpi-host/"] { XCTAssertTrue(listing.out.contains("/" + file), "\(file): \(listing.out)") }
-        XCTAssertTrue(try hosts.run(.a, ["stat", "-c", "%a", path]).out.hasPrefix("600"))
-        let other = try hosts.shadowVirt(.b, "diagnose", Host.a.name)
-        XCTAssertTrue(other.out.contains("/diagnose/\(Host.a.name)-") && other.out.contains(" on \(Host.a.name)"), other.summary)
     }
 
     private func trustedAgain(_ guest: LedgerGuest) throws {
