@@ -76,6 +76,7 @@ public enum DomainMetrics {
             guard let counters = domain.counters else { return [] }
             return [Sample(Double(counters.swaps), labels: [Label("kind", "swap")]), Sample(Double(counters.failovers), labels: [Label("kind", "failover")])]
         }),
+        Definition(primary: "shadows_missing", .gauge, "Shadows that the domain's policy asks for and that do not follow; none without a policy", value: { $0.missingShadows.map { Double($0) } }),
         Definition("failures_total", .counter, "Times that the shadow stopped following", value: { domain in domain.counters.map { Double($0.failures) } }),
         Definition("resyncs_total", .counter, "Times that a shadow was made anew and followed again",
                    value: { domain in domain.counters.map { Double($0.resyncs) } }),
@@ -85,7 +86,7 @@ public enum DomainMetrics {
 
     /// Of all protections in `status`.
     public static func families(_ status: StatusReport) -> [MetricFamily] {
-        definitions.map { definition in
+        ShadowMetrics.families(status) + definitions.map { definition in
             MetricFamily(definition.name, definition.kind, definition.help, status.domains.flatMap { domain in
                 let common = labels(domain)
                 return definition.samples(domain).map { Sample($0.value, labels: common + $0.labels, suffix: $0.suffix) }

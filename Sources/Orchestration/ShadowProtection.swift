@@ -29,6 +29,7 @@ public final class ShadowProtection: @unchecked Sendable {
     private var files: (journal: Int32, state: Int32)?
     private var memory: GuestMemory?
     private var restarts = 0
+    private var times = StepTimes()
     private var processWatch: Descriptor?
     private let rate = RateMeter()
     /// Where the disks of the guest lie on this host; empty for a guest whose disks are left alone.
@@ -124,14 +125,18 @@ public final class ShadowProtection: @unchecked Sendable {
     /// Provides the replicas, creates the domain and its worker. On an error nothing is left behind but the replicas.
     func prepare(_ request: PeerRequest) throws -> PeerResponse {
         try lock.withLock {
+            times = StepTimes()
             try refuseIfRunning()
+            times.mark("look")
             let provisioned = try provision(request)
+            times.mark("volumes")
             try keep(request.carried)
             family.change { $0 = request.family }
             try environment.records.write(record(.shadowing))
             do {
                 if let nvram = request.nvram, try NVRAM.provide(nvram, uuid: uuid, environment.connect()) { newNVRAM = nvram.path }
                 try create(layout.rewrite(request.xml ?? ""))
+                Log.debug("\(name): its shadow was made: \(times.text)")
                 return PeerResponse(phase: .receiving, replicas: layout.replicas, warnings: provisioned.warnings)
             } catch {
                 removeDomain()
@@ -242,7 +247,9 @@ public final class ShadowProtection: @unchecked Sendable {
     }
 
     private func create(_ xml: String) throws {
+        times.mark("record")
         let handle = try environment.connect().create(xml: xml, flags: [.paused])
+        times.mark("QEMU")
         guard handle.uuid == uuid else { throw ControlFailure("The shadow got UUID \(handle.uuid) instead of \(uuid)") }
         let pid = try domain.processID()
         processWatch = processDescriptor(pid)
@@ -252,7 +259,9 @@ public final class ShadowProtection: @unchecked Sendable {
         try domain.monitor(MigrateIncoming(uri: "unix:\(folder)/incoming.sock"))
         memory = try GuestMemory(of: domain, pid: pid, isPreallocated: DomainDefinition(xml: xml).isMemoryPreallocated)
         files = try ShadowWorker.makeFiles()
+        times.mark("memory")
         try startWorker()
+        times.mark("worker")
     }
 
     private func startWorker() throws {

@@ -60,7 +60,7 @@ struct PolicyAction {
         Log.info("\(domain.name): its policy asks for a shadow; it goes to \(hosts.joined(separator: " and "))")
         keeper.change(uuid) { $0.isBeginning = true }
         do {
-            _ = try registry.protect(uuid, to: hosts.map { ShadowChoice(host: $0) }, demandsAll: false, request)
+            _ = try registry.protect(uuid, to: hosts.map { ShadowChoice(host: $0) }, demandsAll: false, arePlaced: true, request)
         } catch {
             // It said no, or it is not there: another one may do.
             for host in hosts { keeper.suspect(uuid, host, "\(error)") }
@@ -77,15 +77,16 @@ struct PolicyAction {
         case .swapping, .inDoubt: return .again(milliseconds: 2000)
         default: break
         }
-        // Taken away, not turned off: what was begun goes on.
-        guard let policy else { return .done }
-        guard policy.isEnabled else {
+        guard let policy, policy.isEnabled else {
+            keeper.noteWanted(uuid, nil)
+            // Taken away, not turned off: what was begun goes on.
+            guard policy != nil else { return .done }
             try end(protection, "its policy is off")
             return .done
         }
         if keeper.entry(uuid).isBeginning, let step = try beginning(protection) { return step }
         if let host = keeper.entry(uuid).leaves, protection.slot(host) != nil { return try leave(host, protection, policy, domain) }
-        guard let difference = protection.difference(from: policy) else { return .done }
+        guard let difference = protection.difference(from: policy) else { return try complete(protection, policy, domain) }
         try end(protection, "its policy has changed (\(difference)): it begins anew")
         return .again(milliseconds: 0)
     }
@@ -116,7 +117,7 @@ struct PolicyAction {
             // The others go on without a break.
             Log.info("\(domain.name): \(old) is being drained; its shadow there goes")
             _ = try registry.unprotect(uuid, from: old, deleteReplica: false, deadline: MonotonicTime.now.adding(milliseconds: Self.unprotectMs))
-            return .done
+            return .again(milliseconds: 0)
         }
         let host = try Placement(environment: registry.environment).choose(domain, policy: policy, ProtectRequest(policy), excluded: [old: "The shadow is to leave it"])
         try end(protection, "\(old) is being drained; its shadow goes to \(host)")

@@ -70,6 +70,8 @@ extension Registry {
         private let domain: Domain
         private let before: String?
         private let isWritten: Bool
+        /// The domain's name, whatever it was asked for by.
+        public var name: String { domain.name }
         /// What is asked for is there already, by the policy.
         public let kept: PrimaryProtection?
 
@@ -97,7 +99,7 @@ extension Registry {
             if writes, let protection = primary(domain.uuid), protection.board.state != .failedOver, var policy = before.flatMap({ try? DomainPolicy(xml: $0) }), policy.isEnabled {
                 // More shadows of one that is protected already.
                 let fresh = hosts.filter { protection.slot($0) == nil }
-                policy.shadows = protection.slots.count + fresh.count
+                policy.shadows = protection.slots.filter { !$0.isReplaced }.count + fresh.count
                 if !policy.hosts.isEmpty { policy.hosts += fresh.filter { host in !policy.hosts.contains { $0.lowercased() == host.lowercased() } } }
                 try store.write(policy)
                 return Adoption(self, domain, before: before, isWritten: true)
@@ -138,6 +140,30 @@ extension Registry {
             return try unprotect(word, deleteReplica: deleteReplica, deadline: deadline)
         } catch {
             if let before { try? PolicyStore(domain: domain).write(text: before) }
+            throw error
+        }
+    }
+
+    /// One of several: the policy asks for one less, and not for that host any more. The only one: as `unprotectForGood`.
+    public func unprotectForGood(_ word: String, from host: String, deleteReplica: Bool, deadline: MonotonicTime) throws -> [String] {
+        let protection = try primaryNamed(word)
+        guard let slot = protection.slot(host) else { return try unprotect(word, from: host, deleteReplica: deleteReplica, deadline: deadline) }
+        guard protection.slots.count > 1 else { return try unprotectForGood(word, deleteReplica: deleteReplica, deadline: deadline) }
+        let uuid = protection.domain.uuid
+        keeper.hold(uuid)
+        defer { keeper.release(uuid) }
+        let store = PolicyStore(domain: try lookup(uuid))
+        let before = try store.text()
+        if let before, var policy = try? DomainPolicy(xml: before), policy.isEnabled {
+            let left = protection.slots.filter { $0 !== slot && !$0.isReplaced }.count
+            policy.shadows = max(1, min(policy.shadows, left))
+            policy.hosts.removeAll { $0.lowercased() == host.lowercased() }
+            try store.write(policy)
+        }
+        do {
+            return try unprotect(word, from: host, deleteReplica: deleteReplica, deadline: deadline)
+        } catch {
+            if let before { try? store.write(text: before) }
             throw error
         }
     }

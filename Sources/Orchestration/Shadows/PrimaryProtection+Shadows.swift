@@ -80,6 +80,7 @@ extension PrimaryProtection {
 
     func shadowLostItsLink(_ index: Int?, _ reason: String) {
         guard let slot = slot(index: index) else { return }
+        slot.noteLinkLost()
         slot.board.set(slot.board.state == .syncing ? .syncing : .degraded, reason)
         showShadows(cause: .peerLost)
     }
@@ -110,7 +111,7 @@ extension PrimaryProtection {
     func lookForAbsent() {
         guard board.state == .protected, !isSuspended, !isPeriodic else { return }
         for slot in slots where !slot.isIn {
-            slot.lookAgain(environment, uuid: domain.uuid) { [weak self] in self?.post(.shadowIsBack(slot.peer.name)) }
+            slot.lookAgain(environment, uuid: domain.uuid) { [weak self] in self?.shadowAnswers(slot) }
         }
     }
 

@@ -6,6 +6,8 @@ struct ShadowEntry: Codable, Sendable, Equatable {
     var peer: String
     var session: UUID
     var multiple: Int
+    /// Another one has its place since its host does not answer; absent: it takes part.
+    var isReplaced: Bool?
 }
 
 /// What every shadow knows of the others, for when their primary's host is gone: whom to ask before it becomes the guest, and whom to protect

@@ -29,6 +29,10 @@ final class ShadowSlot: @unchecked Sendable {
         var failedAt = MonotonicTime(nanoseconds: 0)
         /// Its host did not answer.
         var isAway = false
+        /// It does not follow since then; nil: it does, or its first copy was never cut off.
+        var lackingSince: MonotonicTime?
+        /// Another one has its place.
+        var isReplaced = false
     }
 
     /// Between two attempts to bring back one that was lost: each costs a new first copy.
@@ -42,7 +46,7 @@ final class ShadowSlot: @unchecked Sendable {
         client = environment.client(of: peer)
         // What happens to it is said with the domain's own state.
         board = StatusBoard(state, label: "")
-        self.state = Guarded(State(session: entry.session, multiple: entry.multiple))
+        self.state = Guarded(State(session: entry.session, multiple: entry.multiple, isReplaced: entry.isReplaced ?? false))
     }
 
     var session: UUID { state.read { $0.session } }
@@ -50,7 +54,7 @@ final class ShadowSlot: @unchecked Sendable {
     var index: Int? { state.read { $0.index } }
     var isIn: Bool { index != nil }
     var committed: UInt64 { state.read { $0.committed } }
-    var entry: ShadowEntry { ShadowEntry(peer: peer.name, session: session, multiple: multiple) }
+    var entry: ShadowEntry { ShadowEntry(peer: peer.name, session: session, multiple: multiple, isReplaced: isReplaced ? true : nil) }
     var follows: Bool { isIn && board.state == .protected }
 
     func begin(_ session: UUID) {
@@ -70,7 +74,7 @@ final class ShadowSlot: @unchecked Sendable {
     func noteCommitted(_ epoch: UInt64) { state.change { $0.committed = max($0.committed, epoch) } }
 
     func noteFollowing() {
-        state.change { $0.followsSince = $0.followsSince ?? .now }
+        state.change { ($0.followsSince, $0.lackingSince) = ($0.followsSince ?? .now, nil) }
         board.set(.protected)
     }
 
@@ -81,6 +85,7 @@ final class ShadowSlot: @unchecked Sendable {
             state.index = nil
             state.isAway = isAway
             state.failedAt = .now
+            state.lackingSince = state.lackingSince ?? .now
             if let since = state.followsSince, MonotonicTime.now.milliseconds(since: since) > Self.steadyMs { state.failures = 0 }
             state.followsSince = nil
             state.nextTry = MonotonicTime.now.adding(milliseconds: min(Self.longestPauseMs, Self.firstPauseMs * pow(2, Double(min(state.failures, 8)))))
@@ -93,7 +98,23 @@ final class ShadowSlot: @unchecked Sendable {
     /// It is worth asking something now.
     var isWorthAsking: Bool { state.read { !$0.isAway || $0.nextTry <= .now } }
 
-    var isDue: Bool { state.read { $0.nextTry <= .now } }
+    var isDue: Bool { state.read { $0.nextTry <= .now && !$0.isReplaced } }
+
+    // MARK: Lost for good
+
+    /// The connection to it broke; it may come back by itself.
+    func noteLinkLost() { state.change { $0.lackingSince = $0.lackingSince ?? .now } }
+
+    /// It has not followed for so long, and no copy to it is under way. Nil: it is waited for as long as it takes.
+    func isLost(afterMs limit: Double?) -> Bool {
+        guard let limit, let since = state.read({ $0.lackingSince }), MonotonicTime.now.milliseconds(since: since) > limit else { return false }
+        return !isIn || board.state == .degraded
+    }
+
+    /// Another one was begun in its place: it does not take part any more, and goes when its host answers.
+    var isReplaced: Bool { state.read { $0.isReplaced } }
+    func setReplaced(_ isReplaced: Bool) { state.change { $0.isReplaced = isReplaced } }
+
 
     /// Calls `found` on a thread of its own when an absent one's host answers again. Over a connection of its own: nobody waits for it.
     func lookAgain(_ environment: HostEnvironment, uuid: String, found: @escaping @Sendable () -> Void) {
