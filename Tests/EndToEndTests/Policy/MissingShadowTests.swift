@@ -37,7 +37,7 @@ final class MissingShadowTests: FanOutTestCase {
         try waitUntil("one is missing", limit: 10) { try hosts.status(.a, guest.name)?.reason.contains("1 of the 2 shadows") == true }
         let state = try XCTUnwrap(hosts.status(.a, guest.name))
         XCTAssertEqual(state.state, "protected")
-        usleep(4_000_000)
+        usleep(2_500_000)
         XCTAssertEqual(try lines("1 of the 2 shadows", since: mark).count, 1, "It is said once")
 
         try hosts.service(.c).start()
