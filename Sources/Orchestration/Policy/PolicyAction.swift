@@ -54,7 +54,7 @@ struct PolicyAction {
     private func begin(_ policy: DomainPolicy, _ domain: Domain) throws -> PolicyKeeper.Step {
         let request = ProtectRequest(policy)
         try PolicyCheck.criticalDisks(policy, domain, registry.environment)
-        let hosts = try Placement(environment: registry.environment).choose(policy.shadows, domain, policy: policy, request, excluded: keeper.excluded(uuid))
+        let hosts = try Placement(environment: registry.environment).choose(mostShadows(policy, domain, request), domain, policy: policy, request, excluded: keeper.excluded(uuid))
         // A command may have come in between.
         guard registry.primary(uuid).map({ $0.board.state == .failedOver }) ?? true else { return .again(milliseconds: Self.settleEveryMs) }
         Log.info("\(domain.name): its policy asks for a shadow; it goes to \(hosts.joined(separator: " and "))")
@@ -67,6 +67,14 @@ struct PolicyAction {
             throw error
         }
         return .again(milliseconds: Self.settleEveryMs)
+    }
+
+    /// One with the engine periodic, whatever the policy says: better that one than none.
+    private func mostShadows(_ policy: DomainPolicy, _ domain: Domain, _ request: ProtectRequest) throws -> Int {
+        guard policy.shadows > 1 else { return 1 }
+        let pid = try? LocalDomain(uuid: uuid, name: domain.name, connect: registry.environment.connect).processID()
+        let decision = try EngineDecision.make(request.engine, domain, DomainDefinition(xml: domain.xml(flags: [.secure])), pid: pid)
+        return decision.engine == .continuous ? policy.shadows : 1
     }
 
     // MARK: With one
@@ -113,7 +121,7 @@ struct PolicyAction {
     /// The shadow's host is being emptied. Not before another one is known that takes it.
     private func leave(_ old: String, _ protection: PrimaryProtection, _ policy: DomainPolicy, _ domain: Domain) throws -> PolicyKeeper.Step {
         keeper.change(uuid) { $0.leaves = nil }
-        guard protection.slots.count == 1 else {
+        guard protection.slots.filter({ !$0.isReplaced }).count == 1 else {
             // The others go on without a break.
             Log.info("\(domain.name): \(old) is being drained; its shadow there goes")
             _ = try registry.unprotect(uuid, from: old, deleteReplica: false, deadline: MonotonicTime.now.adding(milliseconds: Self.unprotectMs))

@@ -31,8 +31,9 @@ extension PolicyKeeper {
     func lookAtLost(_ registry: Registry) {
         let limit = registry.environment.replaceAfterMs
         for protection in registry.runningPrimaries where protection.slots.contains(where: { !$0.isReplaced && $0.isLost(afterMs: limit) }) {
-            // What is tried already has its own pace.
-            if !isKnown(protection.domain.uuid) { look(protection.domain.uuid) }
+            let uuid = protection.domain.uuid
+            // Without a policy nothing follows from it; what is tried already has its own pace.
+            if wanted(uuid) != nil, !protection.isPeriodic, !isKnown(uuid) { look(uuid) }
         }
     }
 

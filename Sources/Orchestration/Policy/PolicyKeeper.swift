@@ -67,7 +67,7 @@ public final class PolicyKeeper: @unchecked Sendable {
 
     /// A protection takes a second or two to begin; more of them at once only slow each other down.
     static let mostAtOnce = 4
-    private static let sweepEveryMs = 5000.0
+    private static let longestSweepMs = 30_000.0
     private static let suspectForMs = 300_000.0
 
     private let state = Guarded(State())
@@ -184,12 +184,13 @@ public final class PolicyKeeper: @unchecked Sendable {
 
     /// Now and then, see `lookAtLost`.
     private func sweep() {
+        guard let registry, let replaceAfterMs = registry.environment.replaceAfterMs else { return }
         let isDue = state.change { state in
             guard state.nextSweep <= .now else { return false }
-            state.nextSweep = MonotonicTime.now.adding(milliseconds: Self.sweepEveryMs)
+            state.nextSweep = MonotonicTime.now.adding(milliseconds: min(Self.longestSweepMs, replaceAfterMs / 2))
             return true
         }
-        if isDue, let registry { lookAtLost(registry) }
+        if isDue { lookAtLost(registry) }
     }
 
     private func handOut() {

@@ -189,7 +189,7 @@ extension Registry {
             throw ControlFailure("\(domain.name) has no policy, so nobody knows where its shadow may go instead",
                                  advice: "On \(environment.hostName): `shadow-virt unprotect \(domain.name)`, then `shadow-virt protect \(domain.name)`")
         }
-        if let other = protection.slots.first(where: { $0.peer.name != request.host }) {
+        if let other = protection.slots.first(where: { $0.peer.name != request.host && !$0.isReplaced }) {
             keeper.leave(uuid, request.host)
             return PeerResponse(state: other.peer.name)
         }

@@ -42,9 +42,13 @@ extension PrimaryProtection {
         noteShadows()
         aim(at: all.first { $0 === (due.first ?? all.first) } ?? all[0])
         try environment.records.write(record)
-        for slot in due.isEmpty ? all : due {
+        let chosen = due.isEmpty ? all : due
+        let requests = try chosen.map { (slot: $0, request: try request($0)) }
+        // Starting a domain takes libvirt most of a second on a busy host: not one after the other.
+        let answers = forEachAtOnce("prepare", requests) { asked in Result { try asked.slot.client.ask(asked.request, timeoutMs: 60_000) } }
+        for (slot, answer) in zip(chosen, answers) {
             do {
-                let answer = try slot.client.ask(request(slot), timeoutMs: 60_000)
+                let answer = try answer.get()
                 for warning in answer.warnings ?? [] {
                     Log.warning("\(domain.name): \(warning)")
                     remarks.change { if !$0.contains(warning) { $0.append(warning) } }
