@@ -48,6 +48,8 @@ public struct PeerRequest: Codable, Sendable {
         case telemetry
         /// Whether a host is trusted.
         case trust
+        /// The asking host takes shadows again: it has just begun, or is drained no more.
+        case available
     }
     public var verb: Verb
     public var session: UUID?

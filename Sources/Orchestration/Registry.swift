@@ -398,6 +398,9 @@ public final class Registry: @unchecked Sendable {
             return try moveShadow(request)
         case .sendBack:
             return try sendBack(request)
+        case .available:
+            keeper.hostIsAvailable(request.host)
+            return PeerResponse()
         case .holds:
             let uuid = (request.uuid ?? "").lowercased()
             return PeerResponse(isLive: shadow(uuid).map { $0.phase == .running } ?? true && (try? environment.connect().lookup(uuid: uuid).isActive()) == true)
@@ -522,6 +525,7 @@ public final class Registry: @unchecked Sendable {
         }
         for record in records where record.role == .shadow { resumeShadow(record) }
         keeper.begin()
+        announce()
     }
 
     private func resumeShadow(_ record: ProtectionRecord) {

@@ -47,6 +47,7 @@ extension PolicyAction {
             short.reason = "\(error)"
             return .short(short)
         }
+        keeper.change(uuid) { ($0.shortage, $0.failures) = (nil, 0) }
         let message = "\(domain.name): its policy asks for \(policy.shadows) shadows and it has \(policy.shadows - count); a new one goes to \(hosts.joined(separator: " and "))"
         Log.info(message)
         registry.environment.events.record(kind: .shadowAdded, domain: domain.name, uuid: uuid, message: "A shadow that its policy asks for goes to \(hosts.joined(separator: " and "))",

@@ -16,7 +16,7 @@ extension PolicyKeeper {
     }
 
     func tell(_ told: Told, _ uuid: String) {
-        let text = "\(told.name.isEmpty ? uuid : told.name): \(told.text). Next attempt in \(Int(told.pauseMs / 1000)) s"
+        let text = "\(told.name.isEmpty ? uuid : told.name): \(told.text). Next attempt in \(Int((told.pauseMs / 1000).rounded(.up))) s"
         guard told.isNew else { return Log.debug(text) }
         Log.warning(text)
         guard let shortage = told.shortage else { return }

@@ -20,6 +20,8 @@ public final class PolicyKeeper: @unchecked Sendable {
         var isBusy = false
         /// Something happened while it was busy.
         var isDirty = false
+        /// A host said that it takes shadows, while an attempt was under way that may have asked it too early.
+        var wasCalled = false
         var failures = 0
         var reason: String?
         var since = ""
@@ -212,10 +214,13 @@ public final class PolicyKeeper: @unchecked Sendable {
     }
 
     private func finish(_ uuid: String, _ result: Result<Step, any Error>) {
+        let isProtected = registry?.primary(uuid).map { $0.board.state != .failedOver } ?? false
         let told: Told? = state.change { state in
             state.running -= 1
             guard var entry = state.entries[uuid] else { return nil }
             entry.isBusy = false
+            let wasCalled = entry.wasCalled
+            entry.wasCalled = false
             defer { state.entries[uuid] = entry }
             switch result {
             case .success(.done):
@@ -238,7 +243,7 @@ public final class PolicyKeeper: @unchecked Sendable {
                 entry.reason = nil
                 entry.failures = isNew ? 1 : entry.failures + 1
                 entry.shortage = shortage
-                let pause = entry.isDirty ? 0 : Backoff.pauseMs(afterFailures: entry.failures)
+                let pause = entry.isDirty ? 0 : Backoff.pauseMs(afterFailures: wasCalled ? 1 : entry.failures)
                 entry.due = MonotonicTime.now.adding(milliseconds: pause)
                 return Told(text: shortage.text, isNew: isNew, name: entry.name, pauseMs: pause, shortage: shortage)
             case .failure(let error):
@@ -248,9 +253,9 @@ public final class PolicyKeeper: @unchecked Sendable {
                 entry.reason = "\(error)"
                 entry.isBeginning = false
                 entry.failures += 1
-                let pause = Backoff.pauseMs(afterFailures: entry.failures)
+                let pause = Backoff.pauseMs(afterFailures: wasCalled ? 1 : entry.failures)
                 entry.due = MonotonicTime.now.adding(milliseconds: pause)
-                return Told(text: "Its policy asks for a shadow, and it has none: \(error)", isNew: isNew, name: entry.name, pauseMs: pause)
+                return Told(text: (isProtected ? "Its policy cannot be followed: " : "Its policy asks for a shadow, and it has none: ") + "\(error)", isNew: isNew, name: entry.name, pauseMs: pause)
             }
         }
         guard let told else { return state.change { state in if let entry = state.entries[uuid], !entry.isBusy, entry.due.nanoseconds == .max, entry.suspects.isEmpty { state.entries[uuid] = nil } } }
@@ -274,6 +279,17 @@ public final class PolicyKeeper: @unchecked Sendable {
             guard var entry = state.entries[uuid] else { return }
             body(&entry)
             state.entries[uuid] = entry
+        }
+    }
+
+    /// Those that are in back-off.
+    func changeWaiting(_ body: (inout Entry) -> Void) {
+        state.change { state in
+            for (uuid, entry) in state.entries where entry.failures > 0 {
+                var entry = entry
+                body(&entry)
+                state.entries[uuid] = entry
+            }
         }
     }
 

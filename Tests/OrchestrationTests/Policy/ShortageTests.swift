@@ -63,6 +63,28 @@ final class ShortageTests: XCTestCase {
         XCTAssertFalse(self.slot(old).isReplaced, "a record of an older release")
     }
 
+    /// Long in back-off; then a host says that it is back.
+    func testAHostThatIsBack() {
+        let keeper = PolicyKeeper()
+        keeper.look("u")
+        keeper.look("fresh")
+        let later = MonotonicTime.now.adding(milliseconds: 300_000)
+        keeper.change("u") { ($0.failures, $0.due) = (9, later) }
+        keeper.change("fresh") { $0.due = later }
+        keeper.suspect("u", "b", "no room")
+        keeper.suspect("u", "b", "no room")
+        XCTAssertEqual(keeper.excluded("u").count, 1)
+        keeper.hostIsAvailable("b")
+        XCTAssertLessThan(keeper.entry("u").due.milliseconds(since: .now), 1600, "It is tried now")
+        XCTAssertEqual(keeper.excluded("u"), [:], "What failed there before is forgotten")
+        XCTAssertEqual(keeper.entry("u").failures, 1, "and the pauses begin anew")
+        XCTAssertEqual(keeper.entry("fresh").due, later, "What is in no back-off keeps its time")
+        XCTAssertEqual(keeper.entry("fresh").failures, 0)
+        keeper.change("u") { ($0.isBusy, $0.due) = (true, later) }
+        keeper.hostIsAvailable("b")
+        XCTAssertTrue(keeper.entry("u").wasCalled, "The attempt under way may have asked too early")
+    }
+
     // MARK: KPIs of each shadow
 
     func testFiguresOfEachOfSeveral() {
