@@ -54,7 +54,8 @@ public enum DomainMetrics {
             guard let counters = domain.counters else { return [] }
             return [Sample(Double(counters.swaps), labels: [Label("kind", "swap")]), Sample(Double(counters.failovers), labels: [Label("kind", "failover")])]
         }),
-        Definition(primary: "shadows_missing", .gauge, "Shadows that the domain's policy asks for and that do not follow; none without a policy", value: { $0.missingShadows.map { Double($0) } }),
+        Definition(primary: "shadows_missing", .gauge, "Shadows that the domain's policy asks for and that do not follow; none without a policy",
+                   value: { $0.missingShadows.map { Double($0) } }),
         Definition("failures_total", .counter, "Times that the shadow stopped following", value: { domain in domain.counters.map { Double($0.failures) } }),
         Definition("resyncs_total", .counter, "Times that a shadow was made anew and followed again",
                    value: { domain in domain.counters.map { Double($0.resyncs) } }),

@@ -18,11 +18,13 @@ enum ShadowMetrics {
         Definition("shadow_state", .gauge, "1 for the state that the shadow is in, 0 for all others", samples: { shadow in
             ProtectionState.allCases.map { Sample(shadow.state == $0 ? 1 : 0, labels: [Label("state", $0.rawValue)]) }
         }),
-        Definition("shadow_rpo_seconds", .gauge, "What would be lost if the guest went on from this shadow now: age of its last committed epoch's capture", value: { $0.rpoMs.map { $0 / 1000 } }),
+        Definition("shadow_rpo_seconds", .gauge, "What would be lost if the guest went on from this shadow now: age of its last committed epoch's capture",
+                   value: { $0.rpoMs.map { $0 / 1000 } }),
         Definition("shadow_last_commit_age_seconds", .gauge, "Time since this shadow committed an epoch", value: { $0.lastCommitAgeMs.map { $0 / 1000 } }),
         Definition("shadow_lag_epochs", .gauge, "Captured epochs that this shadow has not committed", value: { Double($0.lagEpochs) }),
         Definition("shadow_lag_bytes", .gauge, "Bytes of captured epochs that wait in memory for this shadow", value: { Double($0.lagBytes) }),
-        Definition("shadow_epochs_committed_total", .counter, "Number of the last epoch that this shadow committed; begins anew with each first copy", value: { Double($0.committedEpoch) }),
+        Definition("shadow_epochs_committed_total", .counter, "Number of the last epoch that this shadow committed; begins anew with each first copy",
+                   value: { Double($0.committedEpoch) }),
         Definition("shadow_transferred_bytes_total", .counter, "Bytes of epochs that were sent to this shadow since the present capture began", value: { Double($0.bytesSent) }),
     ]
 

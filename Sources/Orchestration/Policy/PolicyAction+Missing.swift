@@ -26,7 +26,10 @@ extension PolicyAction {
     private func add(_ count: Int, to protection: PrimaryProtection, _ lost: [ShadowSlot], _ policy: DomainPolicy, _ domain: Domain) throws -> PolicyKeeper.Step {
         let request = ProtectRequest(policy)
         var excluded = keeper.excluded(uuid)
-        for slot in protection.slots { excluded[slot.peer.name] = slot.isReplaced || lost.contains { $0 === slot } ? "The shadow there is lost" : "It holds a shadow of this guest already" }
+        for slot in protection.slots {
+            let isLost = slot.isReplaced || lost.contains { $0 === slot }
+            excluded[slot.peer.name] = isLost ? "The shadow there is lost" : "It holds a shadow of this guest already"
+        }
         var short = Shortage(wanted: policy.shadows, present: policy.shadows - count, reason: lost.first.map { "\($0.peer.name): \($0.board.current.reason)" } ?? "")
         let hosts: [String]
         do {

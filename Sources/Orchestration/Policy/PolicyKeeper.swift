@@ -255,7 +255,8 @@ public final class PolicyKeeper: @unchecked Sendable {
                 entry.failures += 1
                 let pause = Backoff.pauseMs(afterFailures: wasCalled ? 1 : entry.failures)
                 entry.due = MonotonicTime.now.adding(milliseconds: pause)
-                return Told(text: (isProtected ? "Its policy cannot be followed: " : "Its policy asks for a shadow, and it has none: ") + "\(error)", isNew: isNew, name: entry.name, pauseMs: pause)
+                let what = isProtected ? "Its policy cannot be followed" : "Its policy asks for a shadow, and it has none"
+                return Told(text: "\(what): \(error)", isNew: isNew, name: entry.name, pauseMs: pause)
             }
         }
         guard let told else { return state.change { state in if let entry = state.entries[uuid], !entry.isBusy, entry.due.nanoseconds == .max, entry.suspects.isEmpty { state.entries[uuid] = nil } } }
