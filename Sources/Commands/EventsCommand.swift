@@ -11,8 +11,8 @@ struct EventsCommand: Command {
             .init("since", value: "TIME", help: "Only what happened since: 90s, 10m, 1h; a plain number means seconds."),
         ] + CommandSpec.Option.client,
         description: [
-            "Prints the service's journal of events: protections that began and ended, lost and found their peer, swaps, failovers, refusals. With DOMAIN (name or UUID) "
-                + "only what is about that one, be it still there or not. The last 8192 events are kept, over restarts of the service as well.",
+            "Prints the service's journal of events: protections that began and ended, lost and found their peer, swaps, failovers, refusals. With DOMAIN (name, id or UUID) "
+                + "only what is about that one; by name and UUID also when it is not there any more. The last 8192 events are kept, over restarts of the service as well.",
             "With --format json each event is one JSON object on a line of its own.",
         ],
         examples: [

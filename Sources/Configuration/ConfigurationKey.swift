@@ -71,6 +71,9 @@ struct ConfigurationKey: Sendable {
                 throw input.error(error.message, advice: error.advice)
             }
         },
+        ConfigurationKey("shadow_replace_after") { input, configuration throws(ConfigurationError) in
+            configuration.replaceAfter = try input.integer(in: 0...604_800)
+        },
         ConfigurationKey("interval_ms") { input, configuration throws(ConfigurationError) in
             configuration.intervalMs = try input.integer(in: ServiceConfiguration.intervalRangeMs)
         },

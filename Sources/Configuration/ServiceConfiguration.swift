@@ -30,6 +30,8 @@ public struct ServiceConfiguration: Sendable, Equatable {
     public var peers: [Peer] = []
     /// Where this host stands, for the placement of shadows.
     public var labels = HostLabels()
+    /// Seconds, 0...604800, after which a shadow that does not follow is replaced by one on another host, where a policy asks for it; 0: never.
+    public var replaceAfter = 600
     /// Milliseconds from one epoch to the next, 5...60000, when `protect` says nothing else.
     public var intervalMs = 20
     /// The largest interval, in milliseconds, that back-pressure may go to; at least `intervalMs`.

@@ -120,6 +120,8 @@ public struct DomainStatus: Codable, Sendable {
     public var syncBytesTotal: UInt64?
     /// (primary) All shadows; the fields above are of the best of them. Absent on the shadow's side.
     public var shadows: [ShadowStatus]?
+    /// (primary) Shadows that its policy asks for and that do not follow, or are not there at all; absent without a policy.
+    public var missingShadows: Int?
     /// Its disks; absent when none is part of the epochs.
     public var disks: [DiskStatus]?
     /// Bytes of disk writes that went over the wire, and the guest's writes that were captured, since protection began.
@@ -134,6 +136,7 @@ public struct DomainStatus: Codable, Sendable {
     enum CodingKeys: String, CodingKey {
         case domain, uuid, role, peer, engine, state, reason, since, epoch, disks, counters
         case shadows
+        case missingShadows = "missing_shadows"
         case engineReason = "engine_reason"
         case intervalReason = "interval_reason"
         case driftScore = "drift_score"

@@ -7,29 +7,7 @@ public enum DomainMetrics {
     typealias Sample = MetricFamily.Sample
     typealias Label = MetricFamily.Label
 
-    /// A metric of a protection. `samples`: values with the labels that it has beside the common ones; none where there is nothing to tell.
-    struct Definition: Sendable {
-        var name: String
-        var kind: MetricFamily.Kind
-        var help: String
-        var samples: @Sendable (DomainStatus) -> [Sample]
-
-        init(_ name: String, _ kind: MetricFamily.Kind, _ help: String, samples: @escaping @Sendable (DomainStatus) -> [Sample]) {
-            self.name = "shadowvirt_" + name
-            self.kind = kind
-            self.help = help
-            self.samples = samples
-        }
-
-        init(_ name: String, _ kind: MetricFamily.Kind, _ help: String, value: @escaping @Sendable (DomainStatus) -> Double?) {
-            self.init(name, kind, help, samples: { domain in value(domain).map { [Sample($0)] } ?? [] })
-        }
-
-        /// For those that only the side with the guest has.
-        init(primary name: String, _ kind: MetricFamily.Kind, _ help: String, value: @escaping @Sendable (DomainStatus) -> Double?) {
-            self.init(name, kind, help, value: { $0.role == .primary ? value($0) : nil })
-        }
-    }
+    typealias Definition = MetricDefinition<DomainStatus>
 
     /// Every protection of a status has these labels.
     static func labels(_ domain: DomainStatus) -> [Label] {
@@ -76,6 +54,8 @@ public enum DomainMetrics {
             guard let counters = domain.counters else { return [] }
             return [Sample(Double(counters.swaps), labels: [Label("kind", "swap")]), Sample(Double(counters.failovers), labels: [Label("kind", "failover")])]
         }),
+        Definition(primary: "shadows_missing", .gauge, "Shadows that the domain's policy asks for and that do not follow; none without a policy",
+                   value: { $0.missingShadows.map { Double($0) } }),
         Definition("failures_total", .counter, "Times that the shadow stopped following", value: { domain in domain.counters.map { Double($0.failures) } }),
         Definition("resyncs_total", .counter, "Times that a shadow was made anew and followed again",
                    value: { domain in domain.counters.map { Double($0.resyncs) } }),
@@ -83,13 +63,16 @@ public enum DomainMetrics {
                    value: { domain in domain.counters.map { $0.degradedSeconds } }),
     ]
 
-    /// Of all protections in `status`.
+    /// Of all protections in `status`, and of their shadows.
     public static func families(_ status: StatusReport) -> [MetricFamily] {
-        definitions.map { definition in
-            MetricFamily(definition.name, definition.kind, definition.help, status.domains.flatMap { domain in
-                let common = labels(domain)
-                return definition.samples(domain).map { Sample($0.value, labels: common + $0.labels, suffix: $0.suffix) }
-            })
-        }
+        let domains = status.domains.map { (labels: labels($0), subject: $0) }
+        return ShadowMetrics.families(status) + definitions.map { $0.family(domains) }
+    }
+}
+
+extension MetricDefinition<DomainStatus> {
+    /// For those that only the side with the guest has.
+    fileprivate init(primary name: String, _ kind: MetricFamily.Kind, _ help: String, value: @escaping @Sendable (DomainStatus) -> Double?) {
+        self.init(name, kind, help, value: { $0.role == .primary ? value($0) : nil })
     }
 }

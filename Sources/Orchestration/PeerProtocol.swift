@@ -50,6 +50,8 @@ public struct PeerRequest: Codable, Sendable {
         case trust
         /// That host's hardware, as its BMC sees it.
         case health
+        /// The asking host takes shadows again: it has just begun, or is drained no more.
+        case available
     }
     public var verb: Verb
     public var session: UUID?

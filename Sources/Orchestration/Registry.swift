@@ -118,18 +118,15 @@ public final class Registry: @unchecked Sendable {
     // MARK: Administrators
 
     public func status(of word: String?) throws -> [DomainStatus] {
-        let known = entries.read { $0.primaries.values.map(\.status) + $0.shadows.values.map(\.status) }.map(environment.tallies.adding).map(addingDrift)
+        let known = entries.read { $0.primaries.values.map(\.status) + $0.shadows.values.map(\.status) }.map(environment.tallies.adding).map(addingDrift).map(keeper.addingShortage)
         let all = (known + keeper.waiting.filter { waiting in !known.contains { $0.uuid == waiting.uuid && $0.state != .failedOver } })
             .sorted { ($0.domain, $0.uuid) < ($1.domain, $1.uuid) }
         guard let word else { return all }
-        let chosen = all.filter { $0.domain == word || $0.uuid == word.lowercased() }
+        let uuid = identity(of: word)?.uuid
+        let chosen = all.filter { uuid == nil ? $0.domain == word || $0.uuid == word.lowercased() : $0.uuid == uuid }
         if !chosen.isEmpty { return chosen }
         let domain = try lookup(word)
-        let byID = all.filter { $0.uuid == domain.uuid }
-        guard !byID.isEmpty else {
-            throw ControlFailure("Domain \(domain.name) is not protected", advice: "Protect it with `shadow-virt protect \(domain.name) --to HOST`")
-        }
-        return byID
+        throw ControlFailure("Domain \(domain.name) is not protected", advice: "Protect it with `shadow-virt protect \(domain.name) --to HOST`")
     }
 
     func lookup(_ word: String) throws -> Domain {
@@ -143,15 +140,15 @@ public final class Registry: @unchecked Sendable {
     /// The protection that `word` means, by name, id or UUID.
     /// `otherwise`: what else could be done with a domain that is not protected.
     func primaryNamed(_ word: String, otherwise: (String) -> String = { _ in "" }) throws -> PrimaryProtection {
-        if let known = entries.read({ $0.primaries.values.first { $0.domain.name == word || $0.domain.uuid == word.lowercased() } }) { return known }
-        if let shadow = entries.read({ $0.shadows.values.first { $0.name == word || $0.uuid == word.lowercased() } }) {
+        let uuid = identity(of: word)?.uuid
+        if let known = uuid.flatMap(primary) { return known }
+        if let shadow = uuid.flatMap(shadow) {
             throw ControlFailure(shadow.phase == .running
                 ? "Domain \(word) runs on \(environment.hostName), but is not protected"
                 : "\(environment.hostName) holds the shadow of \(word)",
                 advice: shadow.phase == .running ? "Protect it with `shadow-virt protect \(word) --to \(shadow.primary)`" + otherwise(word) : "Run the command on \(shadow.primary)")
         }
         let domain = try lookup(word)
-        if let known = primary(domain.uuid) { return known }
         throw ControlFailure("Domain \(domain.name) is not protected", advice: "Protect it with `shadow-virt protect \(domain.name) --to HOST`" + otherwise(domain.name))
     }
 
@@ -159,12 +156,13 @@ public final class Registry: @unchecked Sendable {
         try protect(word, to: [ShadowChoice(host: host)], request)
     }
 
-    /// Protects a domain to several hosts, or adds shadows to a protected one's. `demandsAll`: throws unless all of them can be had.
-    public func protect(_ word: String, to hosts: [ShadowChoice], demandsAll: Bool = true, _ request: ProtectRequest) throws -> PrimaryProtection {
+    /// Protects a domain to several hosts, or adds shadows to a protected one's. `demandsAll`: throws unless all of them can be had. `arePlaced`: the hosts
+    /// have just been asked whether they suit.
+    public func protect(_ word: String, to hosts: [ShadowChoice], demandsAll: Bool = true, arePlaced: Bool = false, _ request: ProtectRequest) throws -> PrimaryProtection {
         try admission.withLock {
             let slots = try makeSlots(hosts)
             let domain = try lookup(word)
-            if let known = primary(domain.uuid), let more = try add(slots, to: known, request) { return more }
+            if let known = primary(domain.uuid), let more = try add(slots, to: known, arePlaced: arePlaced, request) { return more }
             try refuseMigrating(domain.uuid)
             try checkHandedOver(domain.uuid) { known in
                 ControlFailure("Domain \(domain.name) is protected already, to \(known.peerName) (\(known.board.state.rawValue))",
@@ -181,7 +179,7 @@ public final class Registry: @unchecked Sendable {
                 origins.change { $0[domain.uuid] = shadow.session }
                 entries.change { $0.shadows[domain.uuid] = nil }
             }
-            let (findings, engine) = try check(domain, slots, demandsAll: demandsAll, request)
+            let (findings, engine) = try check(domain, slots, demandsAll: demandsAll, arePlaced: arePlaced, request)
             let protection = PrimaryProtection(
                 domain: LocalDomain(uuid: domain.uuid, name: domain.name, connect: environment.connect), environment: environment, slots: slots,
                 request: request, engine: engine, demandsAll: demandsAll) { [weak self] in self?.forget($0) }
@@ -214,13 +212,14 @@ public final class Registry: @unchecked Sendable {
 
     /// What a swap under way is at, in words; nil when there is nothing to say.
     public func swapStep(of word: String) -> String? {
-        entries.read { $0.primaries.values.first { $0.domain.name == word || $0.domain.uuid == word.lowercased() } }?.swapStep.read { $0 }
+        identity(of: word).flatMap { primary($0.uuid) }?.swapStep.read { $0 }
     }
 
     /// Starts the guest from its shadow on this host, by the administrator's order.
     public func failover(_ word: String, force: Bool, progress: (String) -> Void) throws -> HandoverReport {
-        guard let shadow = entries.read({ $0.shadows.values.first { $0.name == word || $0.uuid == word.lowercased() } }) else {
-            if entries.read({ $0.primaries.values.contains { $0.domain.name == word || $0.domain.uuid == word.lowercased() } }) {
+        let uuid = identity(of: word)?.uuid
+        guard let shadow = uuid.flatMap(shadow) else {
+            if uuid.flatMap(primary) != nil {
                 throw ControlFailure("\(environment.hostName) is the primary's host of \(word), not its shadow's", advice: "Run `failover` on the host of the shadow, or `swap` here")
             }
             throw ControlFailure("\(environment.hostName) holds no shadow of \(word)", advice: "`shadow-virt status` shows what it holds")
@@ -410,6 +409,9 @@ public final class Registry: @unchecked Sendable {
             return try moveShadow(request)
         case .sendBack:
             return try sendBack(request)
+        case .available:
+            keeper.hostIsAvailable(request.host)
+            return PeerResponse()
         case .holds:
             let uuid = (request.uuid ?? "").lowercased()
             return PeerResponse(isLive: shadow(uuid).map { $0.phase == .running } ?? true && (try? environment.connect().lookup(uuid: uuid).isActive()) == true)
@@ -539,6 +541,7 @@ public final class Registry: @unchecked Sendable {
         }
         for record in records where record.role == .shadow { resumeShadow(record) }
         keeper.begin()
+        announce()
     }
 
     /// A QEMU that does not answer, or a libvirt that hangs behind it, holds up nobody else's guest.

@@ -30,6 +30,7 @@ public final class ShadowProtection: @unchecked Sendable {
     private var files: (journal: Int32, state: Int32)?
     private var memory: GuestMemory?
     private var restarts = 0
+    private var times = StepTimes()
     private var processWatch: Descriptor?
     private let rate = RateMeter()
     /// Where the disks of the guest lie on this host; empty for a guest whose disks are left alone.
@@ -153,12 +154,15 @@ public final class ShadowProtection: @unchecked Sendable {
     /// - Parameter legacy: of an earlier session, which this one goes on with if it can.
     func prepare(_ request: PeerRequest, _ legacy: ShadowLegacy? = nil) throws -> PeerResponse {
         try lock.withLock {
+            times = StepTimes()
             // What waits here already was looked at when it was made.
             if legacy == nil { try refuseIfRunning() }
+            times.mark("look")
             var isBegun = legacy != nil
             do {
                 newNVRAM = legacy?.newNVRAM
                 let provisioned = try provision(request, replacesShadow: legacy != nil)
+                times.mark("volumes")
                 try keep(request.carried)
                 family.change { $0 = request.family }
                 try environment.records.write(record(.shadowing))
@@ -172,6 +176,7 @@ public final class ShadowProtection: @unchecked Sendable {
                     try create(xml)
                 }
                 try environment.records.write(record(.shadowing))
+                Log.debug("\(name): its shadow was made: \(times.text)")
                 return PeerResponse(phase: .receiving, replicas: layout.replicas, warnings: provisioned.warnings)
             } catch {
                 if isBegun {
@@ -318,7 +323,9 @@ public final class ShadowProtection: @unchecked Sendable {
     }
 
     private func create(_ xml: String) throws {
+        times.mark("record")
         let handle = try environment.connect().create(xml: xml, flags: [.paused])
+        times.mark("QEMU")
         guard handle.uuid == uuid else { throw ControlFailure("The shadow got UUID \(handle.uuid) instead of \(uuid)") }
         let pid = try domain.processID()
         processWatch = processDescriptor(pid)
@@ -329,7 +336,9 @@ public final class ShadowProtection: @unchecked Sendable {
         memory = try GuestMemory(of: domain, pid: pid, isPreallocated: DomainDefinition(xml: xml).isMemoryPreallocated)
         files = try ShadowWorker.makeFiles()
         waiting.change { $0 = WaitingDomain(xml: xml, processID: pid, images: replicas.map(\.path)) }
+        times.mark("memory")
         try startWorker()
+        times.mark("worker")
     }
 
     private func startWorker() throws {

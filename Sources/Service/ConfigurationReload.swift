@@ -59,6 +59,7 @@ struct ConfigurationReload {
             ("unsent_ceiling_mib", old.unsentCeilingMiB, new.unsentCeilingMiB), ("keepalive_ms", old.keepaliveMs, new.keepaliveMs),
             ("peer_timeout_ms", old.peerTimeoutMs, new.peerTimeoutMs),
         ]
+        if old.replaceAfter != new.replaceAfter { changes.append("shadow_replace_after is \(new.replaceAfter) s") }
         if old.labels != new.labels { changes.append("labels are taken from now on") }
         if old.drift != new.drift { changes.append("on_drift is \(new.drift.onDrift.rawValue), after \(new.drift.swapAfter) s") }
         for (key, before, now) in numbers where before != now { changes.append("\(key) is \(now) for what begins from now on") }

@@ -20,7 +20,7 @@ final class ControlServer: Sendable {
         self.registry = registry
         self.configuration = configuration
         self.health = health ?? HealthMonitor(configuration)
-        feed = EventFeed(registry.environment.events)
+        feed = EventFeed(registry.environment.events) { registry.identity(of: $0) }
     }
 
     /// Accepts until the process ends.
@@ -227,7 +227,7 @@ final class ControlServer: Sendable {
         let begun = adoption.kept == nil ? MonotonicTime.now : MonotonicTime(nanoseconds: 0)
         let protection: PrimaryProtection
         do {
-            protection = try registry.environment.events.noting(.refused, domain: domain) {
+            protection = try registry.environment.events.noting(.refused, domain: adoption.name) {
                 try adoption.kept ?? registry.protect(domain, to: asked.isEmpty ? [ShadowChoice(host: registry.host(for: domain, nil, terms))] : asked, terms)
             }
         } catch {
@@ -263,7 +263,7 @@ final class ControlServer: Sendable {
     private func unprotect(_ domain: String, from host: String, _ request: ControlRequest,
                            _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void) throws -> ControlResponse {
         let remarks = try withProgress("Taking the shadow of \(domain) away from \(host)", progress) { [registry] in
-            try registry.unprotect(domain, from: host, deleteReplica: request.deleteReplica ?? false, deadline: MonotonicTime.now.adding(milliseconds: 60_000))
+            try registry.unprotectForGood(domain, from: host, deleteReplica: request.deleteReplica ?? false, deadline: MonotonicTime.now.adding(milliseconds: 60_000))
         }
         return ControlResponse(done: (["Domain \(domain) has no shadow on \(host) any more; it runs on"] + remarks).joined(separator: ". "))
     }

@@ -14,7 +14,13 @@ final class EventFeed: Sendable {
     private let journal: EventJournal
     private let followers = Guarded(0)
 
-    init(_ journal: EventJournal) { self.journal = journal }
+    private let identify: @Sendable (String) -> Registry.DomainIdentity?
+
+    /// `identify`: who is meant by an id, a UUID or a name; nil: nobody who is there now.
+    init(_ journal: EventJournal, identify: @escaping @Sendable (String) -> Registry.DomainIdentity? = { _ in nil }) {
+        self.journal = journal
+        self.identify = identify
+    }
 
     /// Sends parts until it returns the last one. Throws when the client has gone.
     func serve(_ request: ControlRequest, _ send: (EventBatch) throws -> Void) throws -> EventBatch {
@@ -27,11 +33,7 @@ final class EventFeed: Sendable {
         }) { throw ControlFailure("\(Self.mostFollowers) clients follow the events already", advice: "End one of them") }
         defer { if isFollowing { followers.change { $0 -= 1 } } }
 
-        let word = request.domain.map { ($0, $0.lowercased()) }
-        let matches: (ServiceEvent) -> Bool = { event in
-            guard let word else { return true }
-            return event.domain == word.0 || event.uuid == word.1
-        }
+        let matches = filter(request.domain)
         var cursor = start(query, isFollowing: isFollowing)
         let end = journal.cursor(since: nil, last: 0)
         while true {
@@ -47,6 +49,15 @@ final class EventFeed: Sendable {
             if !isFollowing, cursor >= end { return EventBatch(events, isLast: true) }
             try send(EventBatch(events, isLast: false))
         }
+    }
+
+    /// Events of one domain. Those of domains that are gone are found by what they were called; an id is that of a domain that is there.
+    private func filter(_ word: String?) -> (ServiceEvent) -> Bool {
+        guard let word else { return { _ in true } }
+        guard let domain = identify(word) else { return { $0.domain == word || $0.uuid == word.lowercased() } }
+        // Refusals stand there by name only. By name earlier domains of that name are meant as well, by id or UUID this one alone.
+        let byName = domain.name == word
+        return { event in event.uuid.map { $0 == domain.uuid || (byName && event.domain == word) } ?? (event.domain == domain.name) }
     }
 
     private func start(_ query: EventQuery, isFollowing: Bool) -> UInt64 {

@@ -76,6 +76,29 @@ final class TopTests: XCTestCase {
             """)
     }
 
+    /// Several shadows: one line each, and the worst of them is what is sorted by.
+    func testSeveralShadows() {
+        func shadow(_ peer: String, epoch: UInt64, _ more: (inout ShadowStatus) -> Void = { _ in }) -> ShadowStatus {
+            var shadow = ShadowStatus(peer: peer, state: .protected, reason: "", since: "2024-05-01T10:00:00.250Z", multiple: 1)
+            shadow.committedEpoch = epoch
+            more(&shadow)
+            return shadow
+        }
+        let before = snapshot([domain("db", epochs: 1000) { $0.shadows = [shadow("b", epoch: 1000), shadow("c", epoch: 100)] }, domain(epochs: 1000) { $0.uuid = "2" }])
+        let now = snapshot([domain("db", epochs: 1050) {
+            $0.shadows = [shadow("b", epoch: 1050) { ($0.rpoMs, $0.bytesSent) = (32, 2048) }, shadow("c", epoch: 130) { ($0.rpoMs, $0.lagEpochs, $0.lagBytes, $0.state) = (6500, 278, 14 << 20, .degraded) }]
+            $0.peer = "b2"
+        }, domain(epochs: 1050) { ($0.uuid, $0.rpoMs) = ("2", 900) }], after: 1)
+        XCTAssertEqual(TopTable.table(TopTable.rows(before, now, sortedBy: .rpo), colour: false), """
+            DOMAIN  ROLE     PEER  STATE      EPOCH/S  PAUSE    P99  %STOP          LAG    RPO  DIRTY/S  SENT/S  DISK/S
+            db      primary  b2    protected     50.0  0.6ms  1.3ms   10.0     1/3.2MiB   32ms       0B      0B       -
+                    shadow   b     protected     50.0                              0/0B   32ms           2.0KiB
+                    shadow   c     degraded      30.0                       278/14.0MiB   6.5s               0B
+            web1    primary  b     protected     50.0  0.6ms  1.3ms   10.0     1/3.2MiB  900ms       0B      0B       -
+
+            """)
+    }
+
     // MARK: The command
 
     func testOnce() throws {

@@ -15,6 +15,9 @@ enum Samples {
              "bytes_dirtied": 4294967296, "bytes_sent": 1073741824, "sync_bytes_done": 5, "sync_bytes_total": 10, "disk_bytes_sent": 7, "disk_writes": 8,
              "disks": [{"target": "vda", "state": "ready", "synced_bytes": 1, "total_bytes": 1}, {"target": "vdb", "state": "syncing", "synced_bytes": 0, "total_bytes": 1},
                        {"target": "sdc", "state": "shared", "synced_bytes": 0, "total_bytes": 0}],
+             "missing_shadows": 1, "shadows": [{"peer": "b", "state": "protected", "reason": "", "since": "2024-05-01T10:00:00.250Z", "multiple": 1, "committed_epoch": 12344,
+               "lag_epochs": 1, "lag_bytes": 3355443, "last_commit_age_ms": 12.5, "rpo_ms": 31.25, "bytes_sent": 77},
+               {"peer": "c", "state": "degraded", "reason": "away", "since": "2024-05-01T10:00:00.250Z", "multiple": 10, "committed_epoch": 7, "lag_epochs": 0, "lag_bytes": 0, "bytes_sent": 0}],
              "drift_score": 0.25, "counters": {"epochs_captured": 12345, "pauses": 12345, "pause_ms_total": 7700, "bytes_resent": 9, "swaps": 2, "failovers": 1, "failures": 4, "resyncs": 3,
                           "degraded_seconds": 1.5}}
             """

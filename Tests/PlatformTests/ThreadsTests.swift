@@ -26,6 +26,18 @@ final class ThreadsTests: XCTestCase {
         XCTAssertEqual(guarded.wait(until: start) { $0 > 0 ? $0 : nil }, 5, "but looks")
     }
 
+    func testForEachAtOnce() {
+        XCTAssertEqual(forEachAtOnce("test", [Int]()) { $0 }, [])
+        XCTAssertEqual(forEachAtOnce("test", [7]) { $0 + 1 }, [8])
+        // Each waits until all are there: one after the other they would wait for the limit.
+        let here = Guarded(0)
+        let results = forEachAtOnce("test", Array(0..<5)) { number in
+            here.change { $0 += 1 }
+            return here.wait(until: .now.adding(milliseconds: 10_000)) { $0 == 5 ? number * 10 : nil }
+        }
+        XCTAssertEqual(results, [0, 10, 20, 30, 40], "in their order")
+    }
+
     func testEveryWaiterWakes() {
         let guarded = Guarded(0)
         let waiters = (0..<8).map { index in

@@ -22,16 +22,24 @@ struct TopTable {
         var epochs: Double?, dirtied: Double?, sent: Double?, disk: Double?
         /// Part of the time that epochs stop the guest, 0 to 1.
         var stopped: Double?
+        /// Its shadows one by one, when there are several; the figures above are of the best one.
+        var shadows: [Shadow] = []
+
+        struct Shadow: Equatable {
+            var status: ShadowStatus
+            /// Epochs (those that a merged one stands for count as well) and bytes per second; nil: it cannot be told.
+            var epochs: Double?, sent: Double?
+        }
 
         static func == (a: Row, b: Row) -> Bool {
             a.domain.uuid == b.domain.uuid && a.domain.role == b.domain.role && a.epochs == b.epochs && a.dirtied == b.dirtied && a.sent == b.sent && a.disk == b.disk
-                && a.stopped == b.stopped
+                && a.stopped == b.stopped && a.shadows == b.shadows
         }
     }
 
     static func rows(_ before: Snapshot?, _ now: Snapshot, sortedBy key: SortKey) -> [Row] {
         now.status.domains.map { domain in
-            let old = before?.status.domains.first { $0.uuid == domain.uuid && $0.role == domain.role && $0.peer == domain.peer }
+            let old = before?.status.domains.first { $0.uuid == domain.uuid && $0.role == domain.role && ($0.peer == domain.peer || $0.role == .primary) }
             return row(domain, old, seconds: before.map { now.at.milliseconds(since: $0.at) / 1000 } ?? 0)
         }.sorted { isBefore($0, $1, key) }
     }
@@ -50,17 +58,24 @@ struct TopTable {
         if domain.role == .primary, let now = domain.counters?.pauseMsTotal, let then = old?.counters?.pauseMsTotal, now >= then, seconds > 0 {
             row.stopped = min(1, (now - then) / 1000 / seconds)
         }
+        guard let shadows = domain.shadows, shadows.count > 1 else { return row }
+        row.shadows = shadows.map { shadow in
+            let before = old?.shadows?.first { $0.peer == shadow.peer }
+            return Row.Shadow(status: shadow, epochs: rate(shadow.committedEpoch, before?.committedEpoch), sent: rate(shadow.bytesSent, before?.bytesSent))
+        }
         return row
     }
 
     /// By name upwards, by all else what is worst first.
     private static func isBefore(_ a: Row, _ b: Row, _ key: SortKey) -> Bool {
+        func lag(_ bytes: UInt64, _ epochs: UInt64) -> Double { Double(bytes) + Double(epochs) / 1e6 }
         func value(_ row: Row) -> Double {
             switch key {
             case .name: 0
             case .state: gravity(row.domain.state)
-            case .rpo: row.domain.rpoMs ?? -1
-            case .lag: Double(row.domain.lagBytes) + Double(row.domain.lagEpochs) / 1e6
+            // Of several shadows the worst one is what needs a look.
+            case .rpo: row.shadows.compactMap(\.status.rpoMs).max() ?? row.domain.rpoMs ?? -1
+            case .lag: row.shadows.map { lag($0.status.lagBytes, $0.status.lagEpochs) }.max() ?? lag(row.domain.lagBytes, row.domain.lagEpochs)
             case .pause: row.domain.pauseMsMedian
             case .dirtied: row.dirtied ?? -1
             case .sent: row.sent ?? -1
@@ -115,6 +130,13 @@ struct TopTable {
                 .init("\(domain.lagEpochs)/\(Quantity.bytes(domain.lagBytes))"), duration(domain.rpoMs),
                 bytes(row.dirtied), bytes(row.sent), bytes(row.disk),
             ])
+            for shadow in row.shadows {
+                table.add([
+                    .init(""), .init("shadow"), .init(shadow.status.peer.printable), .init(shadow.status.state.rawValue, Renderer.style(shadow.status.state)), number(shadow.epochs),
+                    .init(""), .init(""), .init(""), .init("\(shadow.status.lagEpochs)/\(Quantity.bytes(shadow.status.lagBytes))"), duration(shadow.status.rpoMs),
+                    .init(""), bytes(shadow.sent), .init(""),
+                ])
+            }
         }
         return table.render(colour: colour)
     }

@@ -28,6 +28,7 @@ public struct Undrain {
         if record.isDraining { Log.info("\(environment.hostName) is drained no more: it takes shadows again") }
         record.isDraining = false
         try registry.drains.write(record)
+        registry.announce()
         var steps: [DrainReport.Step] = []
         for (index, guest) in record.moved.enumerated() {
             if isCancelled() {

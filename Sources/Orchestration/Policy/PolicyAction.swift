@@ -54,19 +54,27 @@ struct PolicyAction {
     private func begin(_ policy: DomainPolicy, _ domain: Domain) throws -> PolicyKeeper.Step {
         let request = ProtectRequest(policy)
         try PolicyCheck.criticalDisks(policy, domain, registry.environment)
-        let hosts = try Placement(environment: registry.environment).choose(policy.shadows, domain, policy: policy, request, excluded: keeper.excluded(uuid))
+        let hosts = try Placement(environment: registry.environment).choose(mostShadows(policy, domain, request), domain, policy: policy, request, excluded: keeper.excluded(uuid))
         // A command may have come in between.
         guard registry.primary(uuid).map({ $0.board.state == .failedOver }) ?? true else { return .again(milliseconds: Self.settleEveryMs) }
         Log.info("\(domain.name): its policy asks for a shadow; it goes to \(hosts.joined(separator: " and "))")
         keeper.change(uuid) { $0.isBeginning = true }
         do {
-            _ = try registry.protect(uuid, to: hosts.map { ShadowChoice(host: $0) }, demandsAll: false, request)
+            _ = try registry.protect(uuid, to: hosts.map { ShadowChoice(host: $0) }, demandsAll: false, arePlaced: true, request)
         } catch {
             // It said no, or it is not there: another one may do.
             for host in hosts { keeper.suspect(uuid, host, "\(error)") }
             throw error
         }
         return .again(milliseconds: Self.settleEveryMs)
+    }
+
+    /// One with the engine periodic, whatever the policy says: better that one than none.
+    private func mostShadows(_ policy: DomainPolicy, _ domain: Domain, _ request: ProtectRequest) throws -> Int {
+        guard policy.shadows > 1 else { return 1 }
+        let pid = try? LocalDomain(uuid: uuid, name: domain.name, connect: registry.environment.connect).processID()
+        let decision = try EngineDecision.make(request.engine, domain, DomainDefinition(xml: domain.xml(flags: [.secure])), pid: pid)
+        return decision.engine == .continuous ? policy.shadows : 1
     }
 
     // MARK: With one
@@ -77,15 +85,16 @@ struct PolicyAction {
         case .swapping, .inDoubt: return .again(milliseconds: 2000)
         default: break
         }
-        // Taken away, not turned off: what was begun goes on.
-        guard let policy else { return .done }
-        guard policy.isEnabled else {
+        guard let policy, policy.isEnabled else {
+            keeper.noteWanted(uuid, nil)
+            // Taken away, not turned off: what was begun goes on.
+            guard policy != nil else { return .done }
             try end(protection, "its policy is off")
             return .done
         }
         if keeper.entry(uuid).isBeginning, let step = try beginning(protection) { return step }
         if let host = keeper.entry(uuid).leaves, protection.slot(host) != nil { return try leave(host, protection, policy, domain) }
-        guard let difference = protection.difference(from: policy) else { return .done }
+        guard let difference = protection.difference(from: policy) else { return try complete(protection, policy, domain) }
         try end(protection, "its policy has changed (\(difference)): it begins anew")
         return .again(milliseconds: 0)
     }
@@ -112,11 +121,11 @@ struct PolicyAction {
     /// The shadow's host is being emptied. Not before another one is known that takes it.
     private func leave(_ old: String, _ protection: PrimaryProtection, _ policy: DomainPolicy, _ domain: Domain) throws -> PolicyKeeper.Step {
         keeper.change(uuid) { $0.leaves = nil }
-        guard protection.slots.count == 1 else {
+        guard protection.slots.filter({ !$0.isReplaced }).count == 1 else {
             // The others go on without a break.
             Log.info("\(domain.name): \(old) is being drained; its shadow there goes")
             _ = try registry.unprotect(uuid, from: old, deleteReplica: false, deadline: MonotonicTime.now.adding(milliseconds: Self.unprotectMs))
-            return .done
+            return .again(milliseconds: 0)
         }
         let host = try Placement(environment: registry.environment).choose(domain, policy: policy, ProtectRequest(policy), excluded: [old: "The shadow is to leave it"])
         try end(protection, "\(old) is being drained; its shadow goes to \(host)")

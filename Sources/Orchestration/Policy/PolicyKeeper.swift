@@ -8,7 +8,7 @@ import Platform
 ///     started, resumed, policy changed,          +--- nothing to do: forgotten until the next event
 ///     service or libvirt back      ---> due ---> act --- under way: looked at again in a moment
 ///                                       ^        +--- failed: the reason is kept for `status`
-///                                       '------------- after 1, 2, 4 ... 300 s
+///                                       '------------- after 1, 2, 4 ... 300 s; the same when there are fewer shadows than the policy asks for
 ///
 /// One thread hands out domains, at most `mostAtOnce` at a time to threads of their own: a libvirt that hangs holds these up and nobody else.
 /// What it does is decided anew each time from what is there, so an event too many, or a hook beside it, does no harm.
@@ -20,6 +20,8 @@ public final class PolicyKeeper: @unchecked Sendable {
         var isBusy = false
         /// Something happened while it was busy.
         var isDirty = false
+        /// A host said that it takes shadows, while an attempt was under way that may have asked it too early.
+        var wasCalled = false
         var failures = 0
         var reason: String?
         var since = ""
@@ -29,6 +31,8 @@ public final class PolicyKeeper: @unchecked Sendable {
         var leaves: String?
         /// Hosts where an attempt failed, and why.
         var suspects: [String: Suspect] = [:]
+        /// It has a shadow, and should have more.
+        var shortage: Shortage?
     }
 
     struct Suspect {
@@ -42,6 +46,8 @@ public final class PolicyKeeper: @unchecked Sendable {
     enum Step {
         case done
         case again(milliseconds: Double)
+        /// It has fewer shadows than it should have: the next attempt comes after a while.
+        case short(Shortage)
     }
 
     private struct State {
@@ -50,6 +56,9 @@ public final class PolicyKeeper: @unchecked Sendable {
         var holds: [String: Int] = [:]
         var running = 0
         var isBegun = false
+        /// How many shadows the policies of protected domains ask for.
+        var wanted: [String: Int] = [:]
+        var nextSweep = MonotonicTime.now
 
         var next: (uuid: String, due: MonotonicTime)? {
             guard isBegun, running < PolicyKeeper.mostAtOnce else { return nil }
@@ -60,7 +69,7 @@ public final class PolicyKeeper: @unchecked Sendable {
 
     /// A protection takes a second or two to begin; more of them at once only slow each other down.
     static let mostAtOnce = 4
-    private static let longestPauseMs = 300_000.0
+    private static let longestSweepMs = 30_000.0
     private static let suspectForMs = 300_000.0
 
     private let state = Guarded(State())
@@ -91,7 +100,11 @@ public final class PolicyKeeper: @unchecked Sendable {
     public func domainStarted(_ uuid: String) { look(uuid.lowercased()) }
 
     /// It runs here no more. Its shadow goes with its protection, which hears of it by itself.
-    public func domainStopped(_ uuid: String) { state.change { $0.entries[uuid.lowercased()] = nil } }
+    public func domainStopped(_ uuid: String) {
+        state.change { state in
+            (state.entries[uuid.lowercased()], state.wanted[uuid.lowercased()]) = (nil, nil)
+        }
+    }
 
     /// Its policy may be another one.
     public func policyChanged(_ uuid: String) { look(uuid.lowercased()) }
@@ -144,7 +157,7 @@ public final class PolicyKeeper: @unchecked Sendable {
     }
 
     /// At once, or with a delay what is not in back-off: an attempt that fails resumes its guest as well, and must not lead to the next one.
-    private func look(_ uuid: String, afterMilliseconds delay: Double? = nil) {
+    func look(_ uuid: String, afterMilliseconds delay: Double? = nil) {
         let due = MonotonicTime.now.adding(milliseconds: delay ?? 0)
         state.change { state in
             guard var entry = state.entries[uuid] else { return state.entries[uuid] = Entry(due: due) }
@@ -172,7 +185,19 @@ public final class PolicyKeeper: @unchecked Sendable {
 
     // MARK: Handing out
 
+    /// Now and then, see `lookAtLost`.
+    private func sweep() {
+        guard let registry, let replaceAfterMs = registry.environment.replaceAfterMs else { return }
+        let isDue = state.change { state in
+            guard state.nextSweep <= .now else { return false }
+            state.nextSweep = MonotonicTime.now.adding(milliseconds: min(Self.longestSweepMs, replaceAfterMs / 2))
+            return true
+        }
+        if isDue { lookAtLost(registry) }
+    }
+
     private func handOut() {
+        sweep()
         let idle = MonotonicTime.now.adding(milliseconds: 1000)
         let limit = state.read { $0.next.map { min($0.due, idle) } } ?? idle
         guard let uuid: String = state.wait(until: limit, { state in
@@ -190,15 +215,19 @@ public final class PolicyKeeper: @unchecked Sendable {
     }
 
     private func finish(_ uuid: String, _ result: Result<Step, any Error>) {
-        let failure: (reason: String, isNew: Bool, name: String, pause: Double)? = state.change { state in
+        let isProtected = registry?.primary(uuid).map { $0.board.state != .failedOver } ?? false
+        let told: Told? = state.change { state in
             state.running -= 1
             guard var entry = state.entries[uuid] else { return nil }
             entry.isBusy = false
+            let wasCalled = entry.wasCalled
+            entry.wasCalled = false
             defer { state.entries[uuid] = entry }
             switch result {
             case .success(.done):
                 entry.reason = nil
                 entry.failures = 0
+                entry.shortage = nil
                 guard entry.isDirty else {
                     // Kept for its suspects only.
                     entry.due = MonotonicTime(nanoseconds: .max)
@@ -209,24 +238,43 @@ public final class PolicyKeeper: @unchecked Sendable {
             case .success(.again(let milliseconds)):
                 entry.due = entry.isDirty ? .now : MonotonicTime.now.adding(milliseconds: milliseconds)
                 return nil
+            case .success(.short(var shortage)):
+                let isNew = entry.shortage.map { !$0.isSame(as: shortage) } ?? true
+                if let before = entry.shortage, !isNew { shortage.since = before.since }
+                entry.reason = nil
+                entry.failures = isNew ? 1 : entry.failures + 1
+                entry.shortage = shortage
+                let pause = entry.isDirty ? 0 : Backoff.pauseMs(afterFailures: wasCalled ? 1 : entry.failures)
+                entry.due = MonotonicTime.now.adding(milliseconds: pause)
+                return Told(text: shortage.text, isNew: isNew, name: entry.name, pauseMs: pause, shortage: shortage)
             case .failure(let error):
-                let isNew = entry.reason != "\(error)"
+                // Figures in it are others each time.
+                let isNew = entry.reason.map(Self.withoutFigures) != Self.withoutFigures("\(error)")
                 if entry.reason == nil { entry.since = Timestamp.now }
                 entry.reason = "\(error)"
                 entry.isBeginning = false
                 entry.failures += 1
-                let pause = min(Self.longestPauseMs, 1000 * pow(2, Double(min(entry.failures - 1, 9))))
+                let pause = Backoff.pauseMs(afterFailures: wasCalled ? 1 : entry.failures)
                 // What somebody changed meanwhile, the policy for one, may be the remedy.
                 entry.due = MonotonicTime.now.adding(milliseconds: entry.isDirty ? min(pause, 1000) : pause)
-                return ("\(error)", isNew, entry.name, pause)
+                let what = isProtected ? "Its policy cannot be followed" : "Its policy asks for a shadow, and it has none"
+                return Told(text: "\(what): \(error)", isNew: isNew, name: entry.name, pauseMs: pause)
             }
         }
-        guard let failure else { return state.change { state in if let entry = state.entries[uuid], !entry.isBusy, entry.due.nanoseconds == .max, entry.suspects.isEmpty { state.entries[uuid] = nil } } }
-        let text = "\(failure.name.isEmpty ? uuid : failure.name): its policy asks for a shadow, and it has none: \(failure.reason). Next attempt in \(Int(failure.pause / 1000)) s"
-        if failure.isNew { Log.warning(text) } else { Log.debug(text) }
+        guard let told else { return state.change { state in if let entry = state.entries[uuid], !entry.isBusy, entry.due.nanoseconds == .max, entry.suspects.isEmpty { state.entries[uuid] = nil } } }
+        tell(told, uuid)
     }
 
     // MARK: For actions
+
+    var environment: HostEnvironment? { registry?.environment }
+
+    /// Something is planned, or under way, for the domain.
+    func isKnown(_ uuid: String) -> Bool { state.read { $0.entries[uuid].map { $0.isBusy || $0.due.nanoseconds != .max } ?? false } }
+
+    /// So many shadows its policy asks for; nil: not known, or none.
+    func wanted(_ uuid: String) -> Int? { state.read { $0.wanted[uuid] } }
+    func noteWanted(_ uuid: String, _ count: Int?) { state.change { $0.wanted[uuid] = count } }
 
     func entry(_ uuid: String) -> Entry { state.read { $0.entries[uuid] } ?? Entry() }
     func change(_ uuid: String, _ body: (inout Entry) -> Void) {
@@ -234,6 +282,17 @@ public final class PolicyKeeper: @unchecked Sendable {
             guard var entry = state.entries[uuid] else { return }
             body(&entry)
             state.entries[uuid] = entry
+        }
+    }
+
+    /// Those that are in back-off.
+    func changeWaiting(_ body: (inout Entry) -> Void) {
+        state.change { state in
+            for (uuid, entry) in state.entries where entry.failures > 0 {
+                var entry = entry
+                body(&entry)
+                state.entries[uuid] = entry
+            }
         }
     }
 

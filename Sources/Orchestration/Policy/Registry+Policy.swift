@@ -70,6 +70,8 @@ extension Registry {
         private let domain: Domain
         private let before: String?
         private let isWritten: Bool
+        /// The domain's name, whatever it was asked for by.
+        public var name: String { domain.name }
         /// What is asked for is there already, by the policy.
         public let kept: PrimaryProtection?
 
@@ -97,7 +99,7 @@ extension Registry {
             if writes, let protection = primary(domain.uuid), protection.board.state != .failedOver, var policy = before.flatMap({ try? DomainPolicy(xml: $0) }), policy.isEnabled {
                 // More shadows of one that is protected already.
                 let fresh = hosts.filter { protection.slot($0) == nil }
-                policy.shadows = protection.slots.count + fresh.count
+                policy.shadows = protection.slots.filter { !$0.isReplaced }.count + fresh.count
                 if !policy.hosts.isEmpty { policy.hosts += fresh.filter { host in !policy.hosts.contains { $0.lowercased() == host.lowercased() } } }
                 try store.write(policy)
                 return Adoption(self, domain, before: before, isWritten: true)
@@ -142,6 +144,30 @@ extension Registry {
         }
     }
 
+    /// One of several: the policy asks for one less, and not for that host any more. The only one: as `unprotectForGood`.
+    public func unprotectForGood(_ word: String, from host: String, deleteReplica: Bool, deadline: MonotonicTime) throws -> [String] {
+        let protection = try primaryNamed(word)
+        guard let slot = protection.slot(host) else { return try unprotect(word, from: host, deleteReplica: deleteReplica, deadline: deadline) }
+        guard protection.slots.count > 1 else { return try unprotectForGood(word, deleteReplica: deleteReplica, deadline: deadline) }
+        let uuid = protection.domain.uuid
+        keeper.hold(uuid)
+        defer { keeper.release(uuid) }
+        let store = PolicyStore(domain: try lookup(uuid))
+        let before = try store.text()
+        if let before, var policy = try? DomainPolicy(xml: before), policy.isEnabled {
+            let left = protection.slots.filter { $0 !== slot && !$0.isReplaced }.count
+            policy.shadows = max(1, min(policy.shadows, left))
+            policy.hosts.removeAll { $0.lowercased() == host.lowercased() }
+            try store.write(policy)
+        }
+        do {
+            return try unprotect(word, from: host, deleteReplica: deleteReplica, deadline: deadline)
+        } catch {
+            if let before { try? store.write(text: before) }
+            throw error
+        }
+    }
+
     /// Returns the policy as it stood there; nil when there was none, or it was off. One that nobody understands stays: nothing is done about it anyway.
     private func switchOff(_ domain: Domain) throws -> String? {
         let store = PolicyStore(domain: domain)
@@ -163,7 +189,7 @@ extension Registry {
             throw ControlFailure("\(domain.name) has no policy, so nobody knows where its shadow may go instead",
                                  advice: "On \(environment.hostName): `shadow-virt unprotect \(domain.name)`, then `shadow-virt protect \(domain.name)`")
         }
-        if let other = protection.slots.first(where: { $0.peer.name != request.host }) {
+        if let other = protection.slots.first(where: { $0.peer.name != request.host && !$0.isReplaced }) {
             keeper.leave(uuid, request.host)
             return PeerResponse(state: other.peer.name)
         }

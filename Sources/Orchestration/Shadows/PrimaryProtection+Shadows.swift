@@ -44,9 +44,12 @@ extension PrimaryProtection {
         noteShadows()
         aim(at: asked.first ?? all[0])
         try environment.records.write(record)
-        for slot in asked {
+        let requests = try asked.map { (slot: $0, request: try request($0)) }
+        // Starting a domain takes libvirt most of a second on a busy host: not one after the other.
+        let answers = forEachAtOnce("prepare", requests) { asked in Result { try asked.slot.client.ask(asked.request, timeoutMs: 60_000) } }
+        for (slot, answer) in zip(asked, answers) {
             do {
-                let answer = try slot.client.ask(request(slot), timeoutMs: 60_000)
+                let answer = try answer.get()
                 for warning in answer.warnings ?? [] {
                     Log.warning("\(domain.name): \(warning)")
                     remarks.change { if !$0.contains(warning) { $0.append(warning) } }
@@ -106,6 +109,7 @@ extension PrimaryProtection {
 
     func shadowLostItsLink(_ index: Int?, _ reason: String) {
         guard let slot = slot(index: index) else { return }
+        slot.noteLinkLost()
         slot.board.set(slot.board.state == .syncing ? .syncing : .degraded, reason)
         showShadows(cause: .peerLost)
     }
@@ -136,7 +140,7 @@ extension PrimaryProtection {
     func lookForAbsent() {
         guard board.state == .protected, !isSuspended, !isPeriodic else { return }
         for slot in slots where !slot.isIn {
-            slot.lookAgain(environment, uuid: domain.uuid) { [weak self] in self?.post(.shadowIsBack(slot.peer.name)) }
+            slot.lookAgain(environment, uuid: domain.uuid) { [weak self] in self?.shadowAnswers(slot) }
         }
     }
 

@@ -23,7 +23,7 @@ extension Registry {
     }
 
     /// Adds shadows to a protection that is under way; nil: it is over, or has all of them.
-    func add(_ slots: [ShadowSlot], to known: PrimaryProtection, _ request: ProtectRequest) throws -> PrimaryProtection? {
+    func add(_ slots: [ShadowSlot], to known: PrimaryProtection, arePlaced: Bool = false, _ request: ProtectRequest) throws -> PrimaryProtection? {
         let fresh = slots.filter { known.slot($0.peer.name) == nil }
         guard known.board.state != .failedOver, !fresh.isEmpty else { return nil }
         let domain = try lookup(known.domain.uuid)
@@ -33,7 +33,7 @@ extension Registry {
         guard !known.isPeriodic else { throw PrimaryProtection.periodicHasOne(domain.name) }
         var asked = known.record.request
         asked.discardStale = request.discardStale
-        for slot in fresh {
+        for slot in fresh where !arePlaced {
             if let failed = try Doctor(environment: environment).check(domain: domain, peer: slot.peer, asked).findings.first(where: { $0.verdict == .failed }) {
                 throw ControlFailure("Cannot protect \(domain.name) to \(slot.peer.name): \(failed.detail)", advice: failed.advice)
             }
@@ -45,7 +45,8 @@ extension Registry {
     }
 
     /// Checks the guest against each of the hosts. Without `demandsAll` one that can have it is enough.
-    func check(_ domain: Domain, _ slots: [ShadowSlot], demandsAll: Bool, _ request: ProtectRequest) throws -> (findings: [Finding], engine: EngineDecision) {
+    /// `arePlaced`: they have just been asked; each question to a host takes some 50 ms of the time that a guest runs without a shadow.
+    func check(_ domain: Domain, _ slots: [ShadowSlot], demandsAll: Bool, arePlaced: Bool = false, _ request: ProtectRequest) throws -> (findings: [Finding], engine: EngineDecision) {
         var found: (findings: [Finding], engine: EngineDecision)?
         var refusal: ControlFailure?
         for slot in slots {
@@ -53,7 +54,9 @@ extension Registry {
                 refusal = refusal ?? problem
                 continue
             }
-            let (findings, engine) = try Doctor(environment: environment).check(domain: domain, peer: slot.peer, request)
+            // What is about this host alone is the same for all of them.
+            if arePlaced, found != nil { continue }
+            let (findings, engine) = try Doctor(environment: environment).check(domain: domain, peer: arePlaced ? nil : slot.peer, request)
             if let failed = findings.first(where: { $0.verdict == .failed }) {
                 refusal = refusal ?? ControlFailure("Cannot protect \(domain.name): \(failed.detail)", advice: failed.advice)
             } else if let engine {

@@ -8,6 +8,8 @@ struct ShadowEntry: Codable, Sendable, Equatable {
     var multiple: Int
     /// The last session that its host is known to have begun, when that is another.
     var former: UUID?
+    /// Another one has its place since its host does not answer; absent: it takes part.
+    var isReplaced: Bool?
 }
 
 /// What every shadow knows of the others, for when their primary's host is gone: whom to ask before it becomes the guest, and whom to protect

@@ -31,6 +31,10 @@ final class ShadowSlot: @unchecked Sendable {
         var failedAt = MonotonicTime(nanoseconds: 0)
         /// Its host did not answer.
         var isAway = false
+        /// It does not follow since then; nil: it does, or its first copy was never cut off.
+        var lackingSince: MonotonicTime?
+        /// Another one has its place.
+        var isReplaced = false
     }
 
     /// Between two attempts to bring back one that was lost: each costs a new first copy.
@@ -44,7 +48,7 @@ final class ShadowSlot: @unchecked Sendable {
         client = environment.client(of: peer)
         // What happens to it is said with the domain's own state.
         board = StatusBoard(state, label: "")
-        self.state = Guarded(State(session: entry.session, former: entry.former ?? entry.session, multiple: entry.multiple))
+        self.state = Guarded(State(session: entry.session, former: entry.former ?? entry.session, multiple: entry.multiple, isReplaced: entry.isReplaced ?? false))
     }
 
     var session: UUID { state.read { $0.session } }
@@ -54,7 +58,7 @@ final class ShadowSlot: @unchecked Sendable {
     var committed: UInt64 { state.read { $0.committed } }
     /// The session before the present one, while nothing is known to have begun there since; nil otherwise.
     var former: UUID? { state.read { $0.former == $0.session ? nil : $0.former } }
-    var entry: ShadowEntry { ShadowEntry(peer: peer.name, session: session, multiple: multiple, former: former) }
+    var entry: ShadowEntry { ShadowEntry(peer: peer.name, session: session, multiple: multiple, former: former, isReplaced: isReplaced ? true : nil) }
     var follows: Bool { isIn && board.state == .protected }
 
     func begin(_ session: UUID) {
@@ -77,7 +81,7 @@ final class ShadowSlot: @unchecked Sendable {
     func noteCommitted(_ epoch: UInt64) { state.change { $0.committed = max($0.committed, epoch) } }
 
     func noteFollowing() {
-        state.change { $0.followsSince = $0.followsSince ?? .now }
+        state.change { ($0.followsSince, $0.lackingSince) = ($0.followsSince ?? .now, nil) }
         board.set(.protected)
     }
 
@@ -88,6 +92,7 @@ final class ShadowSlot: @unchecked Sendable {
             state.index = nil
             state.isAway = isAway
             state.failedAt = .now
+            state.lackingSince = state.lackingSince ?? .now
             if let since = state.followsSince, MonotonicTime.now.milliseconds(since: since) > Self.steadyMs { state.failures = 0 }
             state.followsSince = nil
             state.nextTry = MonotonicTime.now.adding(milliseconds: min(Self.longestPauseMs, Self.firstPauseMs * pow(2, Double(min(state.failures, 8)))))
@@ -100,7 +105,23 @@ final class ShadowSlot: @unchecked Sendable {
     /// It is worth asking something now.
     var isWorthAsking: Bool { state.read { !$0.isAway || $0.nextTry <= .now } }
 
-    var isDue: Bool { state.read { $0.nextTry <= .now } }
+    var isDue: Bool { state.read { $0.nextTry <= .now && !$0.isReplaced } }
+
+    // MARK: Lost for good
+
+    /// The connection to it broke; it may come back by itself.
+    func noteLinkLost() { state.change { $0.lackingSince = $0.lackingSince ?? .now } }
+
+    /// It has not followed for so long, and no copy to it is under way. Nil: it is waited for as long as it takes.
+    func isLost(afterMs limit: Double?) -> Bool {
+        guard let limit, let since = state.read({ $0.lackingSince }), MonotonicTime.now.milliseconds(since: since) > limit else { return false }
+        return !isIn || board.state == .degraded
+    }
+
+    /// Another one was begun in its place: it does not take part any more, and goes when its host answers.
+    var isReplaced: Bool { state.read { $0.isReplaced } }
+    func setReplaced(_ isReplaced: Bool) { state.change { $0.isReplaced = isReplaced } }
+
 
     /// Calls `found` on a thread of its own when an absent one's host answers again. Over a connection of its own: nobody waits for it.
     func lookAgain(_ environment: HostEnvironment, uuid: String, found: @escaping @Sendable () -> Void) {

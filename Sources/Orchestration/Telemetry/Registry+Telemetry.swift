@@ -26,7 +26,7 @@ extension Registry {
         }
     }
 
-    /// Samples of a domain (name or UUID), or of this host, from a moment on; as many as fit on one line.
+    /// Samples of a domain (name, id or UUID), or of this host, from a moment on; as many as fit on one line.
     public func kpis(of word: String?, since: UInt64) throws -> KPIPage {
         let configuration = environment.configuration
         let store = TelemetryKeeper.store(configuration)

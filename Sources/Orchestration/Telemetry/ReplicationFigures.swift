@@ -25,4 +25,19 @@ struct ReplicationFigures {
         values["lag_bytes"] = Double(status.lagBytes)
         return values
     }
+
+    /// Of each of several shadows, by KPI@HOST; empty for a guest with one, whose figures are those above.
+    mutating func shadowValues(_ status: DomainStatus, at now: MonotonicTime) -> [String: Double] {
+        guard status.role == .primary, let shadows = status.shadows, shadows.count > 1 else { return [:] }
+        var values: [String: Double] = [:]
+        for shadow in shadows {
+            func rate(_ name: String, _ count: UInt64) -> Double? { rates.perSecond("\(status.uuid) shadow \(shadow.peer) \(name)", count, at: now) }
+            let figures: [(String, Double?)] = [
+                ("commits_per_second", rate("commits", shadow.committedEpoch)), ("replication_bytes_per_second", rate("bytes", shadow.bytesSent)), ("rpo_ms", shadow.rpoMs),
+                ("commit_age_ms", shadow.lastCommitAgeMs), ("lag_epochs_count", Double(shadow.lagEpochs)), ("lag_bytes", Double(shadow.lagBytes)),
+            ]
+            for (name, value) in figures { values["\(name)@\(shadow.peer)"] = value }
+        }
+        return values
+    }
 }

@@ -116,7 +116,8 @@ public final class TelemetryKeeper: @unchecked Sendable {
         let deadline = begin.adding(milliseconds: intervalMs * Self.shareOfInterval)
         let statuses = ((try? registry?.status(of: nil)) ?? []).filter { $0.state != .failedOver }
         let primaries = statuses.filter { $0.role == .primary }
-        let ofPairs = Set(statuses.map(\.peer))
+        let shadowHosts = primaries.flatMap { ($0.shadows ?? []).map(\.peer) }
+        let ofPairs = Set(statuses.map(\.peer) + shadowHosts)
         let witnesses = ofPairs.isEmpty ? [] : HostSide.witnesses(environment.configuration.peers.map(\.name))
         peers.start(ofPairs.union(witnesses), withValues: Set(primaries.map(\.peer)), outbox)
         var values = host.sample(until: deadline, more: guestFolders)
@@ -143,7 +144,7 @@ public final class TelemetryKeeper: @unchecked Sendable {
             let shadow = peerReadings[status.peer]?.telemetry?.sample(uuid: status.uuid, primaryHost: environment.hostName, now: time,
                                                                        limitMs: max(Self.leastFreshMs, 3 * intervalMs))
             let pair = PairSample(uuid: status.uuid, domain: status.domain, peer: status.peer, primary: Sample(time: time, values: side), shadow: shadow)
-            store.append(pair.flat, to: pair.uuid, label: pair.domain)
+            store.append(eachShadow(status, values, at: begin, pair).flat, to: pair.uuid, label: pair.domain)
             pairs.append(pair)
             for subscriber in subscribers.read({ $0 }) { subscriber(pair) }
         }
@@ -154,6 +155,17 @@ public final class TelemetryKeeper: @unchecked Sendable {
         outbox = MirrorOutbox(pairs, at: .now)
         ticks += 1
         if ticks % Self.pruneEveryTicks == 0 { store.prune() }
+    }
+
+    /// The pair with what is known of each of several shadows. For whoever reads it later: what compares the two sides gets the pair alone.
+    private func eachShadow(_ status: DomainStatus, _ host: [String: Double], at now: MonotonicTime, _ pair: PairSample) -> PairSample {
+        var whole = pair
+        whole.primary.values.merge(figures.shadowValues(status, at: now)) { _, new in new }
+        for shadow in status.shadows ?? [] where (status.shadows?.count ?? 0) > 1 {
+            let name = "\(HostSide.roundTrip)@\(shadow.peer)"
+            whole.primary.values[name] = host[name]
+        }
+        return whole
     }
 
     private func publish(_ values: [String: Double], _ statuses: [DomainStatus], _ epochs: [[String: Double]], _ readings: [DomainReading]) {
