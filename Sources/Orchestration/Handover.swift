@@ -250,13 +250,19 @@ extension PrimaryProtection {
         }
     }
 
-    private func runs(on slot: ShadowSlot) -> Bool { sibling(slot)?.runs == true }
+    private func runs(on slot: ShadowSlot) -> Bool { (try? sibling(slot))?.runs == true }
 
-    /// An earlier service may have given its word for that, which this one does not know of.
-    private func isTaking(over slot: ShadowSlot) -> Bool { sibling(slot).map { $0.runs || $0.isTakingOver } ?? false }
+    /// An earlier service may have given its word for that, which this one does not know of. One that was asked and says nothing may be about to.
+    private func isTaking(over slot: ShadowSlot) -> Bool {
+        do {
+            return try sibling(slot).map { $0.runs || $0.isTakingOver } ?? false
+        } catch {
+            return (error as? PeerUnreachable)?.mayHaveArrived ?? true
+        }
+    }
 
-    private func sibling(_ slot: ShadowSlot) -> SiblingState? {
-        (try? slot.client.ask(PeerRequest(.sibling, host: environment.hostName, uuid: domain.uuid, domain: domain.name), timeoutMs: Self.siblingMs))?.sibling
+    private func sibling(_ slot: ShadowSlot) throws -> SiblingState? {
+        try slot.client.ask(PeerRequest(.sibling, host: environment.hostName, uuid: domain.uuid, domain: domain.name), timeoutMs: Self.siblingMs).sibling
     }
 
     private static let siblingMs = 3000.0
