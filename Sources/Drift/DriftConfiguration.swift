@@ -23,6 +23,9 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     public var idleFade = 2.0
     /// Value, as a share of its level while busy, around which a sample counts as idle and differences fade.
     public var idleShare = 0.07
+    /// Samples after which a value counts for its KPI's level. A fault that begins must not change the scale that it is judged on: on that of a large one the
+    /// healthy side would lie at a level never seen, where nothing is judged.
+    public var levelDelay = 8
     /// ln(1 + value / idle value) from which a sample counts as busy.
     public var activeLevel = 1.2
     /// Sum of squares of a regressor (natural logarithms) that it takes to believe half of what the regression says about it.
