@@ -23,6 +23,9 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     public var idleFade = 2.0
     /// Value, as a share of its level while busy, around which a sample counts as idle and differences fade.
     public var idleShare = 0.07
+    /// Samples after which a value counts for its KPI's level. A fault that begins must not change the scale that it is judged on: on that of a large one the
+    /// healthy side would lie at a level never seen, where nothing is judged.
+    public var levelDelay = 8
     /// ln(1 + value / idle value) from which a sample counts as busy.
     public var activeLevel = 1.2
     /// Sum of squares of a regressor (natural logarithms) that it takes to believe half of what the regression says about it.
@@ -48,7 +51,7 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     // Evidence.
 
     /// Weights of the exponential means: of the running median, and of the residuals for shifts and for creeps.
-    public var fastWeight = 0.5
+    public var fastWeight = 0.7
     public var mediumWeight = 0.07
     public var slowWeight = 0.02
     /// Largest standardised residuals that count in each of them.
@@ -57,16 +60,27 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     public var slowClip = 2.5
     /// -ln of the tail probability at which one KPI alone alarms.
     public var surprise = 11.5
-    /// Share of a KPI's past that counts as its tail, and what is believed of the tail before it was seen: mean excess beyond the normal's, in standard
-    /// deviations, and its weight in exceedances; one exceedance counts for at most `tailCap` mean excesses.
-    public var tailShare = 0.1
+    /// Share of a KPI's past that counts as its tail, how many standard deviations of a normal distribution that is, and what is believed of the tail before
+    /// it was seen: mean excess beyond the normal's, in standard deviations, and its weight in exceedances; one exceedance counts for at most `tailCap` mean excesses.
+    public var tailShare = 0.15
+    public var tailQuantile = 1.44
     public var tailPrior = 0.25
     public var tailPriorWeight = 20.0
     public var tailCap = 1.5
+    /// What is believed of the scatter of each mean before it was seen, as a multiple of what independent noise would give: a median scatters less,
+    /// longer means more, because healthy hosts wander, and the longest has seen too few of its own time scales to have learned that by itself.
+    public var fastScatter = 0.8
+    public var mediumScatter = 1.3
+    public var slowScatter = 2.2
     /// Standardised residual that counts as a spike, the share of spiking samples that is looked for, and the log likelihood ratio that it takes.
     public var spikeLevel = 3.0
-    public var spikeShare = 0.12
+    public var spikeShare = 0.16
     public var spikeThreshold = 5.5
+    /// What is believed of a KPI's own share before it was seen, the least share believed, and how many times the share that was learned counts as
+    /// usual: noise with heavy tails spikes more often now than then by luck alone, and asks for this margin; quiet noise has it from the least share.
+    public var spikePrior = 0.006
+    public var spikeLeast = 0.006
+    public var spikeMargin = 1.7
     /// Times the mean peak of its natural excursions that the ratio has to reach.
     public var spikePeaks = 1.8
     /// Standardised residual below which a sample is calm; from four calm ones on the evidence shrinks by this factor a sample.
@@ -75,7 +89,7 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     /// Factor on evidence that a primary does better than expected: the shadow's trouble, which moves no guest.
     public var betterFactor = 0.3
     /// Exponent of the norm that combines KPIs.
-    public var norm = 4.0
+    public var norm = 3.0
 
     // Hardware.
 

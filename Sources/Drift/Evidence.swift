@@ -22,11 +22,11 @@ struct Evidence: Codable, Sendable, Equatable {
     init(_ settings: DriftConfiguration) {
         spikeUp = SpikeTest(settings)
         spikeDown = SpikeTest(settings)
-        // What white noise would give; the means with 1.3 for the usual autocorrelation, the first less because of its median.
-        let normalQuantile = settings.tailShare > 0.2 ? 1.0 : 1.645
-        tails = [settings.fastWeight, settings.mediumWeight, settings.slowWeight].enumerated().map { index, weight in
-            let deviation = (index == 0 ? 0.8 : 1.3) * (weight / (2 - weight)).squareRoot()
-            return TailModel(quantile: normalQuantile * deviation, meanExcess: (0.25 + settings.tailPrior) * deviation,
+        let scales = [(settings.fastWeight, settings.fastScatter), (settings.mediumWeight, settings.mediumScatter), (settings.slowWeight, settings.slowScatter)]
+        tails = scales.map { weight, scatter in
+            // What independent noise would give, times what is usual.
+            let deviation = scatter * (weight / (2 - weight)).squareRoot()
+            return TailModel(quantile: settings.tailQuantile * deviation, meanExcess: (0.25 + settings.tailPrior) * deviation,
                              priorWeight: settings.tailPriorWeight, share: settings.tailShare, cap: settings.tailCap)
         }
     }

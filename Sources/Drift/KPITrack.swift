@@ -8,6 +8,8 @@ struct KPITrack: Codable, Sendable, Equatable {
     let kind: KPIClass
     /// Usual magnitude while there is work: it sets the idle level.
     private var magnitude = WorkingLevel()
+    /// Values that do not count for it yet.
+    private var waiting: [[Double]] = []
     private var regression = RobustRegression()
     private var spread = LevelSpread()
     private var levels = UsualRange(), loads = UsualRange()
@@ -46,7 +48,11 @@ struct KPITrack: Codable, Sendable, Equatable {
         if shadowHistory.count > kept { shadowHistory.removeFirst() }
         // A fault of one side must not change what both sides' values are compared with.
         guard !isFrozen else { return }
-        for case let value? in [primary, shadow] { magnitude.learn(value, memory: settings.memorySamples * 4) }
+        waiting.append([primary, shadow].compactMap(\.self))
+        // Until the KPI is judged there is nothing to wait for.
+        while waiting.count > (samples < settings.learningSamples ? 0 : settings.levelDelay) {
+            for value in waiting.removeFirst() { magnitude.learn(value, memory: settings.memorySamples * 4) }
+        }
     }
 
     func primary(lag: Int) -> Double? {

@@ -9,13 +9,14 @@ struct SpikeTest: Codable, Sendable, Equatable {
     private var peak = 0.0, peaks = 0.0
     /// Learned size that 2 % of the samples exceed.
     private var level: Double
-    private var rate = 0.01
+    private var rate: Double
     private var count = 0.0
     private var sinceSpike = 1000
     private var isSpike = false, exceeded = false
 
     init(_ settings: DriftConfiguration) {
         level = settings.spikeLevel
+        rate = settings.spikePrior
         usualPeak = settings.spikeThreshold / settings.spikePeaks
     }
 
@@ -29,7 +30,7 @@ struct SpikeTest: Codable, Sendable, Equatable {
         sinceSpike = min(sinceSpike + 1, 1000)
         isSpike = exceeded && sinceSpike > 2
         if exceeded { sinceSpike = 0 }
-        let usual = max(rate, 0.006), share = max(settings.spikeShare, 4 * usual)
+        let usual = max(settings.spikeMargin * rate, settings.spikeLeast), share = max(settings.spikeShare, 4 * usual)
         ratio += isSpike ? log(share / usual) : log((1 - share) / (1 - usual))
         ratio = max(0, min(ratio, 1.15 * needed(settings)))
         peak = max(peak, ratio)
