@@ -180,6 +180,8 @@ public final class ShadowProtection: @unchecked Sendable {
                 return PeerResponse(phase: .receiving, replicas: layout.replicas, warnings: provisioned.warnings)
             } catch {
                 if isBegun {
+                    phaseBox.change { $0 = .failed }
+                    stopWorker()
                     removeDomain()
                     environment.records.remove(uuid)
                 }
@@ -357,7 +359,7 @@ public final class ShadowProtection: @unchecked Sendable {
         }
         worker.change { $0 = process }
         // With disks it repeats what their journal has first.
-        let event = awaitEvent([.ready, .failed], milliseconds: replicas.isEmpty ? 10_000 : 30_000)
+        let event = awaitEvent([.ready, .failed, .activationFailed], milliseconds: replicas.isEmpty ? 10_000 : 30_000)
         guard event?.kind == .ready else {
             throw ControlFailure("The shadow worker did not start" + (event?.reason.map { ": \($0)" } ?? ""))
         }
@@ -404,7 +406,8 @@ public final class ShadowProtection: @unchecked Sendable {
             return wasCurrent
         }), phase == .receiving else { return }
         Log.warning("Shadow of \(name): its worker ended (\(status)); starting another")
-        // Whoever waits for the activation has the guest standing still. To all others it is nothing: the next worker begins without it.
+        // Whoever waits for the activation has the guest standing still, and whoever waits for its start need not. To all others it is nothing: the next
+        // worker begins without it.
         events.change { $0.append(WorkerEvent(.activationFailed, reason: "its worker ended (\(status))")) }
         DispatchQueue.global().asyncAfter(deadline: .now() + .milliseconds(restarts > 5 ? 2000 : 20)) { [weak self] in
             guard let self else { return }

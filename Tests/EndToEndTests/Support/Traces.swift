@@ -16,6 +16,6 @@ extension TwoHosts {
         func files(_ folder: String) -> [String] { ((try? FileManager.default.contentsOfDirectory(atPath: root(host) + folder)) ?? []).map { "\(host.name):\(folder)/\($0)" } }
         let workers = service(host).workers.map { "\(host.name): worker \($0)" }
         // The journal of events and the series of measurements are the host's, not a protection's.
-        return files("/var/lib/shadow-virt").filter { !$0.hasSuffix("/events.jsonl") && !$0.hasSuffix("/telemetry") } + files("/run/shadow-virt").filter { !$0.hasSuffix("/control.sock") } + workers
+        return files("/var/lib/shadow-virt").filter { !$0.hasSuffix("/events.jsonl") && !$0.hasSuffix("/telemetry") && !$0.hasSuffix("/drift") } + files("/run/shadow-virt").filter { !$0.hasSuffix("/control.sock") } + workers
     }
 }
