@@ -168,6 +168,8 @@ final class ConfigurationReloadTests: XCTestCase {
             "labels": "\"rack=z\"", "on_drift": "\"swap\"", "drift_swap_after": "61", "interval_min_ms": "7", "periodic_interval_min_ms": "2001", "telemetry_interval": "6",
             "probe_directories": "[ \"/tmp\" ]", "bmc_address": "\"local\"", "bmc_user": "\"z\"", "bmc_password_file": "\"/tmp/z\"", "bmc_privilege": "\"operator\"",
             "bmc_cipher_suite": "17", "bmc_workarounds": "[ \"discretereading\" ]", "bmc_interval": "31",
+            "bmc_protocol": "\"1.5\"", "bmc_authentication": "\"md2\"", "bmc_kg_file": "\"/tmp/z\"", "bmc_driver": "\"kcs\"", "bmc_driver_device": "\"/dev/z\"",
+            "guest_exec": "0", "shadow_replace_after": "601",
         ]
         let old = try parse("")
         for key in ServiceConfiguration.keyNames {

@@ -42,6 +42,7 @@ final class MutationTests: XCTestCase {
             XCTAssertTrue(export.isBalanced, "turn \(turn): \(export.calls)")
         }
         XCTAssertGreaterThan(errors, 1000)
-        XCTAssertEqual(try openDescriptors(), before)
+        // Those of an earlier test may be closed meanwhile.
+        XCTAssertLessThanOrEqual(try openDescriptors(), before)
     }
 }

@@ -167,7 +167,7 @@ final class FrameTests: XCTestCase {
                 XCTAssertEqual($0 as? FrameError, .badLength(count: Int(count), length: Int(length), frame: 0))
             }
         }
-        for type in [0, 8, 15, 21, 0x102, 0x8000_0002] as [UInt32] {
+        for type in [0, 8, 15, 23, 0x102, 0x8000_0002] as [UInt32] {
             XCTAssertThrowsError(try header(1, 24, type: type)) { XCTAssertEqual($0 as? FrameError, .unknownType(type, frame: 0)) }
         }
     }

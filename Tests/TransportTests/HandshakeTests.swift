@@ -139,9 +139,10 @@ final class HandshakeTests: XCTestCase {
     }
 
     /// Hello of host-a, field by field.
+    private static let version: [UInt8] = withUnsafeBytes(of: Handshake.version.littleEndian) { Array($0) }
     private static let hello: [UInt8] = [
         [UInt8]("SVP1".utf8),                    // magic
-        [4, 0] as [UInt8],                       // version
+        version,
         [2] as [UInt8],                          // purpose: data
         Array<UInt8>(1...16),                    // session
         [UInt8](repeating: 0xa5, count: 32),     // nonce
@@ -184,14 +185,14 @@ final class HandshakeTests: XCTestCase {
         let pair = try StreamPair()
         let acceptor = accept(pair, Self.right)
         try write(pair.initiator, Array("SVP1".utf8) + [1, 0] + Array("something else altogether".utf8))
-        XCTAssertEqual(try read(pair.initiator, 6), Array("SVP1".utf8) + [4, 0])
+        XCTAssertEqual(try read(pair.initiator, 6), Array("SVP1".utf8) + Self.version)
         shutdown(pair.initiator, Int32(SHUT_RDWR))
-        XCTAssertEqual(try acceptor.result(), "version 4 1")
+        XCTAssertEqual(try acceptor.result(), "version \(Handshake.version) 1")
 
         let second = try StreamPair()
         let initiator = initiate(second, Self.right)
         try write(second.acceptor, Array("SVP1".utf8) + [0, 3])
-        XCTAssertEqual(try initiator.result(), "version 4 768")
+        XCTAssertEqual(try initiator.result(), "version \(Handshake.version) 768")
     }
 
     func testHang() throws {
