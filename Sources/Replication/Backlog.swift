@@ -18,6 +18,8 @@ final class Backlog: @unchecked Sendable {
         var mergesFrom = Int.max
         /// Makes one of several; nil when there is no memory for it.
         var merge: @Sendable ([CapturedEpoch]) -> CapturedEpoch? = { _ in nil }
+        /// Each goes out as it is: what waits need not be looked through for every epoch.
+        var isPlain: Bool { multiple == 1 && mergesFrom == .max }
     }
 
     private enum Step { case take(CapturedEpoch), merge([CapturedEpoch]), nothing }
@@ -66,7 +68,7 @@ final class Backlog: @unchecked Sendable {
         condition.withLock {
             while !stopped {
                 if !isMerging, let head = unsent.first {
-                    let run = freshRun
+                    let run = gathering.isPlain ? [] : freshRun
                     if mustMerge(run) {
                         isMerging = true
                         return .merge(run)
