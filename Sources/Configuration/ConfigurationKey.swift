@@ -177,7 +177,7 @@ extension ConfigurationKey {
             var peers: [Peer] = []
             for element in elements {
                 let peer = try self.peer(element)
-                if let other = peers.first(where: { $0.name.lowercased() == peer.name.lowercased() }) {
+                if let other = peers.first(where: { HostName.isSame($0.name, peer.name) }) {
                     throw error("Two peers are called '\(other.name)'", at: element.position, advice: "Give each host one name of its own")
                 }
                 if let other = peers.first(where: { $0.address == peer.address }) {

@@ -68,6 +68,9 @@ public enum HostName {
         return name.utf8.allSatisfy { isAlphanumeric($0) || $0 == UInt8(ascii: ".") || $0 == UInt8(ascii: "-") || $0 == UInt8(ascii: "_") }
     }
 
+    /// Whether two names mean one host: upper and lower case are alike.
+    public static func isSame(_ name: String, _ other: String) -> Bool { name.lowercased() == other.lowercased() }
+
     private static func isAlphanumeric(_ byte: UInt8) -> Bool {
         (0x30...0x39).contains(byte) || (0x61...0x7A).contains(byte | 0x20)
     }

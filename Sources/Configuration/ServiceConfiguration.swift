@@ -65,7 +65,7 @@ public struct ServiceConfiguration: Sendable, Equatable {
 
     /// The peer called `name`, upper and lower case alike.
     public func peer(named name: String) -> Peer? {
-        peers.first { $0.name.lowercased() == name.lowercased() }
+        peers.first { HostName.isSame($0.name, name) }
     }
 
     /// Reads `path`. A missing file means defaults, unless `mustExist` (the user named it).

@@ -33,6 +33,8 @@ public struct HostEnvironment: Sendable {
     public func replace(configuration: ServiceConfiguration) { current.change { $0 = configuration } }
 
     public var hostName: String { configuration.hostName }
+    /// Whether `host` is the name of this one.
+    func isThisHost(_ host: String) -> Bool { HostName.isSame(host, hostName) }
     /// What lies here is ours: the other ends of our block jobs.
     var ownFolders: [String] { [configuration.runtimeDirectory, configuration.stateDirectory] }
     public var secret: SharedSecret { secretBytes.map { SharedSecret($0) } ?? .none }

@@ -895,7 +895,7 @@ public final class PrimaryProtection: @unchecked Sendable {
     public var warnings: [String] { remarks.read { $0 } }
 
     /// How many shadows it has on other hosts than these.
-    public func slots(besides hosts: [String]) -> Int { slots.filter { slot in !hosts.contains { $0.lowercased() == slot.peer.name.lowercased() } }.count }
+    public func slots(besides hosts: [String]) -> Int { slots.filter { slot in !hosts.contains { HostName.isSame($0, slot.peer.name) } }.count }
 
     /// Waits until it is clear how the protection to these hosts, ordered at `begin`, turned out; nil at the deadline.
     public func settled(_ hosts: [String], since begin: MonotonicTime, until deadline: MonotonicTime) -> Settled? {

@@ -551,11 +551,7 @@ public final class ShadowProtection: @unchecked Sendable {
     /// What can wait until the guest runs. Without a definition the one that came earlier counts: its primary's host may be dead.
     private func settle(_ persistentXML: String?, autostart: Bool) {
         defer { isSettling.change { $0 = false } }
-        let old = worker.change { current in
-            defer { current = nil }
-            return current
-        }
-        old?.stop()
+        stopWorker()
         do {
             try keep(persistentXML.map { CarriedDefinition(xml: $0, autostart: autostart) })
         } catch {

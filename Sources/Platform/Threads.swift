@@ -14,7 +14,8 @@ public func startThread(_ name: String, _ body: @escaping @Sendable () -> Void) 
 
 /// Calls `body` for each item, all at once and each on a thread of its own, and returns what they gave, in order. It waits for all of them: whatever
 /// `body` waits for must have a limit.
-public func forEachAtOnce<Item: Sendable, R: Sendable>(_ name: String, _ items: [Item], _ body: @escaping @Sendable (Item) -> R) -> [R] {
+/// - Parameter deadline: waits no longer for more than one item, and returns nothing then.
+public func forEachAtOnce<Item: Sendable, R: Sendable>(_ name: String, _ items: [Item], until deadline: MonotonicTime? = nil, _ body: @escaping @Sendable (Item) -> R) -> [R] {
     guard items.count > 1 else { return items.map(body) }
     let results = Guarded<[Int: R]>([:])
     for (index, item) in items.enumerated() {
@@ -24,7 +25,7 @@ public func forEachAtOnce<Item: Sendable, R: Sendable>(_ name: String, _ items: 
             results.change { $0[index] = result }
         }
     }
-    return results.wait(until: nil) { results in results.count == items.count ? items.indices.compactMap { results[$0] } : nil } ?? []
+    return results.wait(until: deadline) { results in results.count == items.count ? items.indices.compactMap { results[$0] } : nil } ?? []
 }
 
 /// A lock to wait on, with limits on the monotonic clock. NSCondition's are on the wall clock: when that is set back by an hour a

@@ -105,8 +105,8 @@ struct KnownMemory: Sendable {
     init(_ header: StreamHeader) throws {
         var total: UInt64 = 0
         for block in header.blocks {
-            total = total.addingReportingOverflow(block.length).partialValue
-            guard block.length <= Self.mostBytes, total <= Self.mostBytes else { throw FrameError.badContent("The shadow tells of RAM blocks of \(block.length) bytes") }
+            guard block.length <= Self.mostBytes - total else { throw FrameError.badContent("The shadow tells of RAM blocks of \(block.length) bytes") }
+            total += block.length
         }
         self.header = header
         table = try PageTable(header.blocks)

@@ -1,3 +1,4 @@
+import Configuration
 import ControlProtocol
 import Orchestration
 import Platform
@@ -19,7 +20,7 @@ extension ControlServer {
     /// Ctrl-C ends it after the guest that is on its way.
     func drain(_ request: ControlRequest, _ channel: LineChannel, _ progress: @escaping @Sendable (ControlResponse.Progress) -> Void) throws -> ControlResponse {
         let isDrain = request.verb == .drain
-        if let host = request.to, host.lowercased() != configuration.hostName.lowercased() {
+        if let host = request.to, !HostName.isSame(host, configuration.hostName) {
             throw ControlFailure("\(host) is not this host (\(configuration.hostName)): each host is \(isDrain ? "drained" : "undrained") by its own service",
                                  advice: "Run `shadow-virt \(request.verb.rawValue)` on \(host)")
         }

@@ -97,9 +97,9 @@ extension Registry {
 
     /// Bundles that lie on this host, or on `host`.
     public func bundles(of host: String?) throws -> BundleList {
-        guard let host, host.lowercased() != environment.hostName.lowercased() else { return ownBundles }
+        guard let host, !environment.isThisHost(host) else { return ownBundles }
         let peer = try environment.peer(host)
-        guard let list = try ask(peer.name, TrustCall(.bundles), Self.listMs).bundles else { throw ControlFailure("\(peer.name) does not say which bundles it has") }
+        guard let list = try ask(peer, TrustCall(.bundles), Self.listMs).bundles else { throw ControlFailure("\(peer.name) does not say which bundles it has") }
         return list
     }
 
@@ -109,14 +109,12 @@ extension Registry {
         return try shelf.fetch(name, of: peer.name) { offset in
             var call = TrustCall(.bundle)
             (call.bundle, call.offset) = (name, offset)
-            guard let part = try ask(peer.name, call, Self.partMs).bundlePart else { throw ControlFailure("\(peer.name) does not send its bundles", advice: "Is shadow-virt there of the same release (\(ProductVersion.text))?") }
+            guard let part = try ask(peer, call, Self.partMs).bundlePart else { throw ControlFailure("\(peer.name) does not send its bundles", advice: "Is shadow-virt there of the same release (\(ProductVersion.text))?") }
             return part
         }
     }
 
-    private func ask(_ host: String, _ call: TrustCall, _ timeoutMs: Double) throws -> PeerResponse {
-        var request = PeerRequest(.trust, host: environment.hostName)
-        request.trust = call
-        return try environment.client(of: environment.peer(host)).ask(request, timeoutMs: timeoutMs)
+    private func ask(_ peer: Peer, _ call: TrustCall, _ timeoutMs: Double) throws -> PeerResponse {
+        try environment.client(of: peer).ask(PeerRequest(call, host: environment.hostName), timeoutMs: timeoutMs)
     }
 }

@@ -104,12 +104,11 @@ struct DiagnosticBundle {
 extension Registry {
     /// A bundle of this host, or of a peer, where it stays, and of which a copy comes here. Returns what was done.
     public func diagnose(host: String?) throws -> String {
-        guard let host, host.lowercased() != environment.hostName.lowercased() else {
+        guard let host, !environment.isThisHost(host) else {
             return "Made \(try diagnose("asked for by an administrator")) on \(environment.hostName)"
         }
         let peer = try environment.peer(host)
-        var request = PeerRequest(.trust, host: environment.hostName)
-        request.trust = TrustCall(.diagnose)
+        let request = PeerRequest(TrustCall(.diagnose), host: environment.hostName)
         let path = try environment.client(of: peer).ask(request, timeoutMs: 120_000).state ?? "a bundle"
         let made = "Made \(path) on \(peer.name)"
         do {

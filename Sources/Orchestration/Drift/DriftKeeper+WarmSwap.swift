@@ -68,8 +68,7 @@ extension DriftKeeper {
     private func peerObstacle(_ key: Key, _ watch: DriftWatch, _ protection: PrimaryProtection) -> String? {
         if let mark = environment.marks.suspicion(key.peer) { return "\(key.peer) is suspect: \(mark.reason)" }
         if let asked = watch.peerObstacle, asked.at.adding(milliseconds: Self.askEveryMs) > .now { return asked.text }
-        var request = PeerRequest(.trust, host: environment.hostName, uuid: key.uuid, domain: watch.domain)
-        request.trust = TrustCall(.take)
+        let request = PeerRequest(TrustCall(.take), host: environment.hostName, uuid: key.uuid, domain: watch.domain)
         var obstacle: String?
         do {
             _ = try environment.client(of: protection.peer).ask(request, timeoutMs: Self.askLimitMs)
@@ -132,8 +131,7 @@ extension DriftKeeper {
     private func isolate(_ key: Key, _ watch: DriftWatch, _ reason: String) {
         do { try environment.marks.suspect(environment.hostName, reason) } catch { Log.error("This host is suspect (\(reason)), which cannot be kept: \(error)") }
         environment.events.record(kind: "host_suspect", message: "\(environment.hostName) is suspect: \(reason)", details: ["host": environment.hostName])
-        var request = PeerRequest(.trust, host: environment.hostName, uuid: key.uuid, domain: watch.domain)
-        request.trust = TrustCall(.suspect, reason: reason)
+        let request = PeerRequest(TrustCall(.suspect, reason: reason), host: environment.hostName, uuid: key.uuid, domain: watch.domain)
         for peer in environment.configuration.peers {
             do { _ = try environment.client(of: peer).ask(request, timeoutMs: Self.askLimitMs) } catch {
                 Log.warning("\(peer.name) does not know that this host is suspect: \(error). Run `shadow-virt hosts` there")

@@ -1,3 +1,4 @@
+import Configuration
 import ControlProtocol
 import Foundation
 import Platform
@@ -58,7 +59,7 @@ public final class HostMarks: Sendable {
 
     public var suspects: [HostMark] { read(\.suspects) }
 
-    func suspicion(_ host: String) -> HostMark? { read { $0.suspects.first { $0.host.lowercased() == host.lowercased() } } }
+    func suspicion(_ host: String) -> HostMark? { read { $0.suspects.first { HostName.isSame($0.host, host) } } }
 
     /// For placement: hosts that are out, and why.
     var exclusions: [String: String] { Dictionary(suspects.map { ($0.host, Self.text($0)) }, uniquingKeysWith: { first, _ in first }) }
@@ -72,7 +73,7 @@ public final class HostMarks: Sendable {
 
     func suspect(_ host: String, _ reason: String) throws {
         try change { content in
-            content.suspects.removeAll { $0.host.lowercased() == host.lowercased() }
+            content.suspects.removeAll { HostName.isSame($0.host, host) }
             content.suspects.append(HostMark(host: host, reason: String(reason.prefix(400)), since: Timestamp.now))
             content.suspects = content.suspects.suffix(Self.mostSuspects)
         }
@@ -83,7 +84,7 @@ public final class HostMarks: Sendable {
     func clear(_ host: String, isThisHost: Bool, now: Double) throws -> Bool {
         let was = suspicion(host) != nil
         try change { content in
-            content.suspects.removeAll { $0.host.lowercased() == host.lowercased() }
+            content.suspects.removeAll { HostName.isSame($0.host, host) }
             if isThisHost { content.clearedAt = now }
         }
         return was

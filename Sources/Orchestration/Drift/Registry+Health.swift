@@ -14,7 +14,7 @@ extension Registry {
     ///
     /// - Throws: `ControlFailure` for a name that is not in the configuration; `PeerUnreachable`.
     public func health(of host: String) throws -> HealthReport {
-        if host.lowercased() == environment.hostName.lowercased(), let own = ownHealth { return own }
+        if environment.isThisHost(host), let own = ownHealth { return own }
         let peer = try environment.peer(host)
         guard let report = try environment.client(of: peer).ask(PeerRequest(.health, host: environment.hostName), timeoutMs: 10_000).health else {
             throw ControlFailure("\(peer.name) does not know of its hardware's health", advice: "Is shadow-virt there of the same release (\(ProductVersion.text))?")

@@ -25,6 +25,13 @@ struct TrustCall: Codable, Sendable {
     init(_ action: Action, host: String? = nil, reason: String? = nil) { (self.action, self.host, self.reason) = (action, host, reason) }
 }
 
+extension PeerRequest {
+    init(_ call: TrustCall, host: String, uuid: String? = nil, domain: String? = nil) {
+        self.init(.trust, host: host, uuid: uuid, domain: domain)
+        trust = call
+    }
+}
+
 extension Registry {
     /// Another host's `trust` request.
     func answerTrust(_ request: PeerRequest) throws -> PeerResponse {
@@ -59,7 +66,7 @@ extension Registry {
     }
 
     func clearMark(_ host: String, byOrderOf whom: String) throws {
-        let isThisHost = host.lowercased() == environment.hostName.lowercased()
+        let isThisHost = environment.isThisHost(host)
         guard try environment.marks.clear(host, isThisHost: isThisHost, now: DriftKeeper.now) else { return }
         Log.info("\(host) is trusted again, by order of \(whom)")
         environment.events.record(kind: "host_cleared", message: "\(host) is trusted again", details: ["host": host, "by": whom])
@@ -76,10 +83,9 @@ extension Registry {
 
     /// Trusts a host again, here and on all others. Returns what an administrator should know.
     public func clearHost(_ host: String) throws -> String {
-        let name = host.lowercased() == environment.hostName.lowercased() ? environment.hostName : try environment.peer(host).name
+        let name = environment.isThisHost(host) ? environment.hostName : try environment.peer(host).name
         try clearMark(name, byOrderOf: "an administrator on \(environment.hostName)")
-        var request = PeerRequest(.trust, host: environment.hostName)
-        request.trust = TrustCall(.clear, host: name)
+        let request = PeerRequest(TrustCall(.clear, host: name), host: environment.hostName)
         let failed = environment.configuration.peers.compactMap { peer -> String? in
             do {
                 _ = try environment.client(of: peer).ask(request, timeoutMs: 3000)

@@ -18,7 +18,7 @@ struct Placement {
         let needs = try definition.needs { try environment.connect().capabilitiesXML() }
         let peers = environment.configuration.peers
         let facts = ask(peers.filter { peer in
-            excluded[peer.name] == nil && (policy.hosts.isEmpty || policy.hosts.contains { $0.lowercased() == peer.name.lowercased() })
+            excluded[peer.name] == nil && (policy.hosts.isEmpty || policy.hosts.contains { HostName.isSame($0, peer.name) })
         }, definition, plan, needs, request)
         let all = peers.map { peer -> PlacementRanking.Facts in
             if let known = facts[peer.name] { return known }

@@ -1,3 +1,4 @@
+import Configuration
 import ControlProtocol
 
 /// Which of several hosts a shadow goes to, from facts alone.
@@ -28,7 +29,7 @@ enum PlacementRanking {
         var failures = facts.failures
         var remarks = facts.remarks
         var score = 0
-        if !policy.hosts.isEmpty, !policy.hosts.contains(where: { $0.lowercased() == facts.host.lowercased() }) {
+        if !policy.hosts.isEmpty, !policy.hosts.contains(where: { HostName.isSame($0, facts.host) }) {
             failures.append("The policy allows \(policy.hosts.joined(separator: ", ")) only")
         }
         if let labels = facts.labels {

@@ -11,8 +11,9 @@ extension PolicyAction {
         // The engine periodic feeds one shadow, whatever the policy says.
         keeper.noteWanted(uuid, protection.isPeriodic ? 1 : policy.shadows)
         guard !protection.isPeriodic else { return .done }
-        let lost = protection.slots.filter { !$0.isReplaced && $0.isLost(afterMs: registry.environment.replaceAfterMs) }
-        let present = protection.slots.filter { slot in !slot.isReplaced && !lost.contains { $0 === slot } }
+        let kept = protection.keptSlots
+        let lost = kept.filter { $0.isLost(afterMs: registry.environment.replaceAfterMs) }
+        let present = kept.filter { slot in !lost.contains { $0 === slot } }
         guard present.count < policy.shadows else { return .done }
         switch protection.board.state {
         case .protected: break

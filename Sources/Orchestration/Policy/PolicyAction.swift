@@ -1,3 +1,4 @@
+import Configuration
 import ControlProtocol
 import Libvirt
 import Platform
@@ -121,7 +122,7 @@ struct PolicyAction {
     /// The shadow's host is being emptied. Not before another one is known that takes it.
     private func leave(_ old: String, _ protection: PrimaryProtection, _ policy: DomainPolicy, _ domain: Domain) throws -> PolicyKeeper.Step {
         keeper.change(uuid) { $0.leaves = nil }
-        guard protection.slots.filter({ !$0.isReplaced }).count == 1 else {
+        guard protection.keptSlots.count == 1 else {
             // The others go on without a break.
             Log.info("\(domain.name): \(old) is being drained; its shadow there goes")
             _ = try registry.unprotect(uuid, from: old, deleteReplica: false, deadline: MonotonicTime.now.adding(milliseconds: Self.unprotectMs))
@@ -159,7 +160,7 @@ extension PrimaryProtection {
         if policy.onFailure != record.onFailure ?? .leave { return "on failure: \(policy.onFailure.rawValue)" }
         if (policy.lifetime == .ghost) != (record.isGhost == true) { return "lifetime \(policy.lifetime.rawValue)" }
         if policy.pool != record.pool { return "pool" }
-        if !policy.hosts.isEmpty, !slots.contains(where: { slot in policy.hosts.contains { $0.lowercased() == slot.peer.name.lowercased() } }) { return "hosts" }
+        if !policy.hosts.isEmpty, !slots.contains(where: { slot in policy.hosts.contains { HostName.isSame($0, slot.peer.name) } }) { return "hosts" }
         return nil
     }
 }

@@ -30,7 +30,7 @@ extension PolicyKeeper {
     /// Protected domains whose shadow has been away for too long are looked at: nothing else tells of it. Asks nobody but the protections themselves.
     func lookAtLost(_ registry: Registry) {
         let limit = registry.environment.replaceAfterMs
-        for protection in registry.runningPrimaries where protection.slots.contains(where: { !$0.isReplaced && $0.isLost(afterMs: limit) }) {
+        for protection in registry.runningPrimaries where protection.keptSlots.contains(where: { $0.isLost(afterMs: limit) }) {
             let uuid = protection.domain.uuid
             // Without a policy nothing follows from it; what is tried already has its own pace.
             if wanted(uuid) != nil, !protection.isPeriodic, !isKnown(uuid) { look(uuid) }

@@ -1,3 +1,4 @@
+import Configuration
 import ControlProtocol
 import Foundation
 import Libvirt
@@ -31,7 +32,7 @@ extension Registry {
     private func check(_ policy: DomainPolicy) throws {
         if let problem = policy.problem { throw problem }
         let known = [environment.hostName] + environment.configuration.peers.map(\.name)
-        if let stranger = policy.hosts.first(where: { host in !known.contains { $0.lowercased() == host.lowercased() } }) { _ = try environment.peer(stranger) }
+        if let stranger = policy.hosts.first(where: { host in !known.contains { HostName.isSame($0, host) } }) { _ = try environment.peer(stranger) }
         if policy.shadows > Self.mostShadows {
             throw ControlFailure("A policy with \(policy.shadows) shadows cannot be kept: this release keeps \(Self.mostShadows)", advice: "Use shadows='\(Self.mostShadows)'")
         }
@@ -99,8 +100,8 @@ extension Registry {
             if writes, let protection = primary(domain.uuid), protection.board.state != .failedOver, var policy = before.flatMap({ try? DomainPolicy(xml: $0) }), policy.isEnabled {
                 // More shadows of one that is protected already.
                 let fresh = hosts.filter { protection.slot($0) == nil }
-                policy.shadows = protection.slots.filter { !$0.isReplaced }.count + fresh.count
-                if !policy.hosts.isEmpty { policy.hosts += fresh.filter { host in !policy.hosts.contains { $0.lowercased() == host.lowercased() } } }
+                policy.shadows = protection.keptSlots.count + fresh.count
+                if !policy.hosts.isEmpty { policy.hosts += fresh.filter { host in !policy.hosts.contains { HostName.isSame($0, host) } } }
                 try store.write(policy)
                 return Adoption(self, domain, before: before, isWritten: true)
             }
@@ -155,9 +156,9 @@ extension Registry {
         let store = PolicyStore(domain: try lookup(uuid))
         let before = try store.text()
         if let before, var policy = try? DomainPolicy(xml: before), policy.isEnabled {
-            let left = protection.slots.filter { $0 !== slot && !$0.isReplaced }.count
+            let left = protection.keptSlots.filter { $0 !== slot }.count
             policy.shadows = max(1, min(policy.shadows, left))
-            policy.hosts.removeAll { $0.lowercased() == host.lowercased() }
+            policy.hosts.removeAll { HostName.isSame($0, host) }
             try store.write(policy)
         }
         do {
@@ -189,7 +190,7 @@ extension Registry {
             throw ControlFailure("\(domain.name) has no policy, so nobody knows where its shadow may go instead",
                                  advice: "On \(environment.hostName): `shadow-virt unprotect \(domain.name)`, then `shadow-virt protect \(domain.name)`")
         }
-        if let other = protection.slots.first(where: { $0.peer.name != request.host && !$0.isReplaced }) {
+        if let other = protection.keptSlots.first(where: { $0.peer.name != request.host }) {
             keeper.leave(uuid, request.host)
             return PeerResponse(state: other.peer.name)
         }

@@ -1,3 +1,4 @@
+import Configuration
 import ControlProtocol
 import Foundation
 import Libvirt
@@ -7,11 +8,13 @@ import Replication
 /// The guest's shadows: how they are prepared, come, go, and which of them is the one to take over.
 extension PrimaryProtection {
     var slots: [ShadowSlot] { slotBox.read { $0 } }
+    /// Without those whose place another has taken.
+    var keptSlots: [ShadowSlot] { slots.filter { !$0.isReplaced } }
     /// The hosts of its shadows.
     public var shadowHosts: [String] { slots.map(\.peer.name) }
 
     /// By the host's name, upper and lower case alike, as in the configuration.
-    func slot(_ host: String) -> ShadowSlot? { slots.first { $0.peer.name.lowercased() == host.lowercased() } }
+    func slot(_ host: String) -> ShadowSlot? { slots.first { HostName.isSame($0.peer.name, host) } }
     private func slot(index: Int?) -> ShadowSlot? { slots.first { $0.index == index ?? 0 } }
 
     /// What every shadow is told of the others.
@@ -161,15 +164,10 @@ extension PrimaryProtection {
 
     /// A service that has just started knows of no epoch, but the shadows do. All at once: the guest may be dead.
     private func askWhatTheyHold() {
-        let all = slots, left = Guarded(all.count)
-        for slot in all {
-            startThread("shadow-ask") { [environment, uuid = domain.uuid] in
-                let request = PeerRequest(.query, host: environment.hostName, session: slot.session, uuid: uuid)
-                if let epoch = try? environment.client(of: slot.peer).ask(request, timeoutMs: Self.askLimitMs).epoch { slot.noteCommitted(epoch) }
-                left.change { $0 -= 1 }
-            }
+        _ = forEachAtOnce("shadow-ask", slots, until: MonotonicTime.now.adding(milliseconds: Self.askLimitMs)) { [environment, uuid = domain.uuid] slot in
+            let request = PeerRequest(.query, host: environment.hostName, session: slot.session, uuid: uuid)
+            if let epoch = try? environment.client(of: slot.peer).ask(request, timeoutMs: Self.askLimitMs).epoch { slot.noteCommitted(epoch) }
         }
-        _ = left.wait(until: MonotonicTime.now.adding(milliseconds: Self.askLimitMs)) { $0 == 0 ? true : nil }
     }
 
     private static let askLimitMs = 3000.0
@@ -197,7 +195,7 @@ extension PrimaryProtection {
             reply.give(.failure(ControlFailure("Domain \(domain.name) is suspended, and a new shadow needs a new first copy", advice: "Run `virsh resume \(domain.name)` first")))
             return nil
         }
-        slotBox.change { slots in slots += fresh.filter { new in !slots.contains { $0.peer.name.lowercased() == new.peer.name.lowercased() } } }
+        slotBox.change { slots in slots += fresh.filter { new in !slots.contains { HostName.isSame($0.peer.name, new.peer.name) } } }
         noteShadows()
         reply.give(Result { try environment.records.write(record) })
         return .retry("Copying the guest to \(fresh.map(\.peer.name).joined(separator: ", ")) as well")

@@ -11,7 +11,7 @@ extension Registry {
         guard !hosts.isEmpty, hosts.count <= SharedStatistics.mostPeers else {
             throw ControlFailure("A guest can have 1 to \(SharedStatistics.mostPeers) shadows, not \(hosts.count)")
         }
-        if let twice = hosts.first(where: { host in hosts.filter { $0.host.lowercased() == host.host.lowercased() }.count > 1 }) {
+        if let twice = hosts.first(where: { host in hosts.filter { HostName.isSame($0.host, host.host) }.count > 1 }) {
             throw ControlFailure("Host \(twice.host) is named twice", advice: "One shadow on each host")
         }
         return try hosts.map { choice in

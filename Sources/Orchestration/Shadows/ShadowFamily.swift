@@ -1,3 +1,4 @@
+import Configuration
 import ControlProtocol
 import Foundation
 
@@ -22,7 +23,7 @@ public struct ShadowFamily: Codable, Sendable, Equatable {
     /// How the guest is protected.
     public var request: ProtectRequest
 
-    func others(than host: String) -> [ShadowChoice] { members.filter { $0.host.lowercased() != host.lowercased() } }
+    func others(than host: String) -> [ShadowChoice] { members.filter { !HostName.isSame($0.host, host) } }
 }
 
 /// Where a shadow stands, for another shadow of the same guest that is about to become the guest.
