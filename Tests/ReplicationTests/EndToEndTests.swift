@@ -191,8 +191,10 @@ final class EndToEndTests: XCTestCase {
     }
 
     func testUnknownSession() throws {
-        let rig = try Rig(seed: 16, firstCopy: false)
-        rig.shadow.verdict.change { $0 = .unknownSession("host-b does not know this session") }
+        // The worker connects as soon as it is there.
+        let shadow = try ShadowHost(peerTimeoutMs: 2000)
+        shadow.verdict.change { $0 = .unknownSession("host-b does not know this session") }
+        let rig = try Rig(seed: 16, firstCopy: false, shadow: shadow)
         try rig.qemu.firstCopy()
         XCTAssertEqual(rig.parent.event(.sessionLost)?.reason, "host-b does not know this session")
         try rig.epochs(3)
