@@ -584,8 +584,8 @@ public final class PrimaryProtection: @unchecked Sendable {
                 if let outcome = try handle(event) { return outcome }
             case .libvirtReconnected:
                 guard try domain.handle().isActive() else { return try guestEnded() }
-            case .swap(let reply, _) where isPeriodic && passes.run != nil && passes.swap == nil:
-                passes.swap = reply
+            case .swap(let reply, let host) where isPeriodic && passes.run != nil && passes.swap == nil:
+                passes.swap = (reply, host)
                 swapStep.change { $0 = "a pass is under way" }
             case .swap(let reply, let host):
                 if let outcome = swap(reply, to: host) { return outcome }
@@ -594,7 +594,8 @@ public final class PrimaryProtection: @unchecked Sendable {
             case .removeShadow(let host, let deleteReplica, let reply):
                 remove(host, deleteReplica: deleteReplica, reply)
             case .shadowIsBack(let host):
-                guard let slot = slot(host), !slot.isIn, board.state == .protected, !isSuspended else { continue }
+                // Not in the middle of a pass; it is looked for again within a second.
+                guard let slot = slot(host), !slot.isIn, board.state == .protected, !isSuspended, passes.run == nil else { continue }
                 return .retry("\(host) takes part again")
             case .unprotect(let reply):
                 if isSuspended, !isPeriodic {

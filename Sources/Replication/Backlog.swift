@@ -200,6 +200,16 @@ final class Backlog: @unchecked Sendable {
         }
     }
 
+    /// Memory of captured pages that waits here, and disk writes.
+    var memory: (chunks: Int, disks: Int) {
+        condition.withLock {
+            (unacknowledged + unsent).reduce(into: (0, 0)) { sum, epoch in
+                sum.0 += epoch.chunks.reduce(0) { $0 + $1.capacity }
+                sum.1 += epoch.disks.bytes
+            }
+        }
+    }
+
     /// Everything that was appended is committed.
     var isComplete: Bool { condition.withLock { !stopped && committed >= lastAppended } }
 

@@ -166,6 +166,9 @@ final class DiskCapture: @unchecked Sendable {
     /// A half is free: what the copy and the network leave behind when epochs begin must not be taken for a guest that writes too fast.
     var hasRoomForEpochs: Bool { pool.bytesInUse <= pool.limitBytes / 2 }
 
+    /// Memory of the writes since the last epoch.
+    var openBytes: Int { state.read { $0.open.buffers.count } * WriteBufferPool.bufferBytes }
+
     /// Nothing was accepted yet.
     var isLearning: Bool { state.read { $0.phase == .learning } }
 
@@ -301,17 +304,6 @@ final class DiskCapture: @unchecked Sendable {
             if UnsafeRawPointer(buffers[middle].base) <= bytes { low = middle + 1 } else { high = middle }
         }
         return low > 0 ? low - 1 : nil
-    }
-
-    /// An epoch came to nothing: its writes are the beginning of the next.
-    func giveBack(_ segment: DiskSegment) {
-        state.change { state in
-            state.open.records = segment.records + state.open.records
-            let known = Set(state.open.buffers.map { ObjectIdentifier($0) })
-            state.open.buffers += segment.buffers.filter { !known.contains(ObjectIdentifier($0)) }
-            state.open.bytes += segment.bytes
-            state.open.paidRecords += segment.paidRecords
-        }
     }
 
     /// Before the first epoch: the writes of the copy's end become pieces of it again, because the pass that was to be the first epoch

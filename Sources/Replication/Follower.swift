@@ -23,11 +23,16 @@ final class Follower: @unchecked Sendable {
     /// With several shadows so many waiting epochs go out as one: a slow shadow catches up that way.
     private static let mergesFrom = 8
 
-    init(index: Int, target: SourcePeer, isAlone: Bool, ceilingBytes: Int, statistics: SharedStatistics) {
+    /// - gathers: epochs that wait may be merged; those of passes never wait for each other.
+    init(index: Int, target: SourcePeer, isAlone: Bool, gathers: Bool, ceilingBytes: Int, statistics: SharedStatistics) {
         self.index = index
         self.target = target
         self.statistics = statistics
         self.ceilingBytes = ceilingBytes
+        guard gathers else {
+            backlog = Backlog()
+            return
+        }
         let pool = ChunkPool(limitBytes: ceilingBytes, keepChunks: 2)
         backlog = Backlog(.init(multiple: max(1, target.multiple), mergesFrom: isAlone ? Int.max : Self.mergesFrom) { CapturedEpoch.merged($0, pool: pool) })
     }

@@ -57,34 +57,32 @@ final class PageTable: @unchecked Sendable {
         hash.withHasher { hasher in
             var bytes = 0
             for index in records.indices {
-                let location = records[index].location
-                guard let bytesOfPage = records[index].bytes else {
-                    let byte = records[index].hashLow
-                    // Other fill bytes than 0 never compare equal to a page's hash: no page has a hash of (byte, all ones) by design.
-                    let high = byte == 0 ? 0 : UInt64.max
-                    if update(location, low: byte, high: high) { bytes += PageFrame.entryBytes } else { drop(&records[index]) }
-                    continue
-                }
-                let (low, high) = hasher.hash128(bytesOfPage, PageLocation.pageBytes)
-                if hasher.isZeroPage(low, high) {
-                    records[index].location.word |= PageLocation.fillBit
-                    records[index].hashLow = 0
-                    records[index].hashHigh = 0
-                    if update(location, low: 0, high: 0) { bytes += PageFrame.entryBytes } else { drop(&records[index]) }
+                Self.complete(&records[index], hasher)
+                if update(records[index]) {
+                    bytes += PageFrame.entryBytes + (records[index].location.isFill ? 0 : PageLocation.pageBytes)
                 } else {
-                    records[index].hashLow = low
-                    records[index].hashHigh = high
-                    if update(location, low: low, high: high) {
-                        bytes += PageFrame.entryBytes + PageLocation.pageBytes
-                    } else {
-                        drop(&records[index])
-                    }
+                    records[index].location.word |= PageLocation.droppedBit
                 }
             }
             return bytes
         }
     }
 
+    /// Completes a record's hash; a page of zeros becomes a fill.
     @inline(__always)
-    private func drop(_ record: inout PageRecord) { record.location.word |= PageLocation.droppedBit }
+    static func complete(_ record: inout PageRecord, _ hasher: PageHash.Hasher) {
+        guard let bytes = record.bytes else { return }
+        let (low, high) = hasher.hash128(bytes, PageLocation.pageBytes)
+        let isZero = hasher.isZeroPage(low, high)
+        if isZero { record.location.word |= PageLocation.fillBit }
+        (record.hashLow, record.hashHigh) = isZero ? (0, 0) : (low, high)
+    }
+
+    /// Stores what the shadow is about to hold of a record whose hash is complete; false when it holds that already.
+    @inline(__always)
+    func update(_ record: PageRecord) -> Bool {
+        guard record.location.isFill else { return update(record.location, low: record.hashLow, high: record.hashHigh) }
+        // Other fill bytes than 0 never compare equal to a page's hash: no page has a hash of (byte, all ones) by design.
+        return update(record.location, low: record.hashLow, high: record.hashLow == 0 ? 0 : .max)
+    }
 }

@@ -248,7 +248,8 @@ public final class ShadowWorker: @unchecked Sendable {
         while true {
             let base = try memory.journalSlot(at: end)
             let frame = try link.receive(to: base, deadline: MonotonicTime.now.adding(milliseconds: options.peerTimeoutMs))
-            if due == nil, frame.epoch > memory.committedEpoch { due = frame.epoch }
+            // What a pass brought that was not whole belongs to the epoch that a later one becomes; the commit counts all of it.
+            if frame.epoch > due ?? memory.committedEpoch { due = frame.epoch }
             switch frame.type {
             case .pages where frame.epoch == 0 && memory.committedEpoch == 0:
                 try verifyPages(frame, base, apply: true)

@@ -33,6 +33,8 @@ public final class SharedStatistics: @unchecked Sendable {
         case streamEnded
         /// All pauses since the session began.
         case pauseMicrosecondsTotal
+        /// Memory of disk writes since the last epoch, whatever waits for a shadow besides.
+        case diskOpenBytes
     }
 
     /// Of each shadow of the guest.

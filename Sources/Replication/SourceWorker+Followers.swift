@@ -3,11 +3,6 @@ import Platform
 
 /// Several shadows of one capture.
 extension SourceWorker {
-    // Of the engine `periodic`, which has one.
-    var backlog: Backlog { followers[0].backlog }
-    var connection: Guarded<UInt64> { followers[0].connection }
-    var lostEpoch: Guarded<UInt64?> { followers[0].lostEpoch }
-
     /// How much of the captures' memory may be in use for another epoch to begin. With several shadows the slow ones give way first
     /// (`cutOffLaggards`), so that none of them keeps the others' epochs from beginning.
     var roomBytes: Int { options.ceilingBytes / 4 * (followers.count == 1 ? 2 : 3) }
@@ -17,7 +12,7 @@ extension SourceWorker {
             let shipper = Shipper(worker: self, follower: follower)
             startThread("shipper") { shipper.run() }
             // One that commits every Nth epoch holds as many meanwhile.
-            guard followers.count > 1 || follower.target.multiple > 1 else { continue }
+            guard options.engine == .continuous, followers.count > 1 || follower.target.multiple > 1 else { continue }
             startThread("compact") { [self] in
                 while !follower.keepCompact() {
                     // The one that all the others lag behind makes the capture wait instead.
@@ -55,7 +50,7 @@ extension SourceWorker {
     }
 
     /// Whether another shadow follows better.
-    private func isBehind(_ follower: Follower) -> Bool {
+    func isBehind(_ follower: Follower) -> Bool {
         followers.contains { $0 !== follower && !$0.isLost && $0[.linkUp] == 1 && $0.backlog.lag < max(1, follower.backlog.lag) }
     }
 

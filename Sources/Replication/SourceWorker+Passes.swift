@@ -16,8 +16,9 @@ enum PassVerdict: Sendable {
 ///
 ///     parent  takePass ................... seal ............................ takePass
 ///     QEMU          connect, pages, device, end
-///     here          | pieces of what changed --> Backlog | disks, device --> Backlog | committed
+///     here          | pieces of what changed --> Backlogs | disks, device --> Backlogs | committed
 ///
+/// Each shadow has a lane of its own (`PassLane`): what it holds already, what it gets, and whether it is ready for another pass.
 /// The stream is read to its end whatever happens: see `PassDialogue`.
 extension SourceWorker {
     func passLoop() -> Int32 {
@@ -37,22 +38,23 @@ private final class PassRunner {
     private let worker: SourceWorker
     /// Two to read into, one that waits in the parser: nothing is kept here.
     private let readPool = ChunkPool(limitBytes: 8 << 20, keepChunks: 3)
-    private var tables: (PageTable, PatchTable)?
-    private var blocks: [RAMBlock] = []
-    /// What went out for the next epoch, and over which connection.
-    private var sent: [PageLocation] = []
-    private var connection: UInt64?
+    private let lanes: [PassLane]
+    /// The last pass that was sealed.
+    private var lastNumber: UInt64 = 0
 
     /// QEMU connects within this time of its order, or not at all.
     private static let connectMilliseconds = 10_000.0
     /// A realtime clock that moved against the monotonic one by more than this during a pass was set.
     private static let clockToleranceNanoseconds: Int64 = 1_000_000
+    /// The shadow that a swap goes to may be busy with an epoch still, and QEMU waits for us meanwhile, not the guest.
+    private static let idleMilliseconds = 10_000.0
 
-    init(_ worker: SourceWorker) { self.worker = worker }
+    init(_ worker: SourceWorker) {
+        self.worker = worker
+        lanes = worker.followers.map { PassLane($0, of: worker.followers.count, worker: worker) }
+    }
 
     private var options: SourceWorkerOptions { worker.options }
-    /// The epoch that the next whole pass becomes.
-    private var due: UInt64 { worker.backlog.counts.committed + 1 }
 
     func run() throws {
         // Whoever ends a whole group of processes politely must not end this one in the middle of a pass.
@@ -61,28 +63,33 @@ private final class PassRunner {
         guard chown(options.streamPath, options.streamOwner, options.streamGroup) == 0 else { throw SystemError("chown", options.streamPath) }
         defer { unlink(options.streamPath) }
         worker.tell(WorkerEvent(.ready))
-        while let kind = awaitOrder() {
+        while let (kind, peer) = awaitOrder() {
             let lock = PassLock(path: PassLock.path(of: options.streamPath))
             if let socket = try accept(listener) {
                 try worker.parent.send(WorkerEvent(.passConnected), descriptor: socket.raw)
-                take(kind, socket.raw)
-            } else if worker.orders.read({ $0.pass != nil && !$0.stop && !$0.orphaned }) {
+                take(kind, for: peer, socket.raw)
+            } else if isExpected {
                 worker.tell(WorkerEvent(.passFailed, reason: "QEMU did not connect to \(options.streamPath)"))
             }
-            worker.orders.change { $0.pass = nil }
             withExtendedLifetime(lock) {}
         }
     }
 
-    private func awaitOrder() -> PassKind? {
+    /// Takes the order away: the next one may come as soon as the parent has heard of the end of this pass.
+    private func awaitOrder() -> (PassKind, Int?)? {
         worker.orders.wait(until: nil) { orders in
-            orders.stop || orders.orphaned ? .some(nil) : orders.pass.map { .some($0) }
+            if orders.stop || orders.orphaned { return .some(nil) }
+            guard let kind = orders.pass else { return nil }
+            orders.pass = nil
+            return .some((kind, orders.passPeer))
         } ?? nil
     }
 
+    private var isExpected: Bool { worker.orders.read { !$0.isPassCancelled && !$0.stop && !$0.orphaned } }
+
     private func accept(_ listener: borrowing Descriptor) throws -> Descriptor? {
         let deadline = MonotonicTime.now.adding(milliseconds: Self.connectMilliseconds)
-        while deadline > .now, worker.orders.read({ $0.pass != nil && !$0.stop && !$0.orphaned }) {
+        while deadline > .now, isExpected {
             if try waitOrWake(listener.raw, for: .readable, wake: worker.wake.raw, until: deadline) != nil {
                 return try acceptConnection(listener.raw, until: deadline)
             }
@@ -93,18 +100,20 @@ private final class PassRunner {
 
     // MARK: A pass
 
-    private func take(_ kind: PassKind, _ fd: Int32) {
-        let number = due
-        let isFirst = number == 1
-        settleConnection(isFirst)
+    /// - Parameter peer: the only shadow that the pass is for; nil: all that can take one.
+    private func take(_ kind: PassKind, for peer: Int?, _ fd: Int32) {
+        let number = lastNumber + 1
+        // Before the first epoch of any shadow the disks are copied still.
+        let isFirst = !lanes.contains { $0.hasEpoch || $0.isUnderWay }
+        begin(number, for: peer, mayWait: kind == .migration)
         if isFirst { worker.disks?.beginEpochs() }
         let clock = Self.clockOffset
         let reader = StreamReader(fd: fd, pool: readPool)
         let dialogue = PassDialogue(reader: reader)
-        var sink = PassSink(worker: worker, readPool: readPool, number: isFirst ? 0 : number, connection: connection, mayWait: kind == .migration) { [self] blocks throws(StreamError) in
+        var sink = PassSink(worker: worker, readPool: readPool, lanes: lanes) { [self] blocks throws(StreamError) in
             // Known before the first page goes out.
             worker.header.change { $0 = $0 ?? dialogue.header }
-            return try pages(for: blocks, dialogue.header)
+            try prepare(blocks, dialogue.header)
         }
         defer { sink.deallocate() }
         // A migration that breaks leaves the guest running: that is how an order to end, or the service's own end, ends it.
@@ -113,52 +122,53 @@ private final class PassRunner {
         let result = Result { () throws(StreamError) in try dialogue.read(into: &sink) }
         sink.finish()
         for chunk in reader.takeChunks() { readPool.give(chunk) }
-        sent += sink.sent
+        let isWhole = lanes.contains { $0.takesPart && $0.isWhole }
         do throws(any Error) {
             let state = try result.get()
-            worker.tell(WorkerEvent(.passRead, isWhole: sink.isWhole))
+            worker.tell(WorkerEvent(.passRead, isWhole: isWhole))
             guard case .seal(let stoppedAt, let resumedAt) = awaitVerdict() else { throw WorkerFailure("The pass was given up") }
-            guard sink.isWhole else { throw WorkerFailure("The pass was not whole") }
+            guard isWhole else { throw WorkerFailure(lanes.contains(where: \.takesPart) ? "The pass was not whole" : "No shadow could take the pass") }
             guard abs(Self.clockOffset - clock) < Self.clockToleranceNanoseconds else { throw WorkerFailure("The host's clock was set during the pass") }
             try seal(number, state, stoppedAt: stoppedAt, resumedAt: resumedAt, clock: clock)
         } catch {
             if result.isFailure { PassDialogue.discardRest(of: fd) }
             if isFirst { worker.disks?.resumeCopying() }
             guard !worker.isToldToEnd else { return }
-            worker.tell(WorkerEvent(.passFailed, reason: "\(error)", epoch: number, isWhole: sink.isWhole))
+            worker.tell(WorkerEvent(.passFailed, reason: "\(error)", epoch: number, isWhole: isWhole))
         }
     }
 
-    /// Pieces of an epoch go over one connection; those that an earlier one took along are sent again. The first copy is different: it
-    /// ends with its connection.
-    private func settleConnection(_ isFirst: Bool) {
-        let current = worker.connection.read { $0 }
-        if !isFirst, connection != current, !sent.isEmpty { forgetSent() }
-        connection = isFirst ? nil : current
-        worker.lostEpoch.change { $0 = nil }
+    /// Decides which shadows the pass is for: those that are idle and whose turn it is.
+    private func begin(_ number: UInt64, for peer: Int?, mayWait: Bool) {
+        for lane in lanes { lane.settle() }
+        if let peer {
+            let lane = lanes[max(0, min(peer, lanes.count - 1))]
+            _ = worker.commits.wait(until: MonotonicTime.now.adding(milliseconds: Self.idleMilliseconds)) { _ in
+                lane.settle()
+                return !lane.isUnderWay || self.worker.isToldToEnd ? true : nil
+            }
+            for (index, other) in lanes.enumerated() { other.begin(index == lane.follower.index && lane.isReady ? number : nil, mayWait: mayWait) }
+            return
+        }
+        let ready = lanes.filter(\.isReady)
+        let due = ready.filter { $0.isDue(for: number) }
+        // When those whose turn it would be are all away or busy, whoever is there takes it.
+        let chosen = due.isEmpty ? ready : due
+        for lane in lanes { lane.begin(chosen.contains { $0 === lane } ? number : nil, mayWait: mayWait) }
     }
 
-    private func forgetSent() {
-        tables?.0.forget(sent)
-        tables?.1.forget(sent)
-        sent = []
-    }
-
-    private func pages(for blocks: [RAMBlock], _ header: StreamHeader?) throws(StreamError) -> (PageTable, PatchTable) {
+    /// A shadow of which is not known what it holds leaves the pass; with nobody left it fails.
+    private func prepare(_ blocks: [RAMBlock], _ header: StreamHeader?) throws(StreamError) {
         worker.statistics[.syncBytesTotal] = blocks.reduce(0) { $0 + $1.length }
         worker.statistics[.syncBytes] = 0
-        if let tables {
-            guard blocks == self.blocks else { throw StreamError(.badBlockList(reason: "The guest's memory has another layout than before"), section: "ram start", offset: 0) }
-            return tables
+        var reason = "No shadow could take the pass"
+        for lane in lanes where lane.takesPart {
+            do throws(any Error) { try lane.prepare(blocks, header) } catch {
+                reason = "\(error)"
+                lane.leave()
+            }
         }
-        do throws(any Error) {
-            guard let header else { throw WorkerFailure("It has no header") }
-            let fresh = (try worker.followers[0].table(for: header), try PatchTable(blocks))
-            (tables, self.blocks) = (fresh, blocks)
-            return fresh
-        } catch {
-            throw StreamError(.badBlockList(reason: "\(error)"), section: "ram start", offset: 0)
-        }
+        guard lanes.contains(where: \.takesPart) else { throw StreamError(.badBlockList(reason: reason), section: "ram start", offset: 0) }
     }
 
     private func awaitVerdict() -> PassVerdict {
@@ -170,44 +180,57 @@ private final class PassRunner {
     // MARK: The epoch
 
     private func seal(_ number: UInt64, _ state: PassState, stoppedAt: UInt64, resumedAt: UInt64?, clock: Int64) throws {
-        let epoch = CapturedEpoch(number: number, pool: worker.pool, capacity: 1)
-        guard let chunk = worker.pool.take(atLeast: state.device.count) else { throw WorkerFailure("No memory for \(state.device.count) bytes of device state") }
-        epoch.hold([chunk])
-        state.device.withUnsafeBytes { chunk.base.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(chunk.base), byteCount: $0.count) }
-        epoch.setDevice(UnsafeRawBufferPointer(start: chunk.base, count: state.device.count))
-        epoch.isFiltered = true
-        epoch.connection = connection
-        // The parent proved it, by QEMU's events.
-        epoch.acknowledgedAt = 0
-        epoch.capturedAt = MonotonicTime(nanoseconds: UInt64(clamping: Int64(clamping: stoppedAt) - clock))
-        if let disks = worker.disks {
-            // QEMU's events carry microseconds, rounded down: the guest cannot have written within that.
-            epoch.disks = try worker.lastWrites.read { $0 } ?? disks.cut(heldBy: resumedAt)
-        }
+        let capturedAt = MonotonicTime(nanoseconds: UInt64(clamping: Int64(clamping: stoppedAt) - clock))
+        guard let device = worker.pool.take(atLeast: state.device.count) else { throw WorkerFailure("No memory for \(state.device.count) bytes of device state") }
+        defer { worker.pool.give(device) }
+        state.device.withUnsafeBytes { device.base.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(device.base), byteCount: $0.count) }
+        // QEMU's events carry microseconds, rounded down: the guest cannot have written within that.
+        let writes = try worker.disks.map { disks in try worker.lastWrites.read { $0 } ?? disks.cut(heldBy: resumedAt) }
         let end = resumedAt ?? SharedStatistics.realtimeNanoseconds
         worker.statistics.record(windowStart: stoppedAt, windowEnd: end, acknowledged: 0,
                                  pauseMicroseconds: UInt32(clamping: Int64(clamping: end) / 1000 - Int64(clamping: stoppedAt) / 1000))
         worker.statistics[.epoch] = number
         worker.statistics[.epochsTotal] += 1
-        worker.backlog.append(epoch)
-        try awaitCommit(number, epoch)
-        sent = []
-        worker.tell(WorkerEvent(.passCommitted, epoch: number, at: epoch.capturedAt.nanoseconds))
+        lastNumber = number
+        let sealed = lanes.filter { $0.takesPart && $0.isWhole && !$0.follower.isLost }
+        for lane in lanes {
+            guard sealed.contains(where: { $0 === lane }) else {
+                lane.keep(writes)
+                continue
+            }
+            lane.seal(number, device: device, byteCount: state.device.count, capturedAt: capturedAt, writes)
+        }
+        try awaitCommit(number, sealed)
+        cutOffLaggards()
+        // A first copy that came in parts goes on at once.
+        let isComplete = !lanes.contains { $0.takesPart && !$0.isWhole && !$0.hasEpoch && !$0.follower.isLost }
+        worker.tell(WorkerEvent(.passCommitted, epoch: number, at: capturedAt.nanoseconds, isWhole: isComplete))
     }
 
-    private func awaitCommit(_ number: UInt64, _ epoch: CapturedEpoch) throws {
-        while !worker.backlog.waitUntilCommitted(number, until: MonotonicTime.now.adding(milliseconds: 20)) {
-            let isLost = worker.lostEpoch.change { lost in
-                defer { lost = nil }
-                return lost == number
+    /// Waits until one of the shadows holds the epoch: the guest has lost nothing then, and the others get there in their own time.
+    private func awaitCommit(_ number: UInt64, _ sealed: [PassLane]) throws {
+        while true {
+            let isHeld = worker.commits.wait(until: MonotonicTime.now.adding(milliseconds: 20)) { _ in
+                sealed.contains { $0.holds(number) } ? true : nil
             }
-            guard isLost || worker.isToldToEnd || worker.backlog.isStopped else { continue }
-            worker.backlog.abandon(from: number)
-            worker.disks?.giveBack(epoch.disks)
-            epoch.disks = DiskSegment()
-            worker.statistics[.epoch] = number - 1
-            forgetSent()
-            throw WorkerFailure("The connection to \(options.peers[0].peer) broke during the pass")
+            for lane in sealed { lane.settle() }
+            if isHeld == true { return }
+            let living = sealed.filter { !$0.follower.isLost }
+            let broken = living.first { !$0.isUnderWay }
+            guard worker.isToldToEnd || living.isEmpty || broken != nil || living.allSatisfy(\.follower.backlog.isStopped) else { continue }
+            if worker.isToldToEnd || living.isEmpty { for lane in sealed { lane.abandon() } }
+            // What is under way to others still is theirs when it arrives.
+            if !sealed.contains(where: \.isUnderWay) { worker.statistics[.epoch] = worker.statistics[.committedEpoch] }
+            throw WorkerFailure("The connection to \((broken ?? sealed.first)?.follower.target.peer ?? "the shadow") broke during the pass")
+        }
+    }
+
+    /// Disk writes are the one thing that has to be kept for a slow shadow. One that keeps half of their memory, while another follows, is given up.
+    private func cutOffLaggards() {
+        guard lanes.count > 1 else { return }
+        for lane in lanes where !lane.follower.isLost && lane.diskBytes > options.ceilingBytes / 2 && worker.isBehind(lane.follower) {
+            worker.lost(lane.follower, "It lags too far behind: \(lane.diskBytes >> 20) MiB of disk writes wait for it (unsent_ceiling_mib)")
+            lane.settle()
         }
     }
 

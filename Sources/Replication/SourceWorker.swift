@@ -34,6 +34,9 @@ public final class SourceWorker: @unchecked Sendable {
         var intervalMs: Double
         /// (periodic) The pass that QEMU is about to send; nil: none.
         var pass: PassKind?
+        /// (periodic) The only shadow that it is for; nil: for all. QEMU is not going to send it after all.
+        var passPeer: Int?
+        var isPassCancelled = false
         /// (periodic) What becomes of the pass that was read.
         var verdict: PassVerdict?
     }
@@ -58,7 +61,7 @@ public final class SourceWorker: @unchecked Sendable {
     let hasStreamEnded = Guarded(false)
     private let isOver = Guarded(false)
     /// Commits of all shadows, to wait on.
-    private let commits = Guarded<UInt64>(0)
+    let commits = Guarded<UInt64>(0)
     /// QEMU's connection while the first copy is read, which may take minutes: what a stop order ends.
     private let firstCopyConnection = Guarded<Int32?>(nil)
 
@@ -72,15 +75,16 @@ public final class SourceWorker: @unchecked Sendable {
     static let longestGapMilliseconds = 20_000.0
 
     public init(options: SourceWorkerOptions, parent: WorkerChannel, statistics: SharedStatistics) throws {
-        guard !options.peers.isEmpty, options.peers.count <= (options.engine == .periodic ? 1 : SharedStatistics.mostPeers) else {
-            throw WorkerFailure("A guest can have \(options.engine == .periodic ? 1 : SharedStatistics.mostPeers) shadows, not \(options.peers.count)")
+        guard !options.peers.isEmpty, options.peers.count <= SharedStatistics.mostPeers else {
+            throw WorkerFailure("A guest can have 1 to \(SharedStatistics.mostPeers) shadows, not \(options.peers.count)")
         }
         self.options = options
         self.parent = parent
         self.statistics = statistics
         pool = ChunkPool(limitBytes: options.ceilingBytes)
         followers = options.peers.enumerated().map { index, target in
-            Follower(index: index, target: target, isAlone: options.peers.count == 1, ceilingBytes: options.ceilingBytes, statistics: statistics)
+            Follower(index: index, target: target, isAlone: options.peers.count == 1, gathers: options.engine == .continuous, ceilingBytes: options.ceilingBytes,
+                     statistics: statistics)
         }
         orders = Guarded(Orders(intervalMs: options.intervalMs))
         orderedInterval = options.intervalMs
@@ -103,7 +107,7 @@ public final class SourceWorker: @unchecked Sendable {
             _ = clinux_set_thread_niceness(Self.streamNiceness)
             while true {
                 statistics[.heartbeat] = MonotonicTime.now.nanoseconds
-                if let disks { statistics[.diskHeldBytes] = UInt64(disks.pool.bytesInUse) }
+                noteHeld()
                 usleep(250_000)
             }
         }
@@ -124,6 +128,16 @@ public final class SourceWorker: @unchecked Sendable {
         statistics[.streamEnded] = 1
         _ = orders.wait(until: nil) { !$0.staysForMirrors || $0.orphaned ? true : nil }
         return status
+    }
+
+    private func noteHeld() {
+        if let disks {
+            statistics[.diskHeldBytes] = UInt64(disks.pool.bytesInUse)
+            statistics[.diskOpenBytes] = UInt64(disks.openBytes)
+        }
+        // Between two passes nobody else looks.
+        guard options.engine == .periodic else { return }
+        for follower in followers where !follower.isLost { follower.noteHeld() }
     }
 
     private func startDiskServer() throws {
@@ -219,8 +233,8 @@ public final class SourceWorker: @unchecked Sendable {
                 case .setInterval: orders.intervalMs = command.intervalMs ?? orders.intervalMs
                 case .endStream: (orders.stop, orders.staysForMirrors) = (true, true)
                 case .stop: (orders.stop, orders.staysForMirrors) = (true, false)
-                case .takePass: (orders.pass, orders.verdict) = (command.pass, nil)
-                case .cancelPass: orders.pass = nil
+                case .takePass: (orders.pass, orders.passPeer, orders.isPassCancelled, orders.verdict) = (command.pass, command.peer, false, nil)
+                case .cancelPass: (orders.pass, orders.isPassCancelled) = (nil, true)
                 case .seal: orders.verdict = .seal(stoppedAt: command.stoppedAt ?? 0, resumedAt: command.resumedAt)
                 case .dropPass: orders.verdict = .drop
                 case .cutDisks, .disksReady, .dropPeer, .startSource, .startShadow, .connection, .activate: break

@@ -79,14 +79,14 @@ final class DiskCaptureTests: XCTestCase {
         XCTAssertFalse(second.buffers.isEmpty, "Nothing keeps the memory of the writes that stayed")
     }
 
-    func testAnEpochThatIsGivenBackComesFirst() throws {
+    /// The writes of an epoch that came to nothing are the beginning of the next.
+    func testSegmentsAreJoinedInTheirOrder() throws {
         let bench = try CaptureBench()
         try bench.follow()
         try bench.write(0, 0, [1])
         let lost = try bench.capture.cut()
         try bench.write(0, 0, [2])
-        bench.capture.giveBack(lost)
-        let next = try bench.capture.cut()
+        let next = try DiskSegment(joining: [lost, bench.capture.cut()])
         XCTAssertEqual(next.records.compactMap { $0.bytes?.load(as: UInt8.self) }, [1, 2])
         XCTAssertEqual(next.bytes, 2)
     }

@@ -439,7 +439,7 @@ final class DiskEndToEndTests: XCTestCase {
     func testMirrorEndsWhileTheGuestIsToBeHeld() throws {
         let rig = try rig(120)
         let last = rig.qemu.epoch
-        rig.eventually("committed") { rig.worker.backlog.counts.unsent == 0 }
+        rig.eventually("committed") { rig.worker.followers[0].backlog.counts.unsent == 0 }
         rig.bench.clients[0].hangUp()
         rig.eventually("noticed") { rig.worker.disks?.failure != nil }
         rig.parent.send(.hold)
@@ -504,11 +504,11 @@ final class DiskEndToEndTests: XCTestCase {
         let bench = try DiskBench(Self.sizes, seed: 119)
         let rig = try Rig(seed: 119, peerTimeoutMs: 20_000, disks: bench)
         try rig.copyDisks()
-        rig.eventually("copied") { rig.worker.backlog.counts.unsent == 0 }
+        rig.eventually("copied") { rig.worker.followers[0].backlog.counts.unsent == 0 }
         rig.proxy.faults.change { $0.stalled = true }
         try rig.diskEpochs(5)
         usleep(300_000)
-        XCTAssertEqual(rig.worker.backlog.counts.lastTaken, 1)
+        XCTAssertEqual(rig.worker.followers[0].backlog.counts.lastTaken, 1)
         rig.proxy.faults.change { $0.stalled = false }
         try rig.assertAllInStep()
     }

@@ -40,7 +40,7 @@ final class EndToEndTests: XCTestCase {
         try rig.epochs(100, pages: 60)
         try rig.assertInStep()
         rig.eventually("only the reader's chunk is in use") { rig.worker.pool.bytesInUse <= 2 << 20 }
-        rig.eventually("nothing waits for a commit") { rig.worker.backlog.counts.unsent == 0 }
+        rig.eventually("nothing waits for a commit") { rig.worker.followers[0].backlog.counts.unsent == 0 }
     }
 
     func testUserSuspends() throws {

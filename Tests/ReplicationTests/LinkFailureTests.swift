@@ -12,7 +12,7 @@ final class LinkFailureTests: XCTestCase {
         rig.eventually("committed") { rig.statistics[.committedEpoch] == 30 }
         rig.proxy.faults.change { $0.stalled = true }
         try rig.epochs(5, pages: 10)
-        rig.eventually("sent") { rig.worker.backlog.counts.lastTaken == 35 }
+        rig.eventually("sent") { rig.worker.followers[0].backlog.counts.lastTaken == 35 }
         usleep(20_000)
         rig.shadow.cut()
         XCTAssertNotNil(rig.parent.event(.linkLost))

@@ -31,9 +31,11 @@ final class QEMUStandIn: @unchecked Sendable {
     private(set) var pausesMilliseconds: [Double] = []
     private var random: SeededGenerator
 
-    /// - Parameter memory: of a guest that ran before.
-    init(_ path: String, seed: UInt64, memory known: [[UInt8]]? = nil) throws {
-        socket = try UnixSocket.connect(path)
+    /// - Parameters:
+    ///   - path: where its stream goes; nil: it sends passes, each over a connection of its own.
+    ///   - memory: of a guest that ran before.
+    init(_ path: String?, seed: UInt64, memory known: [[UInt8]]? = nil) throws {
+        socket = if let path { try UnixSocket.connect(path) } else { try UnixSocket.messagePair().ours.duplicate() }
         random = SeededGenerator(seed: seed)
         if let known {
             memory = known
@@ -111,17 +113,37 @@ final class QEMUStandIn: @unchecked Sendable {
         guard got == message else { throw Unexpected(message: got) }
     }
 
-    /// Everything up to CHECKPOINT_READY.
-    func firstCopy(ms: Double = 10_000, repeating: Int = 1, machine: String = "pc-q35-99") throws {
+    /// From the beginning of a stream to that of its pages.
+    private func opening(_ machine: String, _ command: [UInt8]) -> [UInt8] {
         let total = UInt64(memory[0].count + memory[1].count)
-        try write(Self.concatenated(
+        return Self.concatenated(
             Array("QEVM".utf8), Self.big(UInt32(3)),
             [0x07], Self.big(UInt32(machine.utf8.count)), Array(machine.utf8),                                          // configuration
-            [0x08, 0, 8, 0, 0],                                                                            // command: enable COLO
+            command,
             [0x01], Self.big(UInt32(2)), Self.string("ram"), Self.big(UInt32(0)), Self.big(UInt32(4)),     // ram start
             Self.big(total | 4), Self.string("pc.ram"), Self.big(UInt64(memory[0].count)),
-            Self.string("vga.vram"), Self.big(UInt64(memory[1].count)), Self.end, Self.footer))
-        let all = (0..<Self.ramPages).map { (0, $0) } + (0..<Self.videoPages).map { (1, $0) }
+            Self.string("vga.vram"), Self.big(UInt64(memory[1].count)), Self.end, Self.footer)
+    }
+
+    private var all: [(Int, Int)] { (0..<Self.ramPages).map { (0, $0) } + (0..<Self.videoPages).map { (1, $0) } }
+
+    /// A whole background snapshot of the guest as it is, to `path`. Remembered as epoch `number`.
+    /// - Parameter changes: pages that the guest has written to since the last one.
+    func sendPass(_ number: UInt64, to path: String, changes: Int = 12, ms: Double = 10_000) throws {
+        for _ in 0..<changes { scribble(0, Int(random.next() % UInt64(Self.ramPages))) }
+        epoch = number
+        // Never twice the same, and ended by the byte that ends device states.
+        device = [0x04] + (0..<(100 + Int(random.next() % 3000))).map { UInt8(truncatingIfNeeded: $0 &+ Int(number)) } + [0]
+        remember()
+        let stream = try UnixSocket.connect(path)
+        try writeFully(stream.raw, Self.concatenated(opening("pc-q35-99", []), [0x02], Self.big(UInt32(2)), pages(all), Self.end, Self.footer, device),
+                       deadline: .now.adding(milliseconds: ms), during: "QEMU's stand-in")
+        shutdown(stream.raw, Int32(SHUT_WR))
+    }
+
+    /// Everything up to CHECKPOINT_READY.
+    func firstCopy(ms: Double = 10_000, repeating: Int = 1, machine: String = "pc-q35-99") throws {
+        try write(opening(machine, [0x08, 0, 8, 0, 0]))                                                    // command: enable COLO
         for _ in 0..<repeating {
             try write(Self.concatenated([0x02], Self.big(UInt32(2)), pages(all), Self.end, Self.footer), ms: ms)   // ram part
         }

@@ -49,6 +49,8 @@ final class Parent: @unchecked Sendable {
         try? channel?.send(WorkerCommand(verb, intervalMs: intervalMs, path: path, peer: peer), descriptor: fd)
     }
 
+    func order(_ command: WorkerCommand) { try? channel?.send(command) }
+
     /// As when the service dies.
     func close_() { if let channel { shutdown(channel.raw, Int32(SHUT_RDWR)) } }
 

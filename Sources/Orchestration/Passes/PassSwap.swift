@@ -82,7 +82,7 @@ extension PrimaryProtection {
                 case .migration(let status): passes.run?.migration(status)
                 case .stopped(let moment): passes.run?.stopped(moment)
                 case .worker(let event, generation) where event.kind == .passRead: passes.run?.isWhole = event.isWhole ?? false
-                case .worker(let event, generation) where [.passFailed, .sessionLost, .failed].contains(event.kind):
+                case .worker(let event, generation) where [.passFailed, .sessionLost, .failed].contains(event.kind) && concernsTarget(event):
                     return .some(event.reason ?? "The source worker gave up")
                 case .workerEnded(let status, generation): return .some("The source worker ended (\(status))")
                 case .lifecycle(.stopped(let detail)):
@@ -96,6 +96,9 @@ extension PrimaryProtection {
         }
         throw ControlFailure("The pass is over")
     }
+
+    /// What becomes of another shadow meanwhile is looked at later.
+    private func concernsTarget(_ event: WorkerEvent) -> Bool { event.peer.map { $0 == target.read { $0.index } } ?? true }
 
     /// Nothing writes to the disks any more: what the mirrors brought is the epoch's, and they end, for QEMU to give the disks up.
     private func endDisks(_ worker: WorkerProcess) throws {
@@ -123,7 +126,7 @@ extension PrimaryProtection {
         let generation = currentGeneration
         let end: WorkerEvent? = select(until: MonotonicTime.now.adding(milliseconds: lastPagesMs)) { event in
             switch event {
-            case .worker(let event, generation) where [.passCommitted, .passFailed, .sessionLost, .failed].contains(event.kind): event
+            case .worker(let event, generation) where [.passCommitted, .passFailed, .sessionLost, .failed].contains(event.kind) && concernsTarget(event): event
             case .workerEnded(let status, generation): WorkerEvent(.failed, reason: "The source worker ended (\(status))")
             default: nil
             }

@@ -20,11 +20,12 @@ extension PrimaryProtection {
         var isSuspended = false
         /// Libvirt works on the guest.
         var isStandingBack = false
-        /// A swap that waits for the pass under way.
-        var swap: Reply<HandoverReport>?
+        /// A swap that waits for the pass under way, to the shadow on that host; nil: the freshest.
+        var swap: (reply: Reply<HandoverReport>, host: String?)?
         var mayBegin = false
-        /// What the shadow holds of an earlier session is known: a pass cannot wait for that once it is under way.
-        var memoryIsKnown = false
+        /// The shadows of which is known what they hold of an earlier session, by their place: a pass cannot wait for that once it is under way.
+        var known: Set<Int> = []
+        var knownSince: MonotonicTime?
         /// Since then the guest stands still for a swap; nanoseconds on the realtime clock.
         var heldSince: UInt64?
     }
@@ -34,6 +35,9 @@ extension PrimaryProtection {
     /// A pass may hold up a quarter of the memory for disk writes: the next ones come while it is under way.
     private static let diskShare: UInt64 = 4
 
+    /// One shadow does not wait for longer for what another has to tell; that one joins a later pass.
+    private static let knowledgeMs = 10_000.0
+
     /// `protect` gives up after so many first passes that came to nothing.
     private static let mostFirstFailures = 3
 
@@ -42,14 +46,17 @@ extension PrimaryProtection {
 
     /// About once a second, and after every event.
     func advancePasses() throws -> Outcome? {
-        guard passes.mayBegin, passes.memoryIsKnown, let worker else { return nil }
-        if passes.run != nil { return try advanceRun() }
-        if let reply = passes.swap {
+        guard mayBeginPasses, let worker else { return nil }
+        if passes.run != nil {
+            endWaitOfSwap()
+            return try advanceRun()
+        }
+        if let (reply, host) = passes.swap {
             passes.swap = nil
-            return swap(reply)
+            return swap(reply, to: host)
         }
         guard mayTakePass(worker) else { return nil }
-        if worker.statistics[.diskHeldBytes] > UInt64(environment.configuration.unsentCeilingBytes) / Self.diskShare { passes.schedule.hurry() }
+        if worker.statistics[.diskOpenBytes] > UInt64(environment.configuration.unsentCeilingBytes) / Self.diskShare { passes.schedule.hurry() }
         guard passes.schedule.nextAt <= .now else { return nil }
         do {
             try beginPass(.snapshot)
@@ -60,18 +67,39 @@ extension PrimaryProtection {
         return nil
     }
 
-    /// Nobody is to be asked, and the shadow can be reached; before its first epoch the worker is connected by the pass itself.
+    /// A swap does not wait for a shadow that takes nothing of a pass which is over, nor for one that never is.
+    private func endWaitOfSwap() {
+        guard let (reply, _) = passes.swap, let run = passes.run else { return }
+        let isLate = run.readAt.map { MonotonicTime.now.milliseconds(since: $0) > Self.eventsMs + Double(environment.configuration.peerTimeoutMs) }
+        guard isLate ?? (MonotonicTime.now.milliseconds(since: run.begunAt) > Self.longestPassMs) else { return }
+        passes.swap = nil
+        swapStep.change { $0 = nil }
+        reply.give(.failure(ControlFailure("\(peerName) did not take the pass that is under way", advice: "The guest runs on here; see `shadow-virt status \(domain.name)`")))
+    }
+
+    /// What the shadows hold already is known, of all of them or of some for long.
+    private var mayBeginPasses: Bool {
+        guard passes.mayBegin, let since = passes.knownSince else { return false }
+        return slots.allSatisfy { $0.index.map(passes.known.contains) ?? true } || MonotonicTime.now.milliseconds(since: since) > Self.knowledgeMs
+    }
+
+    func noteMemory(of shadow: Int?) {
+        passes.known.insert(shadow ?? 0)
+        passes.knownSince = passes.knownSince ?? .now
+    }
+
+    /// Nobody is to be asked, and a shadow can be reached; before the first epoch the worker is connected by the pass itself.
     private func mayTakePass(_ worker: WorkerProcess) -> Bool {
         guard !passes.isSuspended, !passes.isStandingBack, !libvirtAway else { return false }
         return worker.statistics[.linkUp] == 1 || worker.statistics[.committedEpoch] == 0
     }
 
-    /// The shadow of this attempt holds an epoch.
+    /// A shadow of this attempt holds an epoch.
     private var hasEpoch: Bool { (worker?.statistics[.committedEpoch] ?? 0) > 0 }
 
     /// When `advancePasses` has something to do; nil: not before an event.
     var nextPassAt: MonotonicTime? {
-        guard isPeriodic, passes.mayBegin, passes.memoryIsKnown, passes.run == nil, let worker, mayTakePass(worker) else { return nil }
+        guard isPeriodic, mayBeginPasses, passes.run == nil, let worker, mayTakePass(worker) else { return nil }
         return passes.schedule.nextAt
     }
 
@@ -83,7 +111,8 @@ extension PrimaryProtection {
         }
         passes.run = PassRun(kind)
         passes.isSealed = false
-        worker?.order(WorkerCommand(.takePass, pass: kind))
+        // The others get nothing of a swap: they follow from the guest's new host.
+        worker?.order(WorkerCommand(.takePass, pass: kind, peer: kind == .migration ? target.read { $0.index } : nil))
         do {
             try passControl.start(kind, path: streamPath)
         } catch {
@@ -117,7 +146,9 @@ extension PrimaryProtection {
             guard let run = passes.run else { return }
             try endRun()
             passes.schedule.committed(run, intervalMs: orderedIntervalMs)
-            if !passes.isSuspended { board.set(.protected) }
+            // One of several shadows has a part of its first copy only.
+            if event.isWhole == false { passes.schedule.hurry() }
+            showShadows()
         case .passFailed:
             let run = passes.run
             try endRun()
@@ -180,7 +211,10 @@ extension PrimaryProtection {
         passes.run?.resumed(moment)
         guard passes.isSuspended else { return }
         passes.isSuspended = false
-        if board.state == .suspended { board.set(.protected) }
+        if board.state == .suspended {
+            board.set(.protected)
+            showShadows()
+        }
     }
 
     func passMigration(_ status: String) { passes.run?.migration(status) }
@@ -190,7 +224,7 @@ extension PrimaryProtection {
     /// Leaves the guest running and QEMU as it was, whatever a pass is at. Safe to repeat.
     func endPasses(restoring parameters: [String: UInt64]) {
         passes.mayBegin = false
-        if let reply = passes.swap {
+        if let (reply, _) = passes.swap {
             passes.swap = nil
             reply.give(.failure(ControlFailure("The protection of \(domain.name) ended before the swap", advice: "It runs on here; see `shadow-virt status`")))
         }

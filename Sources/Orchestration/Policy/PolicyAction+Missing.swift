@@ -8,9 +8,7 @@ extension PolicyAction {
     private static let busyMs = 5000.0
 
     func complete(_ protection: PrimaryProtection, _ policy: DomainPolicy, _ domain: Domain) throws -> PolicyKeeper.Step {
-        // The engine periodic feeds one shadow, whatever the policy says.
-        keeper.noteWanted(uuid, protection.isPeriodic ? 1 : policy.shadows)
-        guard !protection.isPeriodic else { return .done }
+        keeper.noteWanted(uuid, policy.shadows)
         let kept = protection.keptSlots
         let lost = kept.filter { $0.isLost(afterMs: registry.environment.replaceAfterMs) }
         let present = kept.filter { slot in !lost.contains { $0 === slot } }

@@ -55,7 +55,7 @@ struct PolicyAction {
     private func begin(_ policy: DomainPolicy, _ domain: Domain) throws -> PolicyKeeper.Step {
         let request = ProtectRequest(policy)
         try PolicyCheck.criticalDisks(policy, domain, registry.environment)
-        let hosts = try Placement(environment: registry.environment).choose(mostShadows(policy, domain, request), domain, policy: policy, request, excluded: keeper.excluded(uuid))
+        let hosts = try Placement(environment: registry.environment).choose(policy.shadows, domain, policy: policy, request, excluded: keeper.excluded(uuid))
         // A command may have come in between.
         guard registry.primary(uuid).map({ $0.board.state == .failedOver }) ?? true else { return .again(milliseconds: Self.settleEveryMs) }
         Log.info("\(domain.name): its policy asks for a shadow; it goes to \(hosts.joined(separator: " and "))")
@@ -68,14 +68,6 @@ struct PolicyAction {
             throw error
         }
         return .again(milliseconds: Self.settleEveryMs)
-    }
-
-    /// One with the engine periodic, whatever the policy says: better that one than none.
-    private func mostShadows(_ policy: DomainPolicy, _ domain: Domain, _ request: ProtectRequest) throws -> Int {
-        guard policy.shadows > 1 else { return 1 }
-        let pid = try? LocalDomain(uuid: uuid, name: domain.name, connect: registry.environment.connect).processID()
-        let decision = try EngineDecision.make(request.engine, domain, DomainDefinition(xml: domain.xml(flags: [.secure])), pid: pid)
-        return decision.engine == .continuous ? policy.shadows : 1
     }
 
     // MARK: With one

@@ -33,7 +33,7 @@ extension PolicyKeeper {
         for protection in registry.runningPrimaries where protection.keptSlots.contains(where: { $0.isLost(afterMs: limit) }) {
             let uuid = protection.domain.uuid
             // Without a policy nothing follows from it; what is tried already has its own pace.
-            if wanted(uuid) != nil, !protection.isPeriodic, !isKnown(uuid) { look(uuid) }
+            if wanted(uuid) != nil, !isKnown(uuid) { look(uuid) }
         }
     }
 

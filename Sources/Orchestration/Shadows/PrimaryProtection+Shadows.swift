@@ -105,7 +105,7 @@ extension PrimaryProtection {
 
     /// What the shadow kept of an earlier session does not go over again.
     func memoryIsKnown(_ event: WorkerEvent) {
-        passes.memoryIsKnown = true
+        noteMemory(of: event.peer)
         guard let bytes = event.bytes, bytes > 0, let slot = slot(index: event.peer) else { return }
         Log.info("\(domain.name): \(slot.peer.name) holds \(bytes >> 20) MiB of the guest's memory from before; what differs goes over")
     }
@@ -141,7 +141,7 @@ extension PrimaryProtection {
 
     /// Looks for absent shadows' hosts. What they lack they get with a new capture, in which the others take part as well.
     func lookForAbsent() {
-        guard board.state == .protected, !isSuspended, !isPeriodic else { return }
+        guard board.state == .protected, !isSuspended else { return }
         for slot in slots where !slot.isIn {
             slot.lookAgain(environment, uuid: domain.uuid) { [weak self] in self?.shadowAnswers(slot) }
         }
@@ -187,10 +187,6 @@ extension PrimaryProtection {
 
     /// Adds shadows; the capture begins anew with them.
     func add(_ fresh: [ShadowSlot], _ reply: Reply<Void>) -> Outcome? {
-        guard !isPeriodic else {
-            reply.give(.failure(Self.periodicHasOne(domain.name)))
-            return nil
-        }
         guard !isSuspended else {
             reply.give(.failure(ControlFailure("Domain \(domain.name) is suspended, and a new shadow needs a new first copy", advice: "Run `virsh resume \(domain.name)` first")))
             return nil
@@ -199,11 +195,6 @@ extension PrimaryProtection {
         noteShadows()
         reply.give(Result { try environment.records.write(record) })
         return .retry("Copying the guest to \(fresh.map(\.peer.name).joined(separator: ", ")) as well")
-    }
-
-    static func periodicHasOne(_ domain: String) -> ControlFailure {
-        ControlFailure("Domain \(domain) is captured by the engine periodic, which feeds one shadow",
-                       advice: "Several need the engine continuous: a KVM guest, and a QEMU with x-colo; see `shadow-virt doctor \(domain)`")
     }
 
     /// Takes one away; the others go on without a break. Nil: done, or refused. The last one is not taken away like this.

@@ -30,7 +30,6 @@ extension Registry {
         guard known.slots.count + fresh.count <= SharedStatistics.mostPeers else {
             throw ControlFailure("Domain \(domain.name) has \(known.slots.count) shadows; \(SharedStatistics.mostPeers) are the most")
         }
-        guard !known.isPeriodic else { throw PrimaryProtection.periodicHasOne(domain.name) }
         var asked = known.record.request
         asked.discardStale = request.discardStale
         for slot in fresh where !arePlaced {
@@ -65,7 +64,6 @@ extension Registry {
         }
         if let refusal, demandsAll || found == nil { throw refusal }
         guard let found else { throw ControlFailure("Cannot protect \(domain.name): no engine was chosen for it") }
-        guard slots.count == 1 || found.engine.engine == .continuous else { throw PrimaryProtection.periodicHasOne(domain.name) }
         return found
     }
 

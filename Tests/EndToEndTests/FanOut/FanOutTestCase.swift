@@ -23,9 +23,9 @@ class FanOutTestCase: DisksTestCase {
         return guest
     }
 
-    func protect(_ guest: LedgerGuest, _ hosts: [String], _ more: String...) throws {
+    func protect(_ guest: LedgerGuest, _ hosts: [String], interval: String = "20ms", _ more: String...) throws {
         let words = hosts.flatMap { ["--to", $0] }
-        let result = try self.hosts.run(guest.home, [TwoHosts.binary, "protect", guest.name, "--no-policy", "--interval", "20ms"] + words + more, limit: 60)
+        let result = try self.hosts.run(guest.home, [TwoHosts.binary, "protect", guest.name, "--no-policy", "--interval", interval] + words + more, limit: 60)
         let service = try self.hosts.service(guest.home)
         try require(result.succeeded, "protect: \(result.summary); service: \(service.logText.suffix(1500))")
         try waitForShadows(guest, Set(hosts.map { String($0.prefix { $0 != ":" }) }))
