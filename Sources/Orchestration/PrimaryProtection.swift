@@ -594,9 +594,8 @@ public final class PrimaryProtection: @unchecked Sendable {
             case .removeShadow(let host, let deleteReplica, let reply):
                 remove(host, deleteReplica: deleteReplica, reply)
             case .shadowIsBack(let host):
-                // Not in the middle of a pass; it is looked for again within a second.
-                guard let slot = slot(host), !slot.isIn, board.state == .protected, !isSuspended, passes.run == nil else { continue }
-                return .retry("\(host) takes part again")
+                // Not in the middle of a pass: what it brings is wanted by the others.
+                if isPeriodic, passes.run != nil { passes.newcomer = host } else if let outcome = takeIn(host) { return outcome }
             case .unprotect(let reply):
                 if isSuspended, !isPeriodic {
                     reply.give(.failure(ControlFailure("Domain \(domain.name) is suspended, and ending COLO would start it",

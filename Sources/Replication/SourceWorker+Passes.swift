@@ -202,6 +202,7 @@ private final class PassRunner {
         }
         try awaitCommit(number, sealed)
         cutOffLaggards()
+        for lane in lanes { lane.follower.noteHeld() }
         // A first copy that came in parts goes on at once.
         let isComplete = !lanes.contains { $0.takesPart && !$0.isWhole && !$0.hasEpoch && !$0.follower.isLost }
         worker.tell(WorkerEvent(.passCommitted, epoch: number, at: capturedAt.nanoseconds, isWhole: isComplete))
@@ -221,6 +222,7 @@ private final class PassRunner {
             if worker.isToldToEnd || living.isEmpty { for lane in sealed { lane.abandon() } }
             // What is under way to others still is theirs when it arrives.
             if !sealed.contains(where: \.isUnderWay) { worker.statistics[.epoch] = worker.statistics[.committedEpoch] }
+            for lane in sealed { lane.follower.noteHeld() }
             throw WorkerFailure("The connection to \((broken ?? sealed.first)?.follower.target.peer ?? "the shadow") broke during the pass")
         }
     }

@@ -22,6 +22,8 @@ extension PrimaryProtection {
         var isStandingBack = false
         /// A swap that waits for the pass under way, to the shadow on that host; nil: the freshest.
         var swap: (reply: Reply<HandoverReport>, host: String?)?
+        /// The host of an absent shadow that answers again, and waits for the end of the pass under way.
+        var newcomer: String?
         var mayBegin = false
         /// The shadows of which is known what they hold of an earlier session, by their place: a pass cannot wait for that once it is under way.
         var known: Set<Int> = []
@@ -54,6 +56,10 @@ extension PrimaryProtection {
         if let (reply, host) = passes.swap {
             passes.swap = nil
             return swap(reply, to: host)
+        }
+        if let host = passes.newcomer {
+            passes.newcomer = nil
+            if let outcome = takeIn(host) { return outcome }
         }
         guard mayTakePass(worker) else { return nil }
         if worker.statistics[.diskOpenBytes] > UInt64(environment.configuration.unsentCeilingBytes) / Self.diskShare { passes.schedule.hurry() }
@@ -91,7 +97,11 @@ extension PrimaryProtection {
     /// Nobody is to be asked, and a shadow can be reached; before the first epoch the worker is connected by the pass itself.
     private func mayTakePass(_ worker: WorkerProcess) -> Bool {
         guard !passes.isSuspended, !passes.isStandingBack, !libvirtAway else { return false }
-        return worker.statistics[.linkUp] == 1 || worker.statistics[.committedEpoch] == 0
+        // A pass that nobody can take would cost the guest something for nothing.
+        return slots.compactMap(\.index).contains { index in
+            let statistics = worker.statistics
+            return statistics[index, .committedEpoch] == 0 || (statistics[index, .linkUp] == 1 && statistics[index, .unsentEpochs] == 0)
+        }
     }
 
     /// A shadow of this attempt holds an epoch.

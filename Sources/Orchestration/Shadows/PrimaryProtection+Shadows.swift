@@ -147,6 +147,12 @@ extension PrimaryProtection {
         }
     }
 
+    /// An absent shadow's host answers: it takes part in the capture that begins now.
+    func takeIn(_ host: String) -> Outcome? {
+        guard let slot = slot(host), !slot.isIn, board.state == .protected, !isSuspended else { return nil }
+        return .retry("\(host) takes part again")
+    }
+
     /// The newest epoch that each shadow is known to hold, for when the worker is gone.
     func keepCommitted() {
         guard let statistics = worker?.statistics else { return }
