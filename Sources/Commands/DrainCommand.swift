@@ -39,8 +39,16 @@ struct DrainCommand: Command {
         let response = try context.ask(request, arguments, command: spec.name, interrupt: interrupt)
         guard let report = response.drain else { throw context.unexpected(spec.name) }
         try context.print(.drain(report), arguments, command: spec.name)
-        if report.steps.isEmpty { context.remark(verb == .drain ? "Nothing runs on \(report.host); it takes no shadows until `shadow-virt undrain`" : "Nothing left \(report.host) by a drain; it takes shadows", arguments) }
+        context.remark(remark(report), arguments)
         if report.wasCancelled { return ExitCode.interrupted }
         return report.steps.contains { $0.result == .failed } ? ExitCode.found : ExitCode.ok
+    }
+
+    /// What there is to say besides the steps: above all whether this host takes shadows now.
+    private func remark(_ report: DrainReport) -> String {
+        let host = report.host.printable
+        let none = verb == .drain ? "Nothing runs on \(host)" : "Nothing left \(host) by a drain"
+        let takes = report.isDraining ? "\(host) takes no shadows until `shadow-virt undrain`" : "\(host) takes shadows"
+        return report.steps.isEmpty ? "\(none). \(takes)" : takes
     }
 }

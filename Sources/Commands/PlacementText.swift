@@ -26,11 +26,19 @@ enum PlacementText {
         HostLabel.allCases.compactMap { label in labels[label].map { "\(label.rawValue)=\($0.printable)" } }.joined(separator: " ")
     }
 
+    private static func style(_ result: DrainReport.Step.Result) -> TextStyle {
+        switch result {
+        case .moved, .replaced: .good
+        case .planned, .notTried: .caution
+        case .failed: .bad
+        }
+    }
+
     static func table(_ report: DrainReport, colour: Bool) -> String {
         guard !report.steps.isEmpty else { return "" }
         var table = TextTable(columns: [.init("DOMAIN"), .init("ROLE"), .init("RESULT"), .init("HOST")])
         for step in report.steps {
-            table.add([.init(step.domain.printable), .init(step.role.rawValue), .init(step.result.rawValue, step.result == .failed ? .bad : step.result == .planned ? .caution : .good),
+            table.add([.init(step.domain.printable), .init(step.role.rawValue), .init(step.result.rawValue, style(step.result)),
                        .init(step.host?.printable ?? "-")], notes: [step.detail.printable])
         }
         return table.render(colour: colour)

@@ -42,7 +42,8 @@ struct PolicyCommand: Command {
     func run(_ arguments: ParsedArguments, _ context: CommandContext) throws -> Int32 {
         let domain = arguments.operands[0]
         guard let action = PolicyRequest.Action(rawValue: arguments.operands[1]) else {
-            throw misuse("Unknown action '\(arguments.operands[1])': use get, set or clear")
+            let isTurnedRound = PolicyRequest.Action(rawValue: domain) != nil
+            throw misuse(isTurnedRound ? "The domain comes first: policy \(arguments.operands[1]) \(domain)" : "Unknown action '\(arguments.operands[1])': use get, set or clear")
         }
         let given = PolicyOptions.names.filter { arguments.has($0) || arguments.value($0) != nil }
         if action != .set, let stray = given.first ?? (arguments.value("file") == nil ? nil : "file") { throw misuse("Option '--\(stray)' is for set") }

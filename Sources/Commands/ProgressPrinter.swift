@@ -8,6 +8,7 @@ final class ProgressPrinter {
     private let output: Output
     private let quiet: Bool
     private var lastLine: (time: MonotonicTime, text: String)?
+    private var lastNotice = ""
     private var isShowing = false
 
     init(_ output: Output, quiet: Bool) {
@@ -21,10 +22,14 @@ final class ProgressPrinter {
         if progress.isNotice == true {
             clear()
             output.message(text)
+            lastNotice = text
         } else if output.errorIsTerminal {
             // Return, the text, erase what the line before left.
             output.raw("\r\(text.prefix(max(20, output.width - 1)))\u{1B}[K")
             isShowing = true
+        } else if text == lastNotice {
+            // It stands there already.
+            return
         } else if let last = lastLine, last.text == text || now.milliseconds(since: last.time) < Self.lineEveryMs {
             return
         } else {

@@ -28,6 +28,7 @@ struct StatusCommand: Command {
         }
         try context.print(.status(status, detail: domain != nil), arguments, command: spec.name)
         if status.domains.isEmpty { context.remark("No domain is protected on \(status.host.printable)", arguments) }
+        if status.isDraining == true { context.remark("\(status.host.printable) is drained: it takes no shadows until `shadow-virt undrain`", arguments) }
         if let cost = status.telemetryCPUPercent { context.remark(String(format: "Telemetry costs %.2f %% of a core", cost), arguments) }
         guard arguments.has("check") else { return ExitCode.ok }
         return status.domains.allSatisfy { $0.state == .protected } ? ExitCode.ok : ExitCode.found

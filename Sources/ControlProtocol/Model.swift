@@ -192,9 +192,12 @@ public struct StatusReport: Codable, Sendable {
     public var domains: [DomainStatus]
     /// What telemetry costs on this host, per cent of one core over the last two minutes; absent while it measures nothing.
     public var telemetryCPUPercent: Double?
+    /// The host was drained and takes no shadows; absent of one that takes them.
+    public var isDraining: Bool?
 
     enum CodingKeys: String, CodingKey {
         case schema, host, version, time, domains
+        case isDraining = "draining"
         case telemetryCPUPercent = "telemetry_cpu_percent"
     }
 

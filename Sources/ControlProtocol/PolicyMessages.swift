@@ -98,6 +98,8 @@ public struct DrainReport: Codable, Sendable {
             case planned
             /// It stays; `detail` says why.
             case failed
+            /// Its turn did not come: the command was ended before.
+            case notTried = "not_tried"
         }
         public var domain: String
         public var role: Role

@@ -41,6 +41,7 @@ public struct HostEnvironment: Sendable {
 
     public func peer(_ name: String) throws -> Peer {
         if let peer = configuration.peer(named: name) { return peer }
+        guard !isThisHost(name) else { throw ControlFailure("\(name) is this host", advice: "Name another one: `peers` in \(configuration.file) lists them") }
         let known = configuration.peers.map(\.name)
         throw ControlFailure("Unknown host \(name)", advice: known.isEmpty
             ? "List the other hosts under `peers` in \(configuration.file)"

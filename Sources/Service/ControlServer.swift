@@ -93,6 +93,7 @@ final class ControlServer: Sendable {
             var report = StatusReport(host: configuration.hostName, version: ProductVersion.text, time: Timestamp.now,
                                       domains: try registry.status(of: request.domain))
             report.telemetryCPUPercent = registry.telemetry?.cpuPercent
+            report.isDraining = registry.isDraining ? true : nil
             return ControlResponse(status: report)
         case .doctor:
             return ControlResponse(doctor: try withProgress("Looking at this host", progress) { [registry] in

@@ -19,6 +19,7 @@ final class ArgumentTests: XCTestCase {
             ("protect web1 --to", "Option '--to' needs a value: HOST", "protect "),
             ("policy web1", "Missing get|set|clear", "policy "),
             ("policy web1 put", "Unknown action 'put': use get, set or clear", "policy "),
+            ("policy set web1 --off", "The domain comes first: policy web1 set", "policy "),
             ("policy web1 set", "Nothing to set: give an option, or --file", "policy "),
             ("policy web1 get --off", "Option '--off' is for set", "policy "),
             ("policy web1 clear --file x", "Option '--file' is for set", "policy "),

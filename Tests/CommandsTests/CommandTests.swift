@@ -71,6 +71,43 @@ final class CommandTests: XCTestCase {
         XCTAssertTrue(try run(none, "status", "--format", "json").out.contains("\"domains\" : ["))
     }
 
+    func testDrain() throws {
+        func answer(draining: Bool, cancelled: Bool = false, _ steps: [DrainReport.Step] = []) -> ControlResponse {
+            var response = ControlResponse()
+            response.drain = DrainReport(host: "a", isDraining: draining, wasCancelled: cancelled, steps: steps)
+            return response
+        }
+        // Whether the host takes shadows is said as it is, whatever was asked.
+        let cases: [(words: [String], draining: Bool, said: String)] = [
+            (["drain"], true, "Nothing runs on a. a takes no shadows until `shadow-virt undrain`\n"),
+            (["drain", "--dry-run"], false, "Nothing runs on a. a takes shadows\n"),
+            (["undrain", "--dry-run"], true, "Nothing left a by a drain. a takes no shadows until `shadow-virt undrain`\n"),
+            (["undrain"], false, "Nothing left a by a drain. a takes shadows\n"),
+        ]
+        for (words, draining, said) in cases {
+            let outcome = try run([answer(draining: draining)], words)
+            XCTAssertEqual([outcome.out, outcome.err], ["", said], "\(words)")
+            XCTAssertEqual(outcome.code, 0)
+        }
+        let moved = DrainReport.Step("web1", .primary, .moved, host: "b", detail: "swapped to b, outage 20 ms")
+        let waiting = DrainReport.Step("web2", .primary, .notTried, detail: "The drain was ended before")
+        let cancelled = try run([answer(draining: true, cancelled: true, [moved, waiting])], ["drain"])
+        XCTAssertEqual(cancelled.code, ExitCode.interrupted)
+        XCTAssertTrue(cancelled.out.contains("web2    primary  not_tried  -"), cancelled.out)
+        XCTAssertEqual(cancelled.err, "a takes no shadows until `shadow-virt undrain`\n")
+        let failed = DrainReport.Step("web3", .primary, .failed, detail: "It stays: no host")
+        XCTAssertEqual(try run([answer(draining: true, [moved, failed])], ["drain"]).code, ExitCode.found)
+    }
+
+    func testStatusOfADrainedHost() throws {
+        var report = Samples.status([Samples.domain()])
+        XCTAssertFalse(try run([ControlResponse(status: report)], ["status", "--format", "json"]).out.contains("draining"))
+        report.isDraining = true
+        let outcome = try run([ControlResponse(status: report)], ["status"])
+        XCTAssertEqual(outcome.err, "a is drained: it takes no shadows until `shadow-virt undrain`\n")
+        XCTAssertTrue(try run([ControlResponse(status: report)], ["status", "--format", "json"]).out.contains("\"draining\" : true"))
+    }
+
     func testDoctorExitCodes() throws {
         let outcome = try run(ControlResponse(doctor: Samples.doctor), "doctor", "web1")
         XCTAssertEqual(outcome.code, 2)

@@ -199,6 +199,10 @@ final class RendererTests: XCTestCase {
         // What must be read is not left out because something else was said just before.
         printer.show(.init("--force: what it did is lost", isNotice: true), now: start.adding(milliseconds: 20001))
         XCTAssertTrue(sink.text.hasSuffix("--force: what it did is lost\n"), sink.text)
+        // Nor is it said again as progress.
+        let said = sink.text
+        printer.show(.init("--force: what it did is lost"), now: start.adding(milliseconds: 40000))
+        XCTAssertEqual(sink.text, said)
         // A terminal: one line that changes and goes away.
         let terminal = ProgressPrinter(sink.output(terminal: true), quiet: false)
         terminal.show(step)

@@ -34,14 +34,14 @@ public struct Drain {
         let guests = try guests()
         for (index, guest) in guests.enumerated() {
             if isCancelled() {
-                return DrainReport(host: environment.hostName, isDraining: !dryRun, wasCancelled: true,
-                                   steps: steps + guests[index...].map { .init($0.name, .primary, .failed, detail: "Not tried: the drain was ended before") })
+                return DrainReport(host: environment.hostName, isDraining: registry.isDraining, wasCancelled: true,
+                                   steps: steps + guests[index...].map { .init($0.name, .primary, .notTried, detail: "The drain was ended before; running it again goes on here") })
             }
             let step = move(guest, dryRun: dryRun)
             if !dryRun { notice("\(guest.name): \(step.detail) (\(index + 1) of \(guests.count))") }
             steps.append(step)
         }
-        return DrainReport(host: environment.hostName, isDraining: !dryRun, steps: steps)
+        return DrainReport(host: environment.hostName, isDraining: registry.isDraining, steps: steps)
     }
 
     private func mark() throws {
@@ -78,7 +78,10 @@ public struct Drain {
     private func move(_ guest: Guest, dryRun: Bool) -> DrainReport.Step {
         do {
             guard let protection = registry.primary(guest.uuid), protection.board.state != .failedOver else { return try migrate(guest, dryRun: dryRun) }
-            guard !dryRun else { return .init(guest.name, .primary, .planned, host: protection.peerName, detail: "Would be swapped to \(protection.peerName)") }
+            guard !dryRun else {
+                let isOne = protection.slots.count == 1
+                return .init(guest.name, .primary, .planned, host: protection.peerName, detail: "Would be swapped to \(isOne ? "" : "the freshest of ")\(protection.peerName)")
+            }
             return try swap(guest, protection)
         } catch {
             return .init(guest.name, .primary, .failed, detail: "It stays: \(error)")
@@ -86,7 +89,7 @@ public struct Drain {
     }
 
     private func swap(_ guest: Guest, _ protection: PrimaryProtection) throws -> DrainReport.Step {
-        notice("\(guest.name): swapping to \(protection.peerName)")
+        notice("\(guest.name): swapping to \(protection.slots.count == 1 ? "" : "the freshest of ")\(protection.peerName)")
         let state = protection.board.wait(for: [.protected, .suspended], until: MonotonicTime.now.adding(milliseconds: Self.settleMs))
         guard state == .protected else {
             let now = protection.board.current

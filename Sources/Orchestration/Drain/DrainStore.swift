@@ -48,6 +48,9 @@ struct DrainStore: Sendable {
 }
 
 extension Registry {
+    /// This host is being emptied, or was and takes no shadows still.
+    public var isDraining: Bool { drains.isDraining }
+
     /// One drain or undrain at a time. False: one is under way.
     public func beginDrain() -> Bool {
         isDrainUnderWay.change { isUnderWay in

@@ -32,7 +32,7 @@ public struct Undrain {
         var steps: [DrainReport.Step] = []
         for (index, guest) in record.moved.enumerated() {
             if isCancelled() {
-                steps += record.moved[index...].map { .init($0.domain, .primary, .failed, host: $0.host, detail: "Not tried: it was ended before") }
+                steps += record.moved[index...].map { .init($0.domain, .primary, .notTried, host: $0.host, detail: "It was ended before; running it again goes on here") }
                 return DrainReport(host: environment.hostName, isDraining: false, wasCancelled: true, steps: steps)
             }
             let step = bringBack(guest)
