@@ -2,11 +2,17 @@
 import Foundation
 import PackageDescription
 
-/// Whether the Swift on PATH can link its runtime into a program: not every distribution's package has the libraries for that.
-let hasStaticRuntime = (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":").map { "\($0)/swift" }
+/// Where the Swift on PATH has what it takes to link its runtime into a program: not every distribution's package has the libraries for that.
+let staticRuntime = (ProcessInfo.processInfo.environment["PATH"] ?? "").split(separator: ":").map { "\($0)/swift" }
     .first { FileManager.default.isExecutableFile(atPath: $0) }
     .map { URL(fileURLWithPath: $0).resolvingSymlinksInPath().deletingLastPathComponent().deletingLastPathComponent() }
-    .map { FileManager.default.fileExists(atPath: $0.appendingPathComponent("lib/swift_static/linux/static-stdlib-args.lnk").path) } ?? false
+    .map { $0.appendingPathComponent("lib/swift_static/linux").path } ?? "/nonexistent"
+let hasStaticRuntime = FileManager.default.fileExists(atPath: staticRuntime + "/static-stdlib-args.lnk")
+/// Whether a program without any shared library can be linked: the C and C++ libraries as well, which Debian's compiler comes with and Fedora's does not.
+let hasStaticLibraries = FileManager.default.fileExists(atPath: staticRuntime + "/static-executable-args.lnk")
+    && FileManager.default.fileExists(atPath: "/usr/lib/x86_64-linux-gnu/libc.a")
+    && !((try? FileManager.default.contentsOfDirectory(atPath: "/usr/lib/gcc/x86_64-linux-gnu")) ?? [])
+        .filter { FileManager.default.fileExists(atPath: "/usr/lib/gcc/x86_64-linux-gnu/\($0)/libstdc++.a") }.isEmpty
 
 // No package dependencies: Foundation, Dispatch and the C libraries below Modulemaps/ only.
 let package = Package(
@@ -57,10 +63,12 @@ let package = Package(
                     .embedInCode("Installation/Files/configuration.conf"),
                 ]),
         .executableTarget(name: "shadow-virt", dependencies: ["Commands", "Service", "Orchestration", "Replication", "Health"]),
-        // libvirt's daemon stands still while this starts: with Foundation 20 ms of processor time, with Swift's libraries to load 3, like this 1.7.
+        // libvirt's daemon stands still while this starts: with Foundation 20 ms of processor time, with Swift's libraries to load 3, with C's and
+        // C++'s 1.7, with nothing to load 0.5; and the less it takes the less often it waits for its turn where many want the processors.
         // No test target may depend on it: they are all linked into one program, which would be linked like this one.
         .executableTarget(name: "shadow-virt-hook", dependencies: ["ConfFile", "HookProtocol", "SystemCalls"],
-                          linkerSettings: hasStaticRuntime ? [.unsafeFlags(["-static-stdlib"])] : []),
+                          swiftSettings: hasStaticLibraries ? [.define("NOTHING_TO_LOAD")] : [],
+                          linkerSettings: hasStaticLibraries ? [.unsafeFlags(["-static-executable"])] : hasStaticRuntime ? [.unsafeFlags(["-static-stdlib"])] : []),
         .executableTarget(name: "shadow-virt-benchmark",
                           dependencies: ["Platform", "CXXHash", "MigrationStream", "NBDServer", "Replication", "Transport", "Libvirt"],
                           path: "Tests/Benchmarks",

@@ -21,7 +21,7 @@ public enum ControlSocket {
             // unix(7): a full queue is EAGAIN at once; there is nothing to poll for.
             guard errno == EAGAIN else { throw SystemError("connect", path) }
             guard deadline > .now else { throw SystemError("connect", path, code: ETIMEDOUT) }
-            usleep(10_000)
+            usleep(2_000)
         }
     }
 

@@ -1,5 +1,6 @@
 import Glibc
 
 HookProgram.limitTime()
+HookProgram.goFirst()
 HookProgram.run(CommandLine.arguments.dropFirst())
 exit(0)

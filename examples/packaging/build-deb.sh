@@ -80,6 +80,9 @@ cp "$repository/README.md" "$documents/README.md"
 gzip -9n "$documents/README.md"
 # What is for some hosts only.
 install -D -m 644 -t "$documents/examples" "$repository"/examples/{shadow-virt-smart.service,shadow-virt-smart.timer,ipmi-ports.conf}
+# libvirt waits for the hook's program, most of whose time would be the loading of libraries (Package.swift).
+mkdir -p "$tree/usr/share/lintian/overrides"
+echo "shadow-virt: statically-linked-binary [usr/libexec/shadow-virt-hook]" >"$tree/usr/share/lintian/overrides/shadow-virt"
 {
   echo "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/"
   echo "Upstream-Name: shadow-virt"
