@@ -145,7 +145,16 @@ if [[ -n $failed ]] && (($(count "$failed") <= 10 && status != 124 && status != 
   fi
 fi
 
+slowest() { # of the first run, with their seconds
+  grep -aoE "Test Case '[^']+' (passed|failed) \([0-9.]+ seconds\)" "$output" | sed -E "s/Test Case '([^']+)' [a-z]+ \(([0-9.]+) .*/\2 \1/" |
+    sort -rn | sed -n '1,15p' || true
+}
+
 echo
+if (($(count "$passed") > 15)); then
+  echo "The slowest:"
+  slowest | while read -r seconds name; do printf '  %7.1f s  %s\n' "$seconds" "$name"; done
+fi
 if [[ -n $skipped ]]; then
   echo "Skipped, and why:"
   grep -aoE '[A-Za-z0-9_]+\.test[A-Za-z0-9_]* : Test skipped.*' "$output" | sed -E 's/^[^ ]+ : Test skipped[-: ]*//' |
