@@ -20,7 +20,10 @@ struct Ending: CustomStringConvertible {
     /// Of processor time, its own and that of all whose end it waited for.
     var processorMilliseconds: Double
 
-    var description: String { "status \(status) after \(Int(milliseconds)) ms\(out.isEmpty ? "" : "; out: \(out)")\(err.isEmpty ? "" : "; err: \(err)")" }
+    /// In one line: what a failure is known by does not get lost where only its first line is shown.
+    var description: String {
+        "status \(status) after \(Int(milliseconds)) ms\(out.isEmpty ? "" : "; out: \(out)")\(err.isEmpty ? "" : "; err: \(err)")".replacing("\n", with: "\\n")
+    }
 }
 
 /// Starts a program; `words[0]` is searched in PATH. Its output goes to the end of files. `input`: its descriptor 0; -1: closed; nil: /dev/null.

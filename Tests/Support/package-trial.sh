@@ -6,8 +6,10 @@
 
 set -Eeuo pipefail
 
-fail() { echo "FAILED: $*"; exit 1; }
+exec 3>&1 # for the reason, wherever that is found
+fail() { echo "FAILED: $*" >&3; exit 1; }
 cannot() { echo "$*"; exit 77; }
+trap 'echo "FAILED: \"$BASH_COMMAND\" (line $LINENO)" >&3' ERR # what has no message of its own
 
 if [[ ${1:-} != --inside ]]; then
   ((EUID == 0)) || cannot "not root: an overlay of this machine needs it"
@@ -29,7 +31,8 @@ mount -t tmpfs tmpfs "$root/tmp"
 ip link set lo up
 cp "$package" "$root/tmp/shadow-virt.deb"
 
-inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"; }
+readonly chrooted=(chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive)
+inside() { "${chrooted[@]}" "$@"; }
 wait_for() { # SECONDS WHAT COMMAND...
   local turns=$(($1 * 20)) what=$2
   shift 2
@@ -62,16 +65,25 @@ echo "installed: $(inside dpkg-query -L shadow-virt | while read -r path; do [[ 
 sed -i 's|^#libvirt_uri = .*|libvirt_uri = "test:///default"|; s|^#log_level = .*|log_level = "debug"|' "$root/etc/shadow-virt/shadow-virt.conf"
 mkdir -m 755 "$root/run/shadow-virt"
 mkdir -p "$root/var/lib/shadow-virt"
-inside shadow-virt serve >"$work/service.log" 2>&1 &
+# Not by the function: that would be a shell with the service below it, which would live on when the shell is told to end.
+"${chrooted[@]}" shadow-virt serve >"$work/service.log" 2>&1 &
 service=$!
-wait_for 30 "the service does not answer: $(cat "$work/service.log")" inside shadow-virt status
-inside sh -c 'echo "<domain/>" | /etc/libvirt/hooks/qemu.d/50-shadow-virt web1 started begin -' | grep . && fail "the hook prints something"
-wait_for 5 "the service did not get the hook's call: $(cat "$work/service.log")" grep -q "libvirt's hook: web1 started begin" "$work/service.log"
+said() { tail -n 3 "$work/service.log" | tr '\n' ' '; }
+answers() { kill -0 "$service" || fail "the service has ended: $(said)"; inside shadow-virt status; }
+wait_for 30 "the service does not answer" answers
+# A call may be lost where many want the processors: the hook waits for nobody.
+told() {
+  inside sh -c 'echo "<domain/>" | /etc/libvirt/hooks/qemu.d/50-shadow-virt web1 started begin -' >"$work/printed"
+  [[ ! -s $work/printed ]] || fail "the hook prints something: $(<"$work/printed")"
+  sleep 0.2
+  grep -q "libvirt's hook: web1 started begin" "$work/service.log"
+}
+wait_for 10 "the service did not get the hook's call" told
 # Taking the program away under a running service is refused.
 inside shadow-virt uninstall >"$work/refused" 2>&1 && fail "uninstall while the service runs"
 grep -q "The service runs" "$work/refused" || fail "uninstall says: $(cat "$work/refused")"
-kill -TERM "$(pgrep -P "$service" -x shadow-virt || echo "$service")" 2>/dev/null || true
-wait "$service" || true
+kill -TERM "$service"
+wait "$service" || fail "the service ended with status $?: $(said)"
 echo "run: status, hook, end"
 
 # --- removed, purged -----------------------------------------------------------------------------------------------
