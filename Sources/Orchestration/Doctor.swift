@@ -15,10 +15,10 @@ public struct Doctor {
 
     /// This host; with a domain, whether that can be protected, to `to` when given.
     public func report(domain word: String?, to host: String?) throws -> DoctorReport {
-        var findings = try checkHost()
+        var (findings, hasLibvirt) = checkHost()
         var name: String?
         let peer = try host.map { try environment.peer($0) }
-        if let word {
+        if let word, hasLibvirt {
             let domain = try environment.connect().lookup(anyOf: word)
             name = domain.name
             findings += try check(domain: domain, peer: peer, ProtectRequest()).findings
@@ -30,18 +30,15 @@ public struct Doctor {
 
     // MARK: The host
 
-    private func checkHost() throws -> [Finding] {
+    /// The second: whether libvirt answers, without which nothing can be said of a domain.
+    private func checkHost() -> ([Finding], Bool) {
         var findings: [Finding] = []
         findings.append(access("/dev/kvm", R_OK | W_OK) == 0
             ? Finding("kvm", .ok, "/dev/kvm is there")
             : Finding("kvm", .warning, "/dev/kvm is \(errno == ENOENT ? "missing" : "not accessible"): guests can be protected with the engine periodic only",
                       advice: "Enable virtualisation in the firmware and load kvm_intel or kvm_amd; run shadow-virt as root"))
-        let connection = try environment.connect()
-        let libvirt = try connection.libvirtVersion()
-        findings.append(libvirt >= Version(9, 0, 0)
-            ? Finding("libvirt", .ok, "libvirt \(libvirt)")
-            : Finding("libvirt", .warning, "libvirt \(libvirt) is older than 9.0, which nobody has tried", advice: "Use Debian 12, Ubuntu 24.04, RHEL 9 or later"))
-        findings.append(Self.judge(qemu: try connection.hypervisorVersion()))
+        let (libvirtFindings, hasLibvirt) = checkLibvirt()
+        findings += libvirtFindings
         do {
             let secret = try environment.configuration.loadSecret()
             findings.append(secret == nil
@@ -53,7 +50,22 @@ public struct Doctor {
         if environment.configuration.peers.isEmpty {
             findings.append(Finding("peers", .warning, "No other hosts are configured", advice: "List them under `peers` in \(environment.configuration.file)"))
         }
-        return findings + BMCCheck.findings(environment.configuration)
+        return (findings + BMCCheck.findings(environment.configuration), hasLibvirt)
+    }
+
+    private func checkLibvirt() -> ([Finding], Bool) {
+        do {
+            let connection = try environment.connect()
+            let libvirt = try connection.libvirtVersion()
+            let finding = libvirt >= Version(9, 0, 0)
+                ? Finding("libvirt", .ok, "libvirt \(libvirt)")
+                : Finding("libvirt", .warning, "libvirt \(libvirt) is older than 9.0, which nobody has tried", advice: "Use Debian 12, Ubuntu 24.04, RHEL 9 or later")
+            return ([finding, Self.judge(qemu: try connection.hypervisorVersion())], true)
+        } catch {
+            let uri = environment.configuration.libvirtURI
+            return ([Finding("libvirt", .failed, "No connection to \(uri): \(error)",
+                             advice: "Start its daemon (`systemctl start libvirtd` or `virtqemud`), or correct libvirt_uri in \(environment.configuration.file)")], false)
+        }
     }
 
     static func judge(qemu: Version) -> Finding {

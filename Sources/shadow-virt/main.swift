@@ -13,9 +13,10 @@ let table = CommandTable(
     worker: { $0 == BMCWorker.arguments ? BMCWorker.run() : WorkerMain.run($0) },
     doctor: { request, configuration in
         EventLoop.start()
-        let connection = try Connection.open(configuration.libvirtURI)
-        defer { connection.close() }
-        let environment = HostEnvironment(configuration: configuration, secretBytes: try configuration.loadSecret()) { connection }
+        // What is wrong with either is for the report to say.
+        let connection = Result { try Connection.open(configuration.libvirtURI) }
+        defer { if case .success(let connection) = connection { connection.close() } }
+        let environment = HostEnvironment(configuration: configuration, secretBytes: try? configuration.loadSecret()) { try connection.get() }
         return try Doctor(environment: environment).report(domain: request.domain, to: request.to)
     })
 exit(table.main())

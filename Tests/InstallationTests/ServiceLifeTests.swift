@@ -113,6 +113,22 @@ final class ServiceLifeTests: XCTestCase {
         }.flatMap { pid_t($0) }
     }
 
+    /// What is missing is a finding like any other, and the rest is looked at all the same; with the service and without.
+    func testDoctorWithoutLibvirt() throws {
+        let service = try Running(watchdogMs: 60_000)
+        try waitUntil("ready", seconds: 30) { service.received("READY=1") > 0 }
+        let there = try execute([Product.program, "doctor", "--config", service.folder.path + "/c.conf"])
+        XCTAssertTrue(there.out.contains("ok       libvirt "), "\(there)")
+        let uri = "qemu:///system?socket=/nonexistent/sock"
+        _ = try service.folder.write("libvirt_uri = \"\(uri)\"\ncontrol_socket = \"/nonexistent/control.sock\"\nmetrics_listen = \"off\"\n", to: "none.conf")
+        for words in [[], ["web1"]] {
+            let ending = try execute([Product.program, "doctor", "--config", service.folder.path + "/none.conf"] + words)
+            XCTAssertEqual(ending.status, 2, "\(ending)")
+            XCTAssertTrue(ending.out.contains("FAILED   libvirt  No connection to \(uri): ") && ending.out.contains("kvm") && ending.out.contains("secret"), "\(ending)")
+            XCTAssertTrue(ending.out.contains("Start its daemon (`systemctl start libvirtd` or `virtqemud`)"), "\(ending)")
+        }
+    }
+
     func testReload() throws {
         let service = try Running(watchdogMs: 60_000)
         try waitUntil("ready", seconds: 30) { service.received("READY=1") > 0 }

@@ -33,11 +33,12 @@ struct InstallCommand: Command {
             defer { context.output.data(installer.report.joined(separator: "\n")) }
             try withAdviceOnRights { try installer.install(files) }
         }
-        for step in steps(options, files, hadHooks: hadHooks) { context.remark(step, arguments) }
+        let programIsThere = access(options.layout.hookProgram, X_OK) == 0 || arguments.has("dry-run") && options.parts.contains(.program)
+        for step in steps(options, files, hadHooks: hadHooks, hasHookProgram: programIsThere) { context.remark(step, arguments) }
         return ExitCode.ok
     }
 
-    private func steps(_ options: InstallationOptions, _ files: [InstallationFile], hadHooks: Bool) -> [String] {
+    private func steps(_ options: InstallationOptions, _ files: [InstallationFile], hadHooks: Bool, hasHookProgram: Bool) -> [String] {
         guard options.isThisSystem else { return [] }
         var steps: [String] = []
         if options.parts.contains(.hook), !hadHooks {
@@ -45,7 +46,7 @@ struct InstallCommand: Command {
                 + "run `systemctl reload libvirtd` (or `virtqemud`) once; guests run on")
         }
         if options.parts.contains(.unit) { steps.append("Start the service: `systemctl daemon-reload && systemctl enable --now shadow-virt`") }
-        if options.parts.contains(.hook), access(options.layout.hookProgram, X_OK) != 0 {
+        if options.parts.contains(.hook), !hasHookProgram {
             steps.append("libvirt's hook does nothing yet: there is no \(options.layout.hookProgram), which it runs")
         }
         let profiles = files.filter { $0.part == .apparmor }.compactMap(\.includedBy)
