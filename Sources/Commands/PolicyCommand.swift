@@ -10,7 +10,7 @@ struct PolicyCommand: Command {
             .init("file", value: "FILE", help: "set: the whole policy from FILE, '-' for stdin, as `policy DOMAIN get` prints it. Without it the options below change what there is."),
             .init("on", help: "set: the service acts on it. The default."),
             .init("off", help: "set: it stays written, and the service ends the protection."),
-            .init("lifetime", value: "LIFETIME", help: "set: 'permanent', or 'ghost': when the guest ends, nothing is left of its protection on either side."),
+            .init("lifetime", value: "permanent|ghost", help: "set: 'ghost': when the guest ends, nothing is left of its protection on either side."),
             .init("engine", value: "ENGINE", help: "set: auto, continuous or periodic, as in `protect`."),
             .init("interval", value: "TIME", help: "set: time between two epochs, as in `protect`; 'default': what the configuration has."),
             .init("shadows", value: "N", help: "set: how many shadows to keep."),

@@ -118,6 +118,22 @@ final class CompletionTests: XCTestCase {
         XCTAssertEqual(try complete("status", "--check", "db"), ["db1"], "a switch takes no value")
     }
 
+    /// Each operand by its place; what belongs to an option is none.
+    func testOperandsByTheirPlace() throws {
+        let file = folder.path + "/c.conf"
+        XCTAssertEqual(try complete("policy", "w"), ["web\\ server\\ 2", "web1"])
+        XCTAssertEqual(try complete("policy", "web1", ""), ["clear", "get", "set"])
+        XCTAssertEqual(try complete("policy", "-q", "--config", "=", file, "web1", "s"), ["set"])
+        XCTAssertEqual(try complete("policy", "--config", file, "--socket", "x", "web1", "g"), ["get"])
+        XCTAssertEqual(try complete("policy", "web1", "set", "--lifetime", ""), ["ghost", "permanent"])
+        XCTAssertEqual(try complete("hosts", ""), ["clear", "list"])
+        XCTAssertEqual(try complete("hosts", "clear", "--config", file, ""), ["b", "beta.x"])
+        XCTAssertEqual(try complete("analyze", ""), ["pairs", "series"])
+        XCTAssertEqual(try complete("analyze", "pairs", folder.path + "/c."), [file])
+        XCTAssertEqual(try complete("status", "web1", ""), [], "one domain is all that it takes")
+        XCTAssertEqual(try complete("help", "status", ""), [])
+    }
+
     func testShellcheck() throws {
         try skipUnlessInstalled("shellcheck", package: "shellcheck")
         let ending = try execute(["shellcheck", "-s", "bash", folder.path + "/completion"])

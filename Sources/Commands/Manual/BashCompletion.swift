@@ -3,18 +3,21 @@ enum BashCompletion {
     static func text(_ specs: [CommandSpec]) -> String {
         let names = specs.map(\.name).joined(separator: " ")
         let cases = specs.map { spec in
-            "    \(spec.name)) options='\(spec.options.map { "--\($0.long)" }.joined(separator: " "))' operands=\(kind(of: spec)) ;;\n"
+            "    \(spec.name)) options='\(spec.options.map { "--\($0.long)" }.joined(separator: " "))' operands=(\(spec.operands.map(kind).joined(separator: " "))) ;;\n"
         }.joined()
         let choices = choices(specs).map { "    \($0.options.joined(separator: " | "))) _shadow_virt_words \($0.action) ;;\n" }.joined()
-        return template.replacing("@COMMANDS@", with: names).replacing("@CASES@", with: cases).replacing("@CHOICES@", with: choices)
+        let valued = Set(specs.flatMap(\.options).filter { $0.value != nil }.flatMap { ["--\($0.long)"] + ($0.short.map { ["-\($0)"] } ?? []) }).sorted()
+        return template.replacing("@VALUED@", with: valued.joined(separator: " ")).replacing("@COMMANDS@", with: names).replacing("@CASES@", with: cases).replacing("@CHOICES@", with: choices)
     }
 
-    private static func kind(of spec: CommandSpec) -> String {
-        switch spec.operands.first?.name {
-        case "DOMAIN"?: "domains"
-        case "HOST"?: "hosts"
-        case "COMMAND"?: "commands"
-        default: "none"
+    /// What an operand may be: a kind that the script knows, or its words, `get|set|clear`.
+    private static func kind(_ operand: CommandSpec.Operand) -> String {
+        switch operand.name {
+        case "DOMAIN": "domains"
+        case "HOST": "hosts"
+        case "COMMAND": "commands"
+        case "DIR": "files"
+        default: operand.name.contains("|") ? "'\(operand.name)'" : "none"
         }
     }
 
@@ -74,13 +77,17 @@ enum BashCompletion {
         }
 
         _shadow_virt() {
-          local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command='' options='' operands=none i
-          local commands='@COMMANDS@'
+          local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command='' options='' operands=() given=0 kind i
+          local commands='@COMMANDS@' valued=' @VALUED@ '
           COMPREPLY=()
-          # bash takes --to=b for three words.
           if [[ $current == = ]]; then current=''; elif [[ $previous == = ]]; then previous=${COMP_WORDS[COMP_CWORD - 2]}; fi
           for ((i = 1; i < COMP_CWORD; i++)); do
-            if [[ " $commands " == *" ${COMP_WORDS[i]} "* ]]; then command=${COMP_WORDS[i]}; break; fi
+            if [[ -n $command ]]; then
+              # An operand, unless it belongs to an option. bash takes --to=b for three words.
+              [[ ${COMP_WORDS[i]} == [-=]* || ${COMP_WORDS[i - 1]} == = || $valued == *" ${COMP_WORDS[i - 1]} "* ]] || ((given += 1))
+            elif [[ " $commands " == *" ${COMP_WORDS[i]} "* ]]; then
+              command=${COMP_WORDS[i]}
+            fi
           done
           case $command in
         @CASES@  esac
@@ -94,12 +101,15 @@ enum BashCompletion {
             _shadow_virt_words "${commands// /$'\n'}"$'\n--help\n--version'
           elif [[ $current == -* ]]; then
             _shadow_virt_words "${options// /$'\n'}"
-          elif [[ $operands == domains ]]; then
-            _shadow_virt_words "$(_shadow_virt_domains)"
-          elif [[ $operands == hosts ]]; then
-            _shadow_virt_words "$(_shadow_virt_hosts)"
-          elif [[ $operands == commands ]]; then
-            _shadow_virt_words "${commands// /$'\n'}"
+          else
+            kind=${operands[given]:-none}
+            case $kind in
+            domains) _shadow_virt_words "$(_shadow_virt_domains)" ;;
+            hosts) _shadow_virt_words "$(_shadow_virt_hosts)" ;;
+            commands) _shadow_virt_words "${commands// /$'\n'}" ;;
+            files) _shadow_virt_words --files ;;
+            *'|'*) _shadow_virt_words "${kind//|/$'\n'}" ;;
+            esac
           fi
         }
 
