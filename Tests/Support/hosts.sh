@@ -13,6 +13,9 @@
 #   hosts.sh libvirtd-kill DIR HOST            SIGKILL, likewise
 #   hosts.sh libvirtd-start DIR HOST           start it again, wait until it answers
 #
+# With $HOSTS_CACHE, a folder, libvirt's answers to what it asks a QEMU once (1.5 s for each host on an idle machine) are kept there from one
+# group of hosts to the next; libvirt itself sees whether they still hold.
+#
 # A host is a network, a mount and a UTS namespace, kept alive by one `sleep` (the holder); so is the switch between them.
 # Nothing is entered in /run/netns and addresses live inside the namespaces only, so any number of groups run side by side.
 #
@@ -131,6 +134,24 @@ namespaces = []
 cgroup_controllers = []
 stdio_handler = "file"
 END
+}
+
+readonly capabilities=var/cache/libvirt/qemu/capabilities
+
+take_cache() { # HOST
+  [[ -d ${HOSTS_CACHE:-} ]] || return 0
+  mkdir -p "$dir/$1/$capabilities"
+  cp -R "$HOSTS_CACHE/." "$dir/$1/$capabilities/"
+}
+
+keep_cache() {
+  local from=$dir/A/$capabilities new
+  [[ -n ${HOSTS_CACHE:-} && -n $(ls -A "$from" 2>/dev/null) ]] || return 0
+  ! diff -rq "$from" "$HOSTS_CACHE" >/dev/null 2>&1 || return 0
+  new=$(mktemp -d "$HOSTS_CACHE.XXXXXX") || return 0
+  # Whole or not at all; nobody fails for the want of it.
+  if cp -R "$from/." "$new/" && rm -rf "$HOSTS_CACHE" && mv -T "$new" "$HOSTS_CACHE"; then return 0; fi
+  rm -rf "$new"
 }
 
 clear_volatile() { find "$dir/$1/run" -mindepth 2 -delete 2>/dev/null || true; } # HOST; what a real /run loses
@@ -315,7 +336,7 @@ up() { # [PREFIX [COUNT]]
   hosts=${letters[*]:0:${2:-${HOSTS:-2}}}
   echo "$hosts" >"$dir/hosts"
   trap 'echo "$program: starting failed, taking the hosts down" >&2; down' EXIT
-  for host in $hosts; do write_configuration "$host"; done
+  for host in $hosts; do write_configuration "$host"; take_cache "$host"; done
   locked bring_up_namespaces "$name"
   connect_hosts
   for host in $hosts; do libvirtd_start "$host"; done
@@ -333,6 +354,7 @@ bring_up_namespaces() { # NAME; under the lock, so that no mount point goes away
 down() {
   local host pid
   trap - EXIT
+  keep_cache
   for host in $hosts; do
     [[ -d $dir/$host ]] || continue
     # libvirtd first: it would report and clean up after every guest that dies under it.

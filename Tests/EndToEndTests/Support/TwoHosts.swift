@@ -50,6 +50,9 @@ final class TwoHosts: @unchecked Sendable {
         return folder
     }
 
+    /// Where hosts.sh keeps what libvirt knows of QEMU from one class to the next.
+    private static let cache: Void = { _ = setenv("HOSTS_CACHE", Bundle.main.bundleURL.appendingPathComponent("e2e-libvirt-cache").path, 0) }()
+
     // MARK: Life
 
     /// `count`: of hosts. `configuration`: lines for every host's shadow-virt.conf, `ownLines` for that of one.
@@ -59,6 +62,7 @@ final class TwoHosts: @unchecked Sendable {
         try require(!withServices || access(Self.binary, X_OK) == 0, "No shadow-virt at \(Self.binary); set SHADOW_VIRT_BINARY")
         try require((2...Host.possible.count).contains(count), "2 to \(Host.possible.count) hosts, not \(count)")
         members = Array(Host.possible.prefix(count))
+        Self.cache
         folder = NSTemporaryDirectory() + "/shadow-virt-e2e-\(getpid())-\(UUID().uuidString.prefix(8))"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         // In a session of its own, away from the terminal's Ctrl-C, it waits for the end of a pipe whose other end only this process holds.
