@@ -3,7 +3,7 @@ import XCTest
 
 /// Parts of shadow-virt are killed: the guest hardly notices, and protection comes back by itself.
 final class CrashTests: HostsTestCase {
-    private let rounds = 10
+    private let times = rounds(6, thorough: 20)
 
     func testSourceWorkerKilled() throws {
         try killed("source worker") { guest in try killWorker(on: guest.home) }
@@ -56,7 +56,7 @@ final class CrashTests: HostsTestCase {
         let hosts = try hosts
         try guest.waitUntilWholeAgain()
         var gaps: [Double] = [], recoveries: [Double] = []
-        for round in 1...rounds {
+        for round in 1...times {
             pauseAtRandom(0.05...0.7)
             let mark = guest.serial.mark
             let begin = Clock.seconds

@@ -2,12 +2,12 @@ import XCTest
 
 /// QEMU is killed at random moments, and the guest goes on elsewhere with memory and disk of one instant.
 final class DiskFailoverTests: DisksTestCase {
-    private let rounds = 50
+    private let times = rounds(15, thorough: 50)
 
     func testQEMUKilledAtRandomMoments() throws {
         let guest = try protectedGuest()
         var sent: [Int] = [], protectedAfter: [Double] = []
-        for round in 1...rounds {
+        for round in 1...times {
             pauseAtRandom(0.02...0.4)
             do { try failOver(guest) } catch { throw TestFailure("Round \(round), from \(guest.home.name): \(error)") }
             try guest.waitForTicks(25)
@@ -23,7 +23,7 @@ final class DiskFailoverTests: DisksTestCase {
         let repeated = check.handOvers.map(\.repeatedTicks)
         report("failover with a disk: outage \(guest.outages.inMilliseconds); ticks repeated \(repeated.map(Double.init).median) (median), \(repeated.max() ?? 0) (most); protected back after \(protectedAfter.inMilliseconds)")
         report("failover with a disk: of \(Self.diskBytes) bytes the way back sent \(sent.map(Double.init).median) (median), \(sent.max() ?? 0) (most)")
-        XCTAssertEqual(check.handOvers.count, rounds)
+        XCTAssertEqual(check.handOvers.count, times)
         XCTAssertLessThanOrEqual(repeated.map(Double.init).median, Double(LedgerGuest.ticksOfAnEpoch), "more than one epoch lost")
         // What the guest writes lies in 512 KiB; the rest of the disk is the same on both sides.
         XCTAssertLessThan(sent.max() ?? 0, Self.diskBytes / 2, "the way back is a resync by difference")

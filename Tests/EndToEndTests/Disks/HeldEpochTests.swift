@@ -8,7 +8,7 @@ final class HeldEpochTests: DisksTestCase {
     func testImagesAreEqualWhileTheGuestIsHeld() throws {
         let guest = try protectedGuest()
         let hosts = try hosts
-        for round in 1...6 {
+        for round in 1...rounds(3, thorough: 6) {
             pauseAtRandom(0.05...0.5)
             let target = guest.home.other
             let replica = try replica(of: guest)

@@ -3,12 +3,12 @@ import XCTest
 
 /// What serves the shadow is killed: the replica is always that of some committed epoch, and the guest hardly notices.
 final class ShadowSideTests: DisksTestCase {
-    private let rounds = 20
+    private let times = rounds(12, thorough: 20)
 
     func testWorkerAndServiceKilledInTurn() throws {
         let guest = try protectedGuest()
         var recoveries: [Double] = [], gaps: [Double] = []
-        for round in 1...rounds {
+        for round in 1...times {
             pauseAtRandom(0.02...0.5)
             let mark = guest.serial.mark
             let begin = Clock.seconds
@@ -32,7 +32,7 @@ final class ShadowSideTests: DisksTestCase {
     func testKilledInTheFirstCopy() throws {
         let guest = try unprotectedGuest()
         let hosts = try hosts
-        for round in 1...6 {
+        for round in 1...rounds(4, thorough: 6) {
             let result = try guest.tryToProtect(["--no-wait"])
             try require(result.succeeded, result.summary)
             pauseAtRandom(0...0.5)
@@ -40,7 +40,7 @@ final class ShadowSideTests: DisksTestCase {
             do { try guest.waitUntilWholeAgain(limit: 30) } catch { throw TestFailure("Round \(round): \(error)") }
             try goOver(guest, "round \(round)", protectsBack: false)
         }
-        try assertInOrder(guest, ticks: 3000)
+        try assertInOrder(guest, ticks: 1500)
     }
 
     /// Both at once: what the worker had committed, and nothing else, is what the guest goes on from; or there is no shadow, and that is said.

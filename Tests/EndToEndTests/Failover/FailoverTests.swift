@@ -4,8 +4,9 @@ import XCTest
 final class FailoverTests: HostsTestCase {
     func testQEMUKilledAtRandomMoments() throws {
         let guest = try protectedGuest(on: .a)
+        let times = rounds(10, thorough: 50)
         var epochsLost: [Int] = []
-        for round in 1...20 {
+        for round in 1...times {
             pauseAtRandom(0.05...0.8)
             let from = guest.home
             let mark = try hosts.service(from).logMark
@@ -21,7 +22,7 @@ final class FailoverTests: HostsTestCase {
         let repeated = check.handOvers.map(\.repeatedTicks)
         report("failover: outage \(guest.outages.inMilliseconds); ticks repeated \(repeated); captured epochs lost \(epochsLost)")
         try guest.checkNeverTwice()
-        XCTAssertEqual(check.handOvers.count, 20)
+        XCTAssertEqual(check.handOvers.count, times)
         XCTAssertLessThanOrEqual(epochsLost.max() ?? 0, 1, "captured epochs lost")
         XCTAssertLessThanOrEqual(repeated.max() ?? 0, LedgerGuest.ticksOfAnEpoch, "ticks repeated: more than one epoch lost")
     }

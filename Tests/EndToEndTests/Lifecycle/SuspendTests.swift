@@ -4,9 +4,10 @@ import XCTest
 final class SuspendTests: HostsTestCase {
     func testSuspendHoldsOverManyIntervals() throws {
         let guest = try protectedGuest()
+        let times = rounds(12, thorough: 40)
         var lost = 0, late = 0
         var latencies: [Double] = []
-        for _ in 1...20 {
+        for _ in 1...times {
             pauseAtRandom(0.05...0.4)
             let asked = Clock.seconds
             let result = try hosts.virsh(guest.home, "suspend", guest.name)
@@ -32,11 +33,11 @@ final class SuspendTests: HostsTestCase {
             try guest.waitForTicks(25)
             try guest.waitUntilProtected()
         }
-        report("suspend: \(lost) of 20 did not hold, \(late) took more than 0.5 s; last tick after the command began: \(latencies.inMilliseconds)")
+        report("suspend: \(lost) of \(times) did not hold, \(late) took more than 0.5 s; last tick after the command began: \(latencies.inMilliseconds)")
         try guest.checkBooks()
         try guest.checkNeverTwice()
         // A suspend that falls into an epoch after libvirt has noticed its stop leaves no trace anywhere (SuspendWatch): some 4 in 100
         // at 20 ms. What must never happen is the opposite: a guest that stands still though its user resumed it.
-        XCTAssertLessThanOrEqual(lost, 5, "suspends that did not hold")
+        XCTAssertLessThanOrEqual(lost, times / 4, "suspends that did not hold")
     }
 }

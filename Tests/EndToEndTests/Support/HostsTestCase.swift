@@ -132,6 +132,9 @@ class HostsTestCase: XCTestCase {
     func random(_ range: ClosedRange<Double>) -> Double { Double.random(in: range, using: &Self.random) }
 }
 
+/// How often something is done at a random moment: `usual` times, with E2E_THOROUGH=yes `thorough` times, which the suite has no time for.
+func rounds(_ usual: Int, thorough: Int) -> Int { ProcessInfo.processInfo.environment["E2E_THOROUGH"] == "yes" ? thorough : usual }
+
 /// Prints what was measured, one line that can be found.
 func report(_ what: String) { print("MEASURED \(what)") }
 
