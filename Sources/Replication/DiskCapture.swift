@@ -73,6 +73,8 @@ final class DiskCapture: @unchecked Sendable {
         /// Disks whose mirror is here, by number.
         var mirrored: Set<Int> = []
         var failure: String?
+        /// What is written is thrown away.
+        var isAbandoned = false
     }
 
     /// Pieces of the copy go out when they are this large: as large as a frame.
@@ -177,7 +179,19 @@ final class DiskCapture: @unchecked Sendable {
     /// From here on epochs would lack writes: none is taken any more.
     func fail(_ reason: String) { state.change { $0.failure = $0.failure ?? reason } }
 
+    /// Nobody is going to take what the mirrors write. They hear nothing of it until they are ended in their turn, after the epochs: a mirror that ends by
+    /// itself, because a write failed, may do so inside an epoch's stop, and then QEMU (7.2 seen) keeps its filter on the disk for good.
+    func abandon(_ reason: String) {
+        state.change { state in
+            state.failure = state.failure ?? reason
+            state.isAbandoned = true
+        }
+    }
+
     var failure: String? { state.read { $0.failure } }
+
+    /// Why the mirrors are told that nothing is taken any more.
+    var refusal: String? { state.read { $0.isAbandoned ? nil : $0.failure } }
 
     // MARK: Writes
 
@@ -186,6 +200,7 @@ final class DiskCapture: @unchecked Sendable {
     func append(_ extent: DiskExtent, _ bytes: UnsafeRawPointer?, in buffer: WriteBuffer?, for follower: Int? = nil) throws(NBDError) {
         while true {
             let outcome: Outcome = state.change { state in
+                if state.isAbandoned { return .taken }
                 if let reason = state.failure { return .refused(reason) }
                 guard state.phase != .learning else { return .refused(Self.tooEarly) }
                 let record = DiskRecord(extent: extent, bytes: bytes, at: SharedStatistics.realtimeNanoseconds)
@@ -255,7 +270,7 @@ final class DiskCapture: @unchecked Sendable {
 
     /// Throws when no write may be taken now.
     func checkAccepting() throws(NBDError) {
-        let reason = state.read { $0.failure ?? ($0.phase == .learning ? Self.tooEarly : nil) }
+        let reason = state.read { $0.isAbandoned ? nil : $0.failure ?? ($0.phase == .learning ? Self.tooEarly : nil) }
         if let reason { throw NBDError(EIO, reason) }
     }
 
@@ -327,7 +342,7 @@ final class DiskCapture: @unchecked Sendable {
     /// While the disk is copied this waits for the network; once epochs are taken the guest does not wait: it is the protection that
     /// gives way. Whatever is refused here is missing in the epochs from now on, so every refusal is a failure for good.
     private func room() throws(NBDError) -> WriteBuffer {
-        if let buffer = pool.take() { return buffer }
+        if let buffer = pool.take(beyondLimit: state.read { $0.isAbandoned }) { return buffer }
         let deadline = MonotonicTime.now.adding(milliseconds: Self.roomMilliseconds)
         while deadline > .now, !isEnding(), state.read({ !$0.takesEpochs && $0.failure == nil }) {
             usleep(1000)
@@ -484,7 +499,7 @@ final class DiskExport: NBDExport, @unchecked Sendable {
 
     /// Held is safe: as safe as the guest's memory is.
     func flush() throws(NBDError) {
-        if let failure = capture.failure { throw NBDError(EIO, failure) }
+        if let refusal = capture.refusal { throw NBDError(EIO, refusal) }
     }
 
     func read(offset: UInt64, into: UnsafeMutableRawBufferPointer) throws(NBDError) { throw NBDError(ENOTSUP, "\(disk.target) can only be written") }

@@ -95,8 +95,8 @@ extension SourceWorker {
     private func giveUp(_ follower: Follower, _ reason: String) {
         setLink(follower, up: false)
         guard !followers.allSatisfy(\.isLost) else {
-            // Nobody is going to take what the mirrors write: the guest must not wait for room.
-            disks?.fail(reason)
+            // The guest must not wait for room, and the mirrors end when the epochs have.
+            disks?.abandon(reason)
             return
         }
         follower.close()

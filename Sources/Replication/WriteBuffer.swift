@@ -48,9 +48,10 @@ final class WriteBufferPool: @unchecked Sendable {
     var bytesInUse: Int { state.read { $0.buffers * Self.bufferBytes } }
 
     /// An empty buffer; nil at the ceiling, or when the kernel has no memory.
-    func take() -> WriteBuffer? {
+    /// - Parameter beyondLimit: for what is thrown away: each disk uses one over and over.
+    func take(beyondLimit: Bool = false) -> WriteBuffer? {
         let recycled: UnsafeMutableRawPointer?? = state.change { state in
-            guard (state.buffers + 1) * Self.bufferBytes <= limitBytes else { return .some(nil) }
+            guard beyondLimit || (state.buffers + 1) * Self.bufferBytes <= limitBytes else { return .some(nil) }
             state.buffers += 1
             guard let base = state.free.popLast() else { return .none }
             return .some(base)

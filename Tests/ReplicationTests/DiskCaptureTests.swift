@@ -211,6 +211,21 @@ final class DiskCaptureTests: XCTestCase {
         XCTAssertThrowsError(try bench.capture.follow())
     }
 
+    /// The last shadow is lost: the mirrors hear nothing of it until they are ended, however much the guest writes; but no epoch is taken any more.
+    func testAbandonedWritesAreThrownAway() throws {
+        let bench = try CaptureBench(limitBytes: 8 << 20)
+        try bench.follow()
+        try bench.write(0, 0, [1, 2, 3])
+        let held = try bench.capture.cut()
+        bench.capture.abandon("Nobody is left")
+        for round in 0..<40 { try bench.write(0, round * 4096, [UInt8](repeating: 7, count: 1 << 20)) }
+        try bench.capture.exports[0].trim(offset: 0, length: 4096, forceUnitAccess: false)
+        try bench.capture.exports[0].flush()
+        XCTAssertThrowsError(try bench.capture.cut()) { XCTAssertEqual("\($0)", "Nobody is left") }
+        XCTAssertEqual(held.records.compactMap { $0.bytes?.load(as: UInt8.self) }, [1], "What is under way stays as it was")
+        XCTAssertLessThanOrEqual(bench.capture.pool.bytesInUse, 6 << 20)
+    }
+
     func testOverflowOnceEpochsAreTaken() throws {
         let bench = try CaptureBench(limitBytes: 8 << 20)
         try bench.follow()
