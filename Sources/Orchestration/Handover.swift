@@ -218,6 +218,10 @@ extension PrimaryProtection {
                     }
                     _ = try client.ask(runOrder, timeoutMs: 15_000)
                     continue
+                case .unknown where answer.hasRun == true:
+                    // It has gone on from there, or ended there: the copy here is of an earlier time.
+                    finishHandover()
+                    return .handedOver
                 case .receiving, .failed, .unknown, nil:
                     // It does not run there, and without an order it never will.
                     uncommit()

@@ -376,7 +376,7 @@ public final class Registry: @unchecked Sendable {
         case .claim, .unclaim:
             return try answerClaim(request)
         case .query:
-            guard let shadow = try? session(request) else { return PeerResponse(phase: hasComeBy(request) ? .running : .unknown) }
+            guard let shadow = try? session(request) else { return try formerSession(request) }
             return PeerResponse(phase: try shadow.verifiedPhase(), epoch: shadow.status.committedEpoch)
         case .carry:
             try session(request).carry(request.carried)
@@ -416,12 +416,6 @@ public final class Registry: @unchecked Sendable {
             let uuid = (request.uuid ?? "").lowercased()
             return PeerResponse(isLive: shadow(uuid).map { $0.phase == .running } ?? true && (try? environment.connect().lookup(uuid: uuid).isActive()) == true)
         }
-    }
-
-    /// A former primary asks for the session by which the guest came here, and it has been protected from here since.
-    private func hasComeBy(_ request: PeerRequest) -> Bool {
-        guard let session = request.session, let protection = primary((request.uuid ?? "").lowercased()) else { return false }
-        return protection.record.cameBy == session
     }
 
     /// A protection that ended with the guest on the other side is over, and forgotten; any other one is `refusal`'s to explain.

@@ -125,6 +125,7 @@ public final class ShadowProtection: @unchecked Sendable {
     }
 
     fileprivate func markRunning() {
+        environment.taken.note(session)
         phaseBox.change { $0 = .running }
         Self.removeSocket(uuid, environment)
         board.set(.failedOver, "Runs here since \(primary) handed it over; not protected", cause: isTakingOver.read { $0 } ? .failover : nil)
@@ -144,6 +145,7 @@ public final class ShadowProtection: @unchecked Sendable {
             Log.error("\(name): its loaded shadow was resumed from outside")
             try environment.records.write(record(.running))
             markRunning()
+            environment.taken.keep()
             return .running
         }
     }
@@ -551,6 +553,8 @@ public final class ShadowProtection: @unchecked Sendable {
     /// What can wait until the guest runs. Without a definition the one that came earlier counts: its primary's host may be dead.
     private func settle(_ persistentXML: String?, autostart: Bool) {
         defer { isSettling.change { $0 = false } }
+        environment.taken.note(session)
+        environment.taken.keep()
         stopWorker()
         do {
             try keep(persistentXML.map { CarriedDefinition(xml: $0, autostart: autostart) })
