@@ -138,15 +138,19 @@ public final class PrimaryProtection: @unchecked Sendable {
         domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
         self.environment = environment
         self.onEnd = onEnd
-        let aimed = ShadowSlot(record.entries.first { $0.peer == peer.name } ?? ShadowEntry(peer: peer.name, session: record.session, multiple: 1), peer: peer, environment: environment)
-        slotBox = Guarded(record.entries.compactMap { entry in
-            if entry.peer == peer.name { return aimed }
-            return environment.configuration.peer(named: entry.peer).map { ShadowSlot(entry, peer: $0, environment: environment) }
-        })
+        let entries = record.entries
+        // It stands among the others, whatever became of these in the configuration; spelled as there.
+        let place = entries.firstIndex { HostName.isSame($0.peer, peer.name) }
+        let aimed = ShadowSlot(place.map { entries[$0] } ?? ShadowEntry(peer: peer.name, session: record.session, multiple: 1), peer: peer, environment: environment)
+        let slots = entries.indices.compactMap { index in
+            index == place ? aimed : environment.configuration.peer(named: entries[index].peer).map { ShadowSlot(entries[index], peer: $0, environment: environment) }
+        }
+        slotBox = Guarded(place == nil ? slots + [aimed] : slots)
         target = Guarded(aimed)
         board = StatusBoard(record.phase == .handedOver ? .failedOver : .syncing, label: "\(record.domain) -> \(record.entries.map(\.peer).joined(separator: ", "))",
                             reporter: ProtectionReporter(domain: record.domain, uuid: record.uuid, role: .primary, peer: peer.name, environment: environment))
         self.record = record
+        (self.record.peer, self.record.session) = (peer.name, aimed.session)
         isResumed = true
         // What an earlier service ordered, no other host may have.
         if record.phase != .protecting { claimant.change { $0 = record.peer } }

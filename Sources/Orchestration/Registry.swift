@@ -516,26 +516,37 @@ public final class Registry: @unchecked Sendable {
         defer { isTakenUp.change { $0 = true } }
         resumeMigrations()
         let records = environment.records.load()
-        for record in records where record.role == .primary {
-            guard let peer = environment.configuration.peer(named: record.peer) else {
-                Log.error("\(record.domain) is protected to \(record.peer), which the configuration does not list any more; it runs unprotected")
-                _ = try? COLOControl(domain: LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)).thaw()
-                continue
-            }
-            // A guest left standing in an epoch must not wait for anything; a committed hand-over must.
-            if record.phase == .protecting {
-                let domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
-                HeldProcess.letGo(domain)
-                // The engine periodic puts its guest right when its protection begins: that may take a while.
-                if record.engine != .periodic { thaw(domain) }
-            }
-            let protection = PrimaryProtection(resuming: record, environment: environment, peer: peer) { [weak self] in self?.forget($0) }
-            entries.change { $0.primaries[record.uuid] = protection }
-            protection.start()
-        }
+        for record in records where record.role == .primary { resumePrimary(record) }
         for record in records where record.role == .shadow { resumeShadow(record) }
         keeper.begin()
         announce()
+    }
+
+    private func resumePrimary(_ record: ProtectionRecord) {
+        let domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
+        // A guest left standing in an epoch must not wait for anything; a committed hand-over must.
+        if record.phase == .protecting {
+            HeldProcess.letGo(domain)
+            // The engine periodic puts its guest right when its protection begins: that may take a while.
+            if record.engine != .periodic { thaw(domain) }
+        }
+        for entry in record.entries where environment.configuration.peer(named: entry.peer) == nil {
+            Log.error("\(record.domain) has a shadow on \(entry.peer), which the configuration does not list any more: list it again, and restart this service")
+        }
+        guard let peer = peerOrdered(by: record) else { return Log.error("\(record.domain) runs unprotected") }
+        let protection = PrimaryProtection(resuming: record, environment: environment, peer: peer) { [weak self] in self?.forget($0) }
+        entries.change { $0.primaries[record.uuid] = protection }
+        protection.start()
+    }
+
+    /// The host whose answer counts; nil: the guest may run here, and there is no host to protect it to.
+    private func peerOrdered(by record: ProtectionRecord) -> Peer? {
+        if let peer = environment.configuration.peer(named: record.peer) { return peer }
+        guard record.phase == .protecting else {
+            // It was told to run the guest, whoever else is listed: nobody can ask it, so the guest stays in doubt, and `status` says so.
+            return Peer(name: record.peer, address: PeerAddress(host: "", port: 0), libvirtURI: "")
+        }
+        return record.entries.lazy.compactMap { [environment] in environment.configuration.peer(named: $0.peer) }.first
     }
 
     /// A QEMU that does not answer, or a libvirt that hangs behind it, holds up nobody else's guest.
