@@ -202,12 +202,16 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     /// The next event, whatever it is.
     func next(until deadline: MonotonicTime?) -> PrimaryEvent? {
-        mailbox.wait(until: deadline) { $0.isEmpty ? nil : $0.removeFirst() }
+        mailbox.wait(until: deadline) { events in
+            events.removeAll(where: \.isAbandoned)
+            return events.isEmpty ? nil : events.removeFirst()
+        }
     }
 
     /// The first event for which `body` has an answer; the others keep their place.
     func select<R>(until deadline: MonotonicTime?, _ body: (PrimaryEvent) -> R?) -> R? {
         mailbox.wait(until: deadline) { events in
+            events.removeAll(where: \.isAbandoned)
             for (index, event) in events.enumerated() {
                 if let result = body(event) {
                     events.remove(at: index)
