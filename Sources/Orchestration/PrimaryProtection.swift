@@ -236,7 +236,8 @@ public final class PrimaryProtection: @unchecked Sendable {
         var failures = 0
         do { try environment.records.write(record) } catch { Log.error("\(domain.name): \(error)") }
         if record.phase == .removing { finishHandover() }
-        if record.phase == .handedOver { return waitForRemoval() }
+        // Also when nobody can tell whether the copy here is gone: the guest is over there.
+        if record.phase == .handedOver || record.phase == .removing { return waitForRemoval() }
         var outcome = attempt()
         while true {
             switch outcome {
@@ -273,7 +274,7 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     private func attempt() -> Outcome {
         do {
-            if record.phase == .committing { return try resolveDoubt() }
+            if record.phase == .committing { return resolveDoubt() }
             if let outcome = try standBackIfTakenOver() { return outcome }
             try begin()
             return try follow()

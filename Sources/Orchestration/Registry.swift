@@ -196,9 +196,14 @@ public final class Registry: @unchecked Sendable {
     public func unprotect(_ word: String, deleteReplica: Bool = false, deadline: MonotonicTime) throws -> [String] {
         let protection = try primaryNamed(word)
         let reply = Reply<Void>()
-        protection.ending.change { $0.deletesReplica = deleteReplica || protection.record.isGhost == true }
+        let isGhost = protection.record.isGhost == true
+        protection.ending.change { $0.deletesReplica = deleteReplica || isGhost }
         protection.post(.unprotect(reply))
-        try reply.wait(until: deadline)
+        do { try reply.wait(until: deadline) } catch {
+            // It goes on: whenever it ends, and why, nobody has asked for that any more.
+            protection.ending.change { $0.deletesReplica = isGhost }
+            throw error
+        }
         return protection.ending.read { $0.remarks }
     }
 
