@@ -415,7 +415,7 @@ public final class Registry: @unchecked Sendable {
         case .sendBack:
             return try sendBack(request)
         case .available:
-            keeper.hostIsAvailable(request.host)
+            keeper.hostIsAvailable(environment.configuration.peer(named: request.host)?.name ?? request.host)
             return PeerResponse()
         case .holds:
             let uuid = (request.uuid ?? "").lowercased()
