@@ -633,9 +633,17 @@ public final class Registry: @unchecked Sendable {
         let replies = entries.read { Array($0.primaries.values) }.map { protection in
             let reply = Reply<Void>()
             protection.post(.shutdown(reply))
-            return reply
+            return (protection, reply)
         }
-        let deadline = MonotonicTime.now.adding(milliseconds: 8000)
-        for reply in replies { try? reply.wait(until: deadline) }
+        let begin = MonotonicTime.now
+        for (protection, reply) in replies {
+            // A guest that is held for a swap would stand still until the next service.
+            while reply.isOpen, MonotonicTime.now.milliseconds(since: begin) < (protection.board.state == .swapping ? Self.swapMs : Self.endMs) {
+                _ = reply.poll(until: MonotonicTime.now.adding(milliseconds: 100))
+            }
+        }
     }
+
+    /// Of an orderly end. A swap is over, one way or the other, after its three waits of 15 s each: held, loaded, told to run.
+    private static let endMs = 8000.0, swapMs = 50_000.0
 }
