@@ -116,7 +116,7 @@ extension PrimaryProtection {
             case .inDoubt(let reason):
                 reply.give(.failure(ControlFailure("The connection broke after \(peer.name) was told to run the guest: \(reason)",
                                                    advice: "The guest stands still here until \(peer.name) answers; see `shadow-virt status`")))
-                return (try? resolveDoubt()) ?? .retry("The swap is in doubt")
+                return resolveDoubt()
             }
         } catch {
             // Before the commit, or the peer said itself that it does not run the guest.
@@ -200,7 +200,7 @@ extension PrimaryProtection {
     }
 
     /// A hand-over was committed and nobody knows whether the guest runs there. Until the peer says so, it runs nowhere.
-    func resolveDoubt() throws -> Outcome {
+    func resolveDoubt() -> Outcome {
         var told = false
         while true {
             do {
@@ -218,6 +218,10 @@ extension PrimaryProtection {
                     }
                     _ = try client.ask(runOrder, timeoutMs: 15_000)
                     continue
+                case .unknown where answer.hasRun == true:
+                    // It has gone on from there, or ended there: the copy here is of an earlier time.
+                    finishHandover()
+                    return .handedOver
                 case .receiving, .failed, .unknown, nil:
                     // It does not run there, and without an order it never will.
                     uncommit()
@@ -328,19 +332,19 @@ extension PrimaryProtection {
     /// The peer's administrator forces the guest over there. From then on its shadow is the only copy: it is not to be discarded.
     func yield(_ reply: Reply<Void>, to host: String) -> Outcome {
         do {
-            if let slot = slot(host) { aim(at: slot) }
-            try yieldToPeer()
+            try yieldToPeer(host)
             reply.give(.success(()))
             return .handedOver
         } catch {
             reply.give(.failure(error))
-            return .retry("The guest could not be given up to \(peer.name): \(error)")
+            return .retry("The guest could not be given up to \(host): \(error)")
         }
     }
 
     /// The peer starts the guest on our word that it does not run here any more.
-    private func yieldToPeer() throws {
-        let before = record.phase
+    private func yieldToPeer(_ host: String) throws {
+        let (before, aimed) = (record.phase, target.read { $0 })
+        if let slot = slot(host) { aim(at: slot) }
         record.phase = .removing
         do {
             try environment.records.write(record)
@@ -348,6 +352,8 @@ extension PrimaryProtection {
                 throw ControlFailure("Nobody can tell whether QEMU's process of \(domain.name) is gone on \(environment.hostName)", advice: "See that libvirtd runs there, or end the process")
             }
         } catch {
+            // In doubt, the host that was ordered is the one whose answer counts.
+            aim(at: aimed)
             note(before)
             throw error
         }
@@ -412,7 +418,7 @@ extension PrimaryProtection {
             finishHandover()
             return .handedOver
         case .inDoubt:
-            return try resolveDoubt()
+            return resolveDoubt()
         }
     }
 

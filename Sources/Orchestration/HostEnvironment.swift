@@ -17,6 +17,7 @@ public struct HostEnvironment: Sendable {
     let tallies = Tallies()
     /// Hosts that are not trusted.
     public let marks: HostMarks
+    let taken: TakenSessions
     /// The current connection to this host's libvirt; throws while there is none.
     public let connect: @Sendable () throws -> Connection
 
@@ -25,6 +26,7 @@ public struct HostEnvironment: Sendable {
         self.secretBytes = secretBytes
         records = RecordStore(directory: configuration.stateDirectory)
         marks = HostMarks(stateDirectory: configuration.stateDirectory)
+        taken = TakenSessions(stateDirectory: configuration.stateDirectory)
         self.connect = connect
     }
 

@@ -163,6 +163,8 @@ public struct PeerResponse: Codable, Sendable {
     public var migration: MigrationFigures?
     /// `prepare`, `discard`, `receive`, `received`, `abandon`: what an administrator should know.
     public var warnings: [String]?
+    /// `query`: its guest came to run there, whether it does now or not. Absent: it never did, as far as is known there.
+    var hasRun: Bool?
     /// `sibling`.
     public var sibling: SiblingState?
     /// `telemetry`: absent when nothing is measured there.
@@ -174,7 +176,7 @@ public struct PeerResponse: Codable, Sendable {
 
     public init(failure: ControlFailure? = nil, phase: ShadowPhase? = nil, epoch: UInt64? = nil, milliseconds: Double? = nil,
                 state: String? = nil, isLive: Bool? = nil, facts: HostFacts? = nil, replicas: [String: String]? = nil, warnings: [String]? = nil,
-                visibleBytes: [String: UInt64]? = nil, emptied: [String]? = nil) {
+                visibleBytes: [String: UInt64]? = nil, emptied: [String]? = nil, hasRun: Bool? = nil) {
         self.failure = failure
         self.phase = phase
         self.epoch = epoch
@@ -186,6 +188,7 @@ public struct PeerResponse: Codable, Sendable {
         self.warnings = warnings
         self.visibleBytes = visibleBytes
         self.emptied = emptied
+        self.hasRun = hasRun
     }
 }
 

@@ -35,6 +35,16 @@ enum PrimaryEvent: Sendable {
     case yield(Reply<Void>, to: String)
     /// The service ends.
     case shutdown(Reply<Void>)
+
+    /// An order whose giver was told meanwhile that it was not carried out in time, and acts on that: the guest that a late `yield` destroys would run nowhere.
+    var isAbandoned: Bool {
+        switch self {
+        case .swap(let reply, _): !reply.isOpen
+        case .addShadows(_, let reply), .unprotect(let reply), .yield(let reply, _): !reply.isOpen
+        case .removeShadow(_, _, let reply): !reply.isOpen
+        default: false
+        }
+    }
 }
 
 /// An answer that somebody on another thread waits for.
@@ -43,9 +53,14 @@ final class Reply<Value: Sendable>: @unchecked Sendable {
 
     func give(_ value: Result<Value, any Error>) { result.change { $0 = $0 ?? value } }
 
+    /// Neither given nor given up.
+    var isOpen: Bool { result.read { $0 == nil } }
+
+    /// At the deadline it is given up: an order that nobody has begun by then is not carried out any more.
     func wait(until deadline: MonotonicTime?) throws -> Value {
-        guard let result = result.wait(until: deadline, { $0 }) else { throw ControlFailure("The service did not finish in time") }
-        return try result.get()
+        if let result = result.wait(until: deadline, { $0 }) { return try result.get() }
+        give(.failure(ControlFailure("The service did not finish in time")))
+        return try wait(until: nil)
     }
 
     /// The answer, when it is there by the deadline.

@@ -48,37 +48,28 @@ public final class PrimaryProtection: @unchecked Sendable {
     private let isProtecting = Guarded(true)
     private let mailbox = Guarded<[PrimaryEvent]>([])
     private let onEnd: @Sendable (PrimaryProtection) -> Void
-
+    /// Why it is over; nil: it is not.
+    let isOver = Guarded<String?>(nil)
 
     // The current attempt; touched by the protection's thread only, but for `worker`, which `status` reads.
-    private let currentWorker = Guarded<WorkerProcess?>(nil)
+    let currentWorker = Guarded<WorkerProcess?>(nil)
     /// Nil for a guest without disks in its epochs.
     let currentDisks = Guarded<DiskSession?>(nil)
-    private(set) var streamPath = ""
-    private var generation = 0
+    var streamPath = ""
+    var generation = 0
     var processWatch: Descriptor?
     var watchedProcess: pid_t = 0
-    private var suspension: Suspension?
-    private var suspendWatch: SuspendWatch?
+    var suspension: Suspension?
+    var suspendWatch: SuspendWatch?
     /// Saves of libvirt's status file that say nothing new: they belong to a suspension that is over.
-    private var savesSettled = 0
-    private var settledAt = MonotonicTime(nanoseconds: 0)
-    /// Saves come through inotify on a thread of its own; those of a suspension that is over, our own repetition included, may
-    /// still be on their way for this long. A suspend by the user in that time, if it meets an epoch, is missed: better than a
-    /// guest that stands still although its user resumed it.
-    private static let settleMilliseconds = 300.0
-    /// A suspend is repeated at once or not at all.
-    private static let repeatMilliseconds = 250.0
-    /// A worker without a beat for so long, eight of them, was stopped, or the host is past help. The guest may stand still meanwhile.
-    private static let longestBreathMilliseconds = 2000.0
-    /// An epoch that is under way is over in a few milliseconds, the first one in some hundred.
-    private static let endOfStreamMilliseconds = 2000.0
+    var savesSettled = 0
+    var settledAt = MonotonicTime(nanoseconds: 0)
     private var lastLook = MonotonicTime(nanoseconds: 0)
-    private let libvirtIsAway = Guarded(false)
+    let libvirtIsAway = Guarded(false)
     /// Its user suspended the guest, and an earlier attempt's COLO is still on: nothing can be done before it runs again.
-    private var waitsForResume = false
+    var waitsForResume = false
     private var lastProof: (proven: UInt64, committed: UInt64, at: MonotonicTime) = (0, 0, .now)
-    private var wasProtected = false
+    var wasProtected = false
     private(set) var wasEverProtected = false
     let firstFailure = Guarded<String?>(nil)
     var stopDetail: StoppedDetail?
@@ -87,28 +78,14 @@ public final class PrimaryProtection: @unchecked Sendable {
     let ending = Guarded<(deletesReplica: Bool, remarks: [String])>((false, []))
     /// What an administrator who protects the guest should know.
     let remarks = Guarded<[String]>([])
-    private let rate = RateMeter()
+    let rate = RateMeter()
     /// Of the engine `periodic`.
     var passes = Passes()
     /// What a swap is at, for whoever waits for it.
     let swapStep = Guarded<String?>(nil)
     /// Another interval than the configured one.
     let steering = Guarded<IntervalOrder?>(nil)
-    private let carrier = DefinitionCarrier()
-
-    /// A stop of the guest that was not ours.
-    struct Suspension {
-        /// Realtime nanoseconds.
-        var at: UInt64
-        /// That a user asked for it, by libvirt's own record; without it a stop is never repeated.
-        var evidence: SuspendWatch.Evidence?
-        var resumes = 0
-        let notedAt = MonotonicTime.now
-        /// The worker withholds epochs, and the guest stands still.
-        var isConfirmed = false
-        /// Known from libvirt's status file alone: the stop fell inside an epoch, whose end has undone it or will.
-        var isInsideEpoch = false
-    }
+    let carrier = DefinitionCarrier()
 
     /// - Parameter slots: the shadows, at least one. `demandsAll`: the first attempt fails unless all of them can be prepared.
     init(domain: LocalDomain, environment: HostEnvironment, slots: [ShadowSlot], request: ProtectRequest, engine: EngineDecision, demandsAll: Bool,
@@ -138,15 +115,19 @@ public final class PrimaryProtection: @unchecked Sendable {
         domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
         self.environment = environment
         self.onEnd = onEnd
-        let aimed = ShadowSlot(record.entries.first { $0.peer == peer.name } ?? ShadowEntry(peer: peer.name, session: record.session, multiple: 1), peer: peer, environment: environment)
-        slotBox = Guarded(record.entries.compactMap { entry in
-            if entry.peer == peer.name { return aimed }
-            return environment.configuration.peer(named: entry.peer).map { ShadowSlot(entry, peer: $0, environment: environment) }
-        })
+        let entries = record.entries
+        // It stands among the others, whatever became of these in the configuration; spelled as there.
+        let place = entries.firstIndex { HostName.isSame($0.peer, peer.name) }
+        let aimed = ShadowSlot(place.map { entries[$0] } ?? ShadowEntry(peer: peer.name, session: record.session, multiple: 1), peer: peer, environment: environment)
+        let slots = entries.indices.compactMap { index in
+            index == place ? aimed : environment.configuration.peer(named: entries[index].peer).map { ShadowSlot(entries[index], peer: $0, environment: environment) }
+        }
+        slotBox = Guarded(place == nil ? slots + [aimed] : slots)
         target = Guarded(aimed)
         board = StatusBoard(record.phase == .handedOver ? .failedOver : .syncing, label: "\(record.domain) -> \(record.entries.map(\.peer).joined(separator: ", "))",
                             reporter: ProtectionReporter(domain: record.domain, uuid: record.uuid, role: .primary, peer: peer.name, environment: environment))
         self.record = record
+        (self.record.peer, self.record.session) = (peer.name, aimed.session)
         isResumed = true
         // What an earlier service ordered, no other host may have.
         if record.phase != .protecting { claimant.change { $0 = record.peer } }
@@ -198,12 +179,16 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     /// The next event, whatever it is.
     func next(until deadline: MonotonicTime?) -> PrimaryEvent? {
-        mailbox.wait(until: deadline) { $0.isEmpty ? nil : $0.removeFirst() }
+        mailbox.wait(until: deadline) { events in
+            events.removeAll(where: \.isAbandoned)
+            return events.isEmpty ? nil : events.removeFirst()
+        }
     }
 
     /// The first event for which `body` has an answer; the others keep their place.
     func select<R>(until deadline: MonotonicTime?, _ body: (PrimaryEvent) -> R?) -> R? {
         mailbox.wait(until: deadline) { events in
+            events.removeAll(where: \.isAbandoned)
             for (index, event) in events.enumerated() {
                 if let result = body(event) {
                     events.remove(at: index)
@@ -219,8 +204,6 @@ public final class PrimaryProtection: @unchecked Sendable {
     var currentGeneration: Int { generation }
     var isSuspended: Bool { suspension != nil || passes.isSuspended }
     var libvirtAway: Bool { libvirtIsAway.read { $0 } }
-    /// Where the engine `periodic` says that it reads a pass.
-    private var passLock: String { PassLock.path(of: "\(environment.configuration.runtimeDirectory)/\(domain.uuid)/colo.sock") }
 
     // MARK: Life
 
@@ -228,7 +211,8 @@ public final class PrimaryProtection: @unchecked Sendable {
         var failures = 0
         do { try environment.records.write(record) } catch { Log.error("\(domain.name): \(error)") }
         if record.phase == .removing { finishHandover() }
-        if record.phase == .handedOver { return waitForRemoval() }
+        // Also when nobody can tell whether the copy here is gone: the guest is over there.
+        if record.phase == .handedOver || record.phase == .removing { return waitForRemoval() }
         var outcome = attempt()
         while true {
             switch outcome {
@@ -265,7 +249,7 @@ public final class PrimaryProtection: @unchecked Sendable {
 
     private func attempt() -> Outcome {
         do {
-            if record.phase == .committing { return try resolveDoubt() }
+            if record.phase == .committing { return resolveDoubt() }
             if let outcome = try standBackIfTakenOver() { return outcome }
             try begin()
             return try follow()
@@ -380,149 +364,6 @@ public final class PrimaryProtection: @unchecked Sendable {
         record.phase = .handedOver
         try environment.records.write(record)
         return .handedOver
-    }
-
-    // MARK: Beginning
-
-    private func begin() throws {
-        board.set(.syncing, "preparing the shadow on \(slots.map(\.peer.name).joined(separator: ", "))")
-        generation += 1
-        suspension = nil
-        stopDetail = nil
-        let handle = try domain.handle()
-        guard try handle.isActive() else { throw ControlFailure("Domain \(domain.name) does not run") }
-        // Left over from a worker or a service that died: the guest first.
-        passes = Passes()
-        try passControl.recover(lock: passLock)
-        waitsForResume = try !isPeriodic && COLOControl(domain: domain).thaw() == COLOControl.suspended
-        guard !waitsForResume else { throw ControlFailure("The guest is suspended; protection begins anew when it is resumed") }
-        let (state, reason) = try handle.state()
-        guard state == .running else {
-            throw ControlFailure("Domain \(domain.name) is \(state.describe(reason: reason)), not running", advice: "Resume it; protection begins then")
-        }
-        let definition = try DomainDefinition(forShadowOf: handle)
-        let plan = try planDisks(handle)
-        let hasReplicas = plan?.replicas.isEmpty == false
-        record.phase = .protecting
-        claimant.change { $0 = nil }
-        record.sharedDisks = plan?.shared.isEmpty == false ? plan?.shared : nil
-        if record.savedParameters.isEmpty { record.savedParameters = try COLOControl(domain: domain).currentParameters() }
-
-        var request = try PeerRequest(.prepare, host: environment.hostName, uuid: domain.uuid, domain: domain.name,
-                                      xml: definition.shadowXML(), intervalMs: record.intervalMs, memoryBytes: definition.memoryBytes,
-                                      disks: plan?.replicas, media: plan?.media, pool: record.pool, discardStale: record.discardStale)
-        request.engine = record.engine.rawValue
-        request.carried = try CarriedDefinition.read(handle)
-        request.nvram = try NVRAM.read(definition)
-        request.onFailure = record.onFailure
-        request.hasSharedDisks = record.sharedDisks == nil ? nil : true
-        let replicas = try prepareShadows { [request] slot in
-            var request = request
-            request.session = slot.session
-            request.family = family
-            return request
-        }
-        carrier.noteSent(request.carried)
-        // Said of what lay there then.
-        record.discardStale = nil
-        try environment.records.write(record)
-        if !hasReplicas { try raiseGuard() }
-
-        let pid = try domain.processID()
-        processWatch = processDescriptor(pid)
-        watchedProcess = pid
-        let owner = try LocalDomain.owner(of: pid)
-        let folder = try environment.socketDirectory(domain.uuid, owner: owner)
-        streamPath = "\(folder)/colo.sock"
-        if let plan, hasReplicas {
-            currentDisks.change { $0 = DiskSession(plan: plan, replicas: replicas, domain: domain, socket: "\(folder)/disks.sock") }
-        }
-        try startWorker(path: streamPath, owner: owner, plan, diskPath: "\(folder)/disks.sock")
-        if !hasReplicas { try startStream() } else { board.set(.syncing, "comparing the disks with their replicas on \(slots.filter(\.isIn).map(\.peer.name).joined(separator: ", "))") }
-    }
-
-    private func startStream() throws {
-        board.set(.syncing, "copying the guest's memory")
-        guard !isPeriodic else { return passes.mayBegin = true }
-        try COLOControl(domain: domain).start(path: streamPath, intervalMs: orderedIntervalMs)
-    }
-
-    /// What becomes of the disks; nil when they are left alone.
-    private func planDisks(_ handle: Domain) throws -> DiskPlan? {
-        guard !record.withoutDisks else { return nil }
-        let folder = "\(environment.configuration.runtimeDirectory)/\(domain.uuid)"
-        try DiskMirror.abortLeftOvers(of: domain, folder: folder)
-        let plan = try DiskPlan.make(handle, DomainDefinition(xml: handle.xml()), ownFolders: environment.ownFolders)
-        try plan.checkNoneIsRefused()
-        // Whoever wants to overwrite them one day has to know that the guest ran on them.
-        if !plan.replicas.isEmpty { try replicaNotes.notePrimary(plan) }
-        return plan
-    }
-
-    // MARK: Disks
-
-    /// The disks' way to the first epoch, one step when it is time for it.
-    private func advanceDisks() throws -> Outcome? {
-        guard let disks = currentDisks.read({ $0 }), disks.stage == .copying || disks.stage == .following else { return nil }
-        do {
-            let ready = try disks.areReady()
-            if let changed = try disks.plan.sizeChanges(domain.handle()).first { return .retry("\(changed)") }
-            if disks.stage == .copying {
-                if ready {
-                    disks.settle()
-                    worker?.order(WorkerCommand(.disksReady))
-                }
-            }
-        } catch let failure as ControlFailure {
-            if wasProtected, hasQEMUEnded() { return try failover() }
-            return .retry("\(failure)")
-        }
-        return nil
-    }
-
-
-    private func raiseGuard() throws {
-        let migrationGuard = ForeignMigrationGuard(domain: domain, directory: environment.configuration.stateDirectory)
-        if let disk = record.guardDisk {
-            // Still standing from an earlier attempt?
-            if let job = try? domain.handle().blockJobInfo(disk: disk), job.type == .copy { return }
-            migrationGuard.lower(disk: nil, file: record.guardFile)
-        }
-        let current = try DomainDefinition(xml: domain.handle().xml(flags: []))
-        let raised = try migrationGuard.raise(current)
-        record.guardDisk = raised?.disk
-        record.guardFile = raised?.file
-        try environment.records.write(record)
-        if raised == nil {
-            Log.warning("\(domain.name): the guest has no disk, so nothing keeps `virsh save`, `dump` or `migrate` away from it: do not use them while it is protected")
-        }
-    }
-
-    private func startWorker(path: String, owner: (user: uid_t, group: gid_t), _ plan: DiskPlan?, diskPath: String) throws {
-        let configuration = environment.configuration
-        var options = SourceWorkerOptions(
-            domain: domain.name, host: environment.hostName, peers: sourcePeers, secret: environment.secretBytes, streamPath: path,
-            streamOwner: owner.user, streamGroup: owner.group, intervalMs: orderedIntervalMs, intervalLimitMs: Double(configuration.intervalLimitMs), ceilingBytes: configuration.unsentCeilingBytes,
-            keepaliveMs: Double(configuration.keepaliveMs), peerTimeoutMs: Double(configuration.peerTimeoutMs))
-        options.diskPath = diskPath
-        options.engine = record.engine
-        options.disks = (plan?.replicas ?? []).enumerated().map { CapturedDisk(index: $0.offset, target: $0.element.target, byteCount: $0.element.capacityBytes) }
-        let mine = generation
-        let process = try WorkerProcess(name: domain.name, start: WorkerCommand(.startSource, source: options)) { [weak self] event in
-            self?.post(.worker(event, generation: mine))
-        } onEnd: { [weak self] status in
-            self?.post(.workerEnded(status, generation: mine))
-        }
-        process.statistics[.eventsAway] = libvirtIsAway.read { $0 } ? 1 : 0
-        currentWorker.change { $0 = process }
-        let ready: Bool? = select(until: MonotonicTime.now.adding(milliseconds: 10_000)) { event in
-            switch event {
-            case .worker(let event, mine) where event.kind == .ready: true
-            case .workerEnded(_, mine): false
-            default: nil
-            }
-        }
-        guard ready == true else { throw ControlFailure("The source worker did not start") }
     }
 
     // MARK: Following
@@ -740,206 +581,5 @@ public final class PrimaryProtection: @unchecked Sendable {
             return .retry("An epoch did not end; its worker was ended")
         }
         return .retry("QEMU stopped sending epochs: its migration is `\(migration)`, the guest `\(status)`")
-    }
-
-    // MARK: Suspension by the user
-
-    /// QEMU stopped the guest. Epochs do that, too; what lies outside an epoch's window is somebody else's stop.
-    private func stopped(at moment: UInt64) {
-        guard let worker, board.state != .syncing, !worker.statistics.isInsideWindow(moment) else { return }
-        if suspension == nil {
-            suspension = Suspension(at: moment)
-            worker.order(WorkerCommand(.suspend))
-        } else if suspension?.isInsideEpoch == true, suspension?.isConfirmed == false {
-            // The status file was quicker than the event: an ordinary stop after all.
-            suspension?.isInsideEpoch = false
-            suspension?.at = moment
-        }
-    }
-
-    /// Libvirt noted a user's suspend.
-    private func suspendNoted(_ evidence: SuspendWatch.Evidence) {
-        guard let worker, board.state != .syncing, evidence.save > savesSettled,
-              MonotonicTime.now.milliseconds(since: settledAt) > Self.settleMilliseconds else { return }
-        if suspension == nil {
-            suspension = Suspension(at: SharedStatistics.realtimeNanoseconds, isInsideEpoch: true)
-            worker.order(WorkerCommand(.suspend))
-        }
-        if suspension?.evidence == nil { suspension?.evidence = evidence }
-    }
-
-    private func resumed(at moment: UInt64) {
-        // The end of the epoch before the suspension may be heard of after it.
-        guard let current = suspension, moment > current.at else { return }
-        suspension?.resumes += 1
-        if current.isConfirmed { endSuspension() }
-    }
-
-    private func endSuspension() {
-        suspension = nil
-        savesSettled = suspendWatch?.saves ?? 0
-        settledAt = .now
-        worker?.order(WorkerCommand(.resume))
-        board.set(.protected)
-        showShadows()
-    }
-
-    /// The worker withholds epochs. One that began before it heard of it has undone the user's stop: repeat that, unless somebody
-    /// resumed the guest in the meantime. A resume that libvirt accepted came either before that epoch, and shows as one RESUME more
-    /// than epochs explain, or within it, and then the epoch is torn (`torn`). Later ones libvirt refuses: the guest runs.
-    private func confirmSuspension() throws {
-        guard var current = suspension, !current.isConfirmed, let worker else { return }
-        if try domain.monitor(QueryStatus()).running {
-            let epochs = worker.statistics.windowsBegun(after: current.at)
-            guard MonotonicTime.now.milliseconds(since: current.notedAt) < max(Self.repeatMilliseconds, record.intervalMs * 3),
-                  current.evidence != nil, current.isInsideEpoch || (epochs > 0 && current.resumes <= epochs) else { return endSuspension() }
-            Log.info("\(domain.name): a suspend met an epoch, which undid it; suspending again")
-            try domain.handle().suspend()
-        }
-        current.isConfirmed = true
-        suspension = current
-        // The guest stands still, and every event about the epochs so far has come: none of them is torn.
-        worker.statistics[.provenEpoch] = worker.statistics[.epoch]
-        board.set(.suspended, "The guest is suspended; the shadow holds its last epoch")
-    }
-
-    // MARK: Ending
-
-    /// Leaves the guest running and QEMU as it was. Safe to repeat, and when half of it is not there.
-    func cleanUp(keepGuard: Bool) {
-        endSilentWorker()
-        keepCommitted()
-        if isPeriodic {
-            endMirrors()
-            worker?.stop(milliseconds: passes.run == nil ? 2000 : Self.longestPassMs)
-            endPasses(restoring: keepGuard ? [:] : record.savedParameters)
-        } else {
-            endCOLO(keepGuard: keepGuard)
-        }
-        currentWorker.change { $0 = nil }
-        for slot in slots { slot.leave() }
-        currentDisks.change { $0 = nil }
-        processWatch = nil
-        let active = (try? domain.handle().isActive()) ?? false
-        if !keepGuard {
-            ForeignMigrationGuard(domain: domain, directory: environment.configuration.stateDirectory)
-                .lower(disk: active ? record.guardDisk : nil, file: record.guardFile)
-            unlink("\(environment.configuration.runtimeDirectory)/\(domain.uuid)/colo.sock")
-            unlink("\(environment.configuration.runtimeDirectory)/\(domain.uuid)/disks.sock")
-            rmdir("\(environment.configuration.runtimeDirectory)/\(domain.uuid)")
-            let deletes = ending.read { $0.deletesReplica }
-            let told = slots.flatMap { discard($0, deleteReplica: deletes) }
-            ending.change { $0.remarks = told }
-        }
-    }
-
-    private func endCOLO(keepGuard: Bool) {
-        let control = COLOControl(domain: domain)
-        endEpochs(control)
-        // Before the worker: a mirror whose other end is gone complains in libvirt's log.
-        endMirrors()
-        // A worker that lives ends its epoch by itself; one that died may have left the guest standing still: that goes next.
-        worker?.stop()
-        thaw(control)
-        guard !isSuspended, !waitsForResume, (try? domain.handle().isActive()) == true else { return }
-        do {
-            try control.clean(restoring: keepGuard ? [:] : record.savedParameters)
-        } catch {
-            Log.warning("\(domain.name): COLO could not be switched off: \(error)")
-        }
-    }
-
-    /// One that does not answer any more would keep the guest's writes, and the orders to end its mirrors, waiting.
-    /// True: it was so.
-    @discardableResult
-    private func endSilentWorker() -> Bool {
-        guard let worker, !worker.hasEnded else { return false }
-        let beat = worker.statistics[.heartbeat]
-        guard beat > 0, MonotonicTime.now.milliseconds(since: MonotonicTime(nanoseconds: beat)) > Self.longestBreathMilliseconds else { return false }
-        Log.warning("\(domain.name): the source worker stands still; ending it")
-        worker.kill()
-        return true
-    }
-
-    private func endMirrors() { currentDisks.read { $0 }?.end() }
-
-    /// QEMU leaves COLO before the mirrors end: it (7.2 seen) may otherwise finish a mirror inside the drain that stops the guest for an epoch,
-    /// and then the mirror's filter stays on the disk for good. "Need a root block node" is what every later mirror hears.
-    private func endEpochs(_ control: COLOControl) {
-        guard let worker, currentDisks.read({ $0 })?.stage == .following else { return }
-        worker.order(WorkerCommand(.endStream))
-        let limit = MonotonicTime.now.adding(milliseconds: Self.endOfStreamMilliseconds)
-        while worker.statistics[.streamEnded] == 0, !worker.hasEnded, limit > .now { usleep(1000) }
-        thaw(control)
-        guard !isSuspended, !waitsForResume, (try? domain.handle().isActive()) == true else { return }
-        do { try control.clean(restoring: [:]) } catch { Log.debug("\(domain.name): \(error)") }
-    }
-
-    private func thaw(_ control: COLOControl) {
-        guard !isSuspended else { return }
-        do { waitsForResume = try control.thaw() == COLOControl.suspended } catch { Log.debug("\(domain.name): \(error)") }
-    }
-
-    // MARK: Status
-
-    /// How a fresh protection turned out.
-    public enum Settled: Sendable {
-        case protected
-        /// The first attempt failed; without an order the protection would go on trying.
-        case refused(String)
-        case ended(String)
-    }
-
-    /// The hosts of its shadows, for a sentence.
-    public var peerName: String { slots.map(\.peer.name).joined(separator: " and ") }
-    public var warnings: [String] { remarks.read { $0 } }
-
-    /// How many shadows it has on other hosts than these.
-    public func slots(besides hosts: [String]) -> Int { slots.filter { slot in !hosts.contains { HostName.isSame($0, slot.peer.name) } }.count }
-
-    /// Waits until it is clear how the protection to these hosts, ordered at `begin`, turned out; nil at the deadline.
-    public func settled(_ hosts: [String], since begin: MonotonicTime, until deadline: MonotonicTime) -> Settled? {
-        if slots.count > 1, isOver.read({ $0 }) == nil, firstFailure.read({ $0 }) == nil, board.state != .failedOver {
-            return shadowsSettled(hosts, since: begin, until: deadline)
-        }
-        return settled(until: deadline)
-    }
-
-    /// Waits until it is clear how the protection began; nil at the deadline.
-    public func settled(until deadline: MonotonicTime) -> Settled? {
-        let state = board.wait(for: [.protected, .degraded, .failedOver, .suspended], until: deadline)
-        if let reason = firstFailure.read({ $0 }) { return .refused(reason) }
-        if let reason = isOver.read({ $0 }), !reason.isEmpty { return .ended(reason) }
-        return switch state {
-        case .protected, .suspended: .protected
-        case .failedOver: .ended("the guest runs on \(peer.name)")
-        case .degraded, .syncing, .swapping, .inDoubt, nil: nil
-        }
-    }
-
-    private let isOver = Guarded<String?>(nil)
-
-    public var status: DomainStatus {
-        var status = figures
-        if status.state != .failedOver { status.shadows = slots.map { $0.status(worker?.statistics, domain: status) } }
-        return status
-    }
-
-    private var figures: DomainStatus {
-        let now = board.current
-        var status = DomainStatus(domain: domain.name, uuid: domain.uuid, role: .primary, peer: peer.name, engine: record.engine.rawValue, state: now.state,
-                                  reason: now.reason, since: now.since, configuredIntervalMs: record.intervalMs)
-        status.engineReason = record.engineReason
-        guard let statistics = worker?.statistics else { return status }
-        status.fill(from: statistics)
-        status.epochsPerSecond = rate.perSecond
-        explainInterval(&status)
-        if let disks = currentDisks.read({ $0 }) {
-            status.disks = disks.status
-            status.diskBytesSent = statistics[.diskBytesSent]
-            status.diskWrites = statistics[.diskWrites]
-            if disks.stage == .copying { (status.syncBytesDone, status.syncBytesTotal) = disks.progress }
-        }
-        return status
     }
 }

@@ -39,8 +39,7 @@ public final class Registry: @unchecked Sendable {
     /// One bundle at a time.
     let diagnosing = NSLock()
     /// What an earlier service left is known again.
-    private let isTakenUp = Guarded(false)
-    private static let thawMs = 3000.0
+    let isTakenUp = Guarded(false)
 
     public init(environment: HostEnvironment) {
         self.environment = environment
@@ -57,7 +56,7 @@ public final class Registry: @unchecked Sendable {
     func primary(_ uuid: String) -> PrimaryProtection? { entries.read { $0.primaries[uuid] } }
     func shadow(_ uuid: String) -> ShadowProtection? { entries.read { $0.shadows[uuid] } }
 
-    private func forget(_ protection: PrimaryProtection) {
+    func forget(_ protection: PrimaryProtection) {
         entries.change { entries in
             if entries.primaries[protection.domain.uuid] === protection { entries.primaries[protection.domain.uuid] = nil }
         }
@@ -196,9 +195,14 @@ public final class Registry: @unchecked Sendable {
     public func unprotect(_ word: String, deleteReplica: Bool = false, deadline: MonotonicTime) throws -> [String] {
         let protection = try primaryNamed(word)
         let reply = Reply<Void>()
-        protection.ending.change { $0.deletesReplica = deleteReplica || protection.record.isGhost == true }
+        let isGhost = protection.record.isGhost == true
+        protection.ending.change { $0.deletesReplica = deleteReplica || isGhost }
         protection.post(.unprotect(reply))
-        try reply.wait(until: deadline)
+        do { try reply.wait(until: deadline) } catch {
+            // It goes on: whenever it ends, and why, nobody has asked for that any more.
+            protection.ending.change { $0.deletesReplica = isGhost }
+            throw error
+        }
         return protection.ending.read { $0.remarks }
     }
 
@@ -376,7 +380,7 @@ public final class Registry: @unchecked Sendable {
         case .claim, .unclaim:
             return try answerClaim(request)
         case .query:
-            guard let shadow = try? session(request) else { return PeerResponse(phase: hasComeBy(request) ? .running : .unknown) }
+            guard let shadow = try? session(request) else { return try formerSession(request) }
             return PeerResponse(phase: try shadow.verifiedPhase(), epoch: shadow.status.committedEpoch)
         case .carry:
             try session(request).carry(request.carried)
@@ -410,18 +414,12 @@ public final class Registry: @unchecked Sendable {
         case .sendBack:
             return try sendBack(request)
         case .available:
-            keeper.hostIsAvailable(request.host)
+            keeper.hostIsAvailable(environment.configuration.peer(named: request.host)?.name ?? request.host)
             return PeerResponse()
         case .holds:
             let uuid = (request.uuid ?? "").lowercased()
             return PeerResponse(isLive: shadow(uuid).map { $0.phase == .running } ?? true && (try? environment.connect().lookup(uuid: uuid).isActive()) == true)
         }
-    }
-
-    /// A former primary asks for the session by which the guest came here, and it has been protected from here since.
-    private func hasComeBy(_ request: PeerRequest) -> Bool {
-        guard let session = request.session, let protection = primary((request.uuid ?? "").lowercased()) else { return false }
-        return protection.record.cameBy == session
     }
 
     /// A protection that ended with the guest on the other side is over, and forgotten; any other one is `refusal`'s to explain.
@@ -509,123 +507,5 @@ public final class Registry: @unchecked Sendable {
     /// Passes a data connection on to its worker.
     public func connect(session: UUID, _ descriptor: consuming Descriptor) {
         entries.read { $0.shadows.values.first { $0.session == session } }?.connect(descriptor)
-    }
-
-    // MARK: Start and end of the service
-
-    /// Whether what an earlier service left is known by the deadline. Before that no peer may get an answer: "unknown session" about a guest that runs here
-    /// would tell the other side that it may run there.
-    public func isTakenUp(by deadline: MonotonicTime) -> Bool { isTakenUp.wait(until: deadline) { $0 ? true : nil } ?? false }
-
-    /// Takes up what an earlier service left: guests first, shadows after.
-    public func resume() {
-        defer { isTakenUp.change { $0 = true } }
-        resumeMigrations()
-        let records = environment.records.load()
-        for record in records where record.role == .primary {
-            guard let peer = environment.configuration.peer(named: record.peer) else {
-                Log.error("\(record.domain) is protected to \(record.peer), which the configuration does not list any more; it runs unprotected")
-                _ = try? COLOControl(domain: LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)).thaw()
-                continue
-            }
-            // A guest left standing in an epoch must not wait for anything; a committed hand-over must.
-            if record.phase == .protecting {
-                let domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
-                HeldProcess.letGo(domain)
-                // The engine periodic puts its guest right when its protection begins: that may take a while.
-                if record.engine != .periodic { thaw(domain) }
-            }
-            let protection = PrimaryProtection(resuming: record, environment: environment, peer: peer) { [weak self] in self?.forget($0) }
-            entries.change { $0.primaries[record.uuid] = protection }
-            protection.start()
-        }
-        for record in records where record.role == .shadow { resumeShadow(record) }
-        keeper.begin()
-        announce()
-    }
-
-    /// A QEMU that does not answer, or a libvirt that hangs behind it, holds up nobody else's guest.
-    private func thaw(_ domain: LocalDomain) {
-        let isDone = Guarded(false)
-        startThread("thaw") {
-            do {
-                if try COLOControl(domain: domain).thaw() == "colo" { Log.info("\(domain.name): left in COLO by an earlier service; it runs on") }
-            } catch {
-                Log.debug("\(domain.name): \(error)")
-            }
-            isDone.change { $0 = true }
-        }
-        _ = isDone.wait(until: MonotonicTime.now.adding(milliseconds: Self.thawMs)) { $0 ? true : nil }
-    }
-
-    private func resumeShadow(_ record: ProtectionRecord) {
-        let domain = LocalDomain(uuid: record.uuid, name: record.domain, connect: environment.connect)
-        guard record.phase == .activated || record.phase == .running else {
-            // Its primary may ask for a new shadow at any moment: the new one's record must not go with the old one's.
-            return admission.withLock {
-                guard self.shadow(record.uuid) == nil else { return }
-                repairReplicas(of: record)
-                // Its device state died with the service: it cannot run, but it has most of the guest's memory.
-                if let left = ShadowProtection(leftBy: record, environment: environment) { return keep(left) }
-                Log.info("\(record.domain): removing the shadow that an earlier service left; \(record.peer) makes a new one")
-                ShadowProtection.removeShadowDomain(domain, environment)
-                environment.records.remove(record.uuid)
-            }
-        }
-        // A guest that came here and has ended since is an ordinary domain.
-        do {
-            guard try domain.handle().isActive() else { return environment.records.remove(record.uuid) }
-        } catch let error as LibvirtError where error.isNoDomain {
-            return environment.records.remove(record.uuid)
-        } catch {
-            Log.warning("\(record.domain): \(error)")
-        }
-        let shadow = ShadowProtection(activated: record, environment: environment)
-        entries.change { $0.shadows[record.uuid] = shadow }
-        reattach(shadow)
-    }
-
-    /// A primary that lives takes its shadow up again within seconds.
-    private static let leftOverSeconds = 600
-
-    private func keep(_ left: ShadowProtection) {
-        entries.change { $0.shadows[left.uuid] = left }
-        DispatchQueue.global().asyncAfter(deadline: .now() + .seconds(Self.leftOverSeconds)) { [weak self, weak left] in
-            guard let self, let left else { return }
-            Log.info("\(left.name): \(left.primary) did not take up its shadow here within \(Self.leftOverSeconds) s; removing it")
-            removeLeftOver(left)
-        }
-    }
-
-    private func removeLeftOver(_ left: ShadowProtection) {
-        admission.withLock {
-            guard entries.read({ $0.shadows[left.uuid] === left }) else { return }
-            do { try left.discard() } catch { Log.warning("\(left.name): \(error)") }
-            entries.change { $0.shadows[left.uuid] = nil }
-        }
-    }
-
-    /// After a loss of power: what the disks' journal has goes into the replicas, so that they are one epoch's, whatever becomes of them.
-    private func repairReplicas(of record: ProtectionRecord) {
-        let folder = ReplicaRecordStore(stateDirectory: environment.configuration.stateDirectory).epochFolder(record.uuid)
-        do {
-            guard let repair = try ReplicaSet.pendingRepair(folder: folder) else { return }
-            try ReplicaSet.recover(folder: folder)
-            Log.info("\(record.domain): its replicas here are whole again, as of epoch \(repair.lastEpoch)")
-        } catch {
-            // The worker of the service before may be closing them still.
-            Log.warning("\(record.domain): its replicas here were not looked through: \(error)")
-        }
-    }
-
-    /// Ends all protections in an orderly way; their records stay.
-    public func shutDown() {
-        let replies = entries.read { Array($0.primaries.values) }.map { protection in
-            let reply = Reply<Void>()
-            protection.post(.shutdown(reply))
-            return reply
-        }
-        let deadline = MonotonicTime.now.adding(milliseconds: 8000)
-        for reply in replies { try? reply.wait(until: deadline) }
     }
 }

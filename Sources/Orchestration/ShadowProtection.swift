@@ -17,39 +17,41 @@ public final class ShadowProtection: @unchecked Sendable {
     public let name: String
     public let session: UUID
     public let primary: String
-    private let environment: HostEnvironment
+    let environment: HostEnvironment
     private let intervalMs: Double
     private let engine: String
-    fileprivate let domain: LocalDomain
+    let domain: LocalDomain
     /// One change at a time: requests come from several connections.
-    private let lock = NSLock()
-    private let board: StatusBoard
-    private let worker = Guarded<WorkerProcess?>(nil)
+    let lock = NSLock()
+    let board: StatusBoard
+    let worker = Guarded<WorkerProcess?>(nil)
     private let events = Guarded<[WorkerEvent]>([])
-    private let phaseBox = Guarded(ShadowPhase.receiving)
+    let phaseBox = Guarded(ShadowPhase.receiving)
     private var files: (journal: Int32, state: Int32)?
     private var memory: GuestMemory?
     private var restarts = 0
     private var times = StepTimes()
+    /// The epoch that was fed to QEMU; 0: none was.
+    var loadedEpoch: UInt64 = 0
     private var processWatch: Descriptor?
     private let rate = RateMeter()
     /// Where the disks of the guest lie on this host; empty for a guest whose disks are left alone.
     private var layout = ReplicaLayout()
-    private var replicas: [ReplicaSet.Disk] = []
+    var replicas: [ReplicaSet.Disk] = []
     /// It has disks on storage that both hosts share: its memory must not be set back.
     private(set) var hasSharedDisks = false
     /// The persistent definition, as its primary told it last.
-    private let carried = Guarded<CarriedDefinition?>(nil)
+    let carried = Guarded<CarriedDefinition?>(nil)
     /// The guest runs; its definition and its record are being written.
-    private let isSettling = Guarded(false)
+    let isSettling = Guarded(false)
     /// The firmware's variables that were put here for it, where none were before.
-    private var newNVRAM: String?
+    var newNVRAM: String?
     /// The domain that waits, for a shadow of a later session.
     private let waiting = Guarded<WaitingDomain?>(nil)
     /// An earlier service left it: it has QEMU and its memory, and waits for its primary to begin a session with that.
     let isLeftOver: Bool
     /// What it is booted from when its memory is not to be used; nil: it is not to be booted.
-    private var coldXML: String?
+    var coldXML: String?
     /// The guest's other shadows, as its primary told last.
     private let family = Guarded<ShadowFamily?>(nil)
     private let isFamilyTaken = Guarded(false)
@@ -92,44 +94,6 @@ public final class ShadowProtection: @unchecked Sendable {
         carried.change { $0 = record.carried }
     }
 
-    /// The order to run had been given, and perhaps not been carried out.
-    /// False: it does not run yet.
-    fileprivate func finishActivation(_ record: ProtectionRecord) -> Bool {
-        guard record.phase == .activated else { return true }
-        do {
-            if try domain.handle().state().state == .paused { try domain.handle().resume() }
-        } catch {
-            Log.error("\(name) was to run here, but does not: \(error). That is tried again; look at it with virsh")
-            return false
-        }
-        // Perhaps before it was defined.
-        settle(nil, autostart: false)
-        return true
-    }
-
-    /// Whoever asks meanwhile hears that it is loaded: its primary's host keeps its own copy, and repeats the order.
-    fileprivate func keepActivating(_ record: ProtectionRecord) {
-        phaseBox.change { $0 = .loaded }
-        startThread("activate") { [self] in
-            var isDone = false
-            while !isDone {
-                usleep(1_000_000)
-                isDone = lock.withLock {
-                    guard phase == .loaded else { return true }
-                    guard finishActivation(record) else { return false }
-                    markRunning()
-                    return true
-                }
-            }
-        }
-    }
-
-    fileprivate func markRunning() {
-        phaseBox.change { $0 = .running }
-        Self.removeSocket(uuid, environment)
-        board.set(.failedOver, "Runs here since \(primary) handed it over; not protected", cause: isTakingOver.read { $0 } ? .failover : nil)
-    }
-
     deinit {
         if let files { [files.journal, files.state].forEach { close($0) } }
     }
@@ -144,6 +108,7 @@ public final class ShadowProtection: @unchecked Sendable {
             Log.error("\(name): its loaded shadow was resumed from outside")
             try environment.records.write(record(.running))
             markRunning()
+            environment.taken.keep()
             return .running
         }
     }
@@ -213,9 +178,9 @@ public final class ShadowProtection: @unchecked Sendable {
         try startWorker()
     }
 
-    private var incomingSocket: String { "\(environment.configuration.runtimeDirectory)/\(uuid)/incoming.sock" }
+    var incomingSocket: String { "\(environment.configuration.runtimeDirectory)/\(uuid)/incoming.sock" }
 
-    private func stopWorker() {
+    func stopWorker() {
         let old = worker.change { current in
             defer { current = nil }
             return current
@@ -223,7 +188,7 @@ public final class ShadowProtection: @unchecked Sendable {
         old?.stop()
     }
 
-    private var provisioner: ReplicaProvisioner { ReplicaProvisioner(uuid: uuid, domain: name, environment: environment) }
+    var provisioner: ReplicaProvisioner { ReplicaProvisioner(uuid: uuid, domain: name, environment: environment) }
 
     private func provision(_ request: PeerRequest, replacesShadow: Bool) throws -> ReplicaProvisioner.Provisioned {
         let disks = request.disks ?? []
@@ -245,7 +210,7 @@ public final class ShadowProtection: @unchecked Sendable {
         do { try provisioner.noteSettled() } catch { Log.error("\(name): \(error)") }
     }
 
-    private func record(_ phase: ProtectionRecord.Phase) -> ProtectionRecord {
+    func record(_ phase: ProtectionRecord.Phase) -> ProtectionRecord {
         var record = ProtectionRecord(uuid: uuid, domain: name, role: .shadow, phase: phase, peer: primary, session: session, intervalMs: intervalMs,
                                       withoutDisks: true, savedParameters: [:], chosenEngine: Engine(rawValue: engine), carried: carried.read { $0 })
         record.family = family.read { $0 }
@@ -283,7 +248,7 @@ public final class ShadowProtection: @unchecked Sendable {
     }
 
     /// With its disks as they are here, so that whoever takes it up needs nothing else.
-    private func keep(_ definition: CarriedDefinition?) throws {
+    func keep(_ definition: CarriedDefinition?) throws {
         guard let definition else { return }
         let mine = CarriedDefinition(xml: try layout.rewrite(definition.xml), autostart: definition.autostart)
         carried.change { $0 = mine }
@@ -391,7 +356,7 @@ public final class ShadowProtection: @unchecked Sendable {
         }
     }
 
-    private func awaitEvent(_ kinds: Set<WorkerEvent.Kind>, milliseconds: Double) -> WorkerEvent? {
+    func awaitEvent(_ kinds: Set<WorkerEvent.Kind>, milliseconds: Double) -> WorkerEvent? {
         events.wait(until: MonotonicTime.now.adding(milliseconds: milliseconds)) { events in
             guard let index = events.firstIndex(where: { kinds.contains($0.kind) }) else { return nil }
             return events.remove(at: index)
@@ -425,153 +390,6 @@ public final class ShadowProtection: @unchecked Sendable {
         let fd = descriptor.raw
         board.reporter?.linked()
         worker.read { $0 }?.order(WorkerCommand(.connection), descriptor: fd)
-    }
-
-    // MARK: Activation
-
-    /// Loads the last committed epoch into QEMU, which stays paused. Repeating it tells what was done.
-    public func load() throws -> PeerResponse {
-        // One that died is replaced, under the same lock: not to be waited for there.
-        _ = worker.wait(until: MonotonicTime.now.adding(milliseconds: Self.workerMs)) { [phaseBox] in $0 != nil || phaseBox.read { $0 } != .receiving ? true : nil }
-        return try lock.withLock {
-            switch phase {
-            case .loaded: return PeerResponse(phase: .loaded, epoch: committedEpoch, milliseconds: 0)
-            case .receiving: break
-            default: throw ControlFailure("The shadow of \(name) on \(environment.hostName) is \(phase.rawValue)")
-            }
-            let begin = MonotonicTime.now
-            guard let current = worker.read({ $0 }) else { throw ControlFailure("The shadow of \(name) has no worker at the moment", advice: "Try again") }
-            current.order(WorkerCommand(.activate, path: incomingSocket))
-            let event = awaitEvent([.activated, .activationFailed], milliseconds: 12_000)
-            guard let event, event.kind == .activated, let epoch = event.epoch else {
-                phaseBox.change { $0 = .failed }
-                throw ControlFailure("The guest's state could not be fed to the shadow of \(name): \(event?.reason ?? "no answer from its worker")")
-            }
-            try awaitLoaded()
-            phaseBox.change { $0 = .loaded }
-            board.set(.swapping, "loaded, waiting for the word of \(primary)")
-            loadedEpoch = epoch
-            return PeerResponse(phase: .loaded, epoch: epoch, milliseconds: MonotonicTime.now.milliseconds(since: begin))
-        }
-    }
-
-    private static let workerMs = 5000.0
-    private var loadedEpoch: UInt64 = 0
-    private var committedEpoch: UInt64 { worker.read { $0 }?.statistics[.committedEpoch] ?? loadedEpoch }
-
-    /// Waits until QEMU has digested its state: from `inmigrate` to `paused`.
-    private func awaitLoaded() throws {
-        let deadline = MonotonicTime.now.adding(milliseconds: 10_000)
-        while true {
-            let status: String
-            do {
-                status = try domain.monitor(QueryStatus()).status
-            } catch {
-                phaseBox.change { $0 = .failed }
-                throw ControlFailure("QEMU did not accept the guest's state: \(error)", advice: "Its log is /var/log/libvirt/qemu/\(name).log on \(environment.hostName)")
-            }
-            if status == "running" {
-                // Somebody resumed the waiting shadow with virsh, which emits no event: QEMU did not wait after loading. The primary
-                // stands still, so this copy is the only one that moves; stop it until its word comes.
-                Log.warning("\(name): the waiting shadow had been resumed by somebody; stopped again until it may run")
-                try domain.monitor(Stop())
-                return
-            }
-            if status != "inmigrate" { return }
-            guard deadline > .now else {
-                phaseBox.change { $0 = .failed }
-                throw ControlFailure("QEMU did not load the guest's state within 10 s")
-            }
-            usleep(500)
-        }
-    }
-
-    /// Lets the loaded guest run. The caller has made sure that it runs nowhere else.
-    public func run(persistentXML: String?, autostart: Bool) throws -> PeerResponse {
-        try lock.withLock {
-            if phase == .running { return PeerResponse(phase: .running, milliseconds: 0) }
-            guard phase == .loaded else { throw ControlFailure("The shadow of \(name) on \(environment.hostName) is \(phase.rawValue), not loaded") }
-            let begin = MonotonicTime.now
-            if !replicas.isEmpty { try provisioner.noteInUse() }
-            // First on disk: a service that starts anew must not take the running guest for a left-over shadow.
-            try environment.records.write(record(.activated))
-            do {
-                try domain.handle().resume()
-            } catch {
-                // Never half: what did not start must not start later, and libvirt may have ended after it had told QEMU.
-                phaseBox.change { $0 = .failed }
-                endQEMU()
-                removeDomain()
-                environment.records.remove(uuid)
-                throw ControlFailure("The guest did not start: \(error)")
-            }
-            let milliseconds = MonotonicTime.now.milliseconds(since: begin)
-            markRunning()
-            let loaded = loadedEpoch
-            isSettling.change { $0 = true }
-            DispatchQueue.global().async { [self] in settle(persistentXML, autostart: autostart) }
-            return PeerResponse(phase: .running, epoch: loaded, milliseconds: milliseconds)
-        }
-    }
-
-    /// No code of the guest runs here from now on, whatever libvirt says or does not say.
-    private func endQEMU() {
-        guard let pid = try? domain.processID() else { return }
-        if !endProcess(pid, waitMs: Self.exitMs) { Log.error("\(name): QEMU's process \(pid) was killed, but has not ended within \(Int(Self.exitMs / 1000)) s") }
-    }
-
-    private static let exitMs = 10_000.0
-
-    /// Boots the guest cold in the shadow's place. The caller has made sure that it runs nowhere else. Repeating it tells what was done.
-    func restart(persistentXML: String?, autostart: Bool) throws -> PeerResponse {
-        try lock.withLock {
-            if phase == .running { return PeerResponse(phase: .running, milliseconds: 0) }
-            guard phase == .receiving, let coldXML else { throw ControlFailure("The shadow of \(name) on \(environment.hostName) is \(phase.rawValue), and not to be booted") }
-            let begin = MonotonicTime.now
-            phaseBox.change { $0 = .failed }
-            stopWorker()
-            newNVRAM = nil  // It is what the guest boots from.
-            removeDomain()
-            if !replicas.isEmpty { try provisioner.noteInUse() }
-            try environment.records.write(record(.activated))
-            do {
-                _ = try environment.connect().create(xml: coldXML, flags: [])
-            } catch {
-                endQEMU()
-                environment.records.remove(uuid)
-                throw ControlFailure("The guest did not boot on \(environment.hostName): \(error)")
-            }
-            markRunning()
-            isSettling.change { $0 = true }
-            DispatchQueue.global().async { [self] in settle(persistentXML, autostart: autostart) }
-            return PeerResponse(phase: .running, milliseconds: MonotonicTime.now.milliseconds(since: begin))
-        }
-    }
-
-    /// What can wait until the guest runs. Without a definition the one that came earlier counts: its primary's host may be dead.
-    private func settle(_ persistentXML: String?, autostart: Bool) {
-        defer { isSettling.change { $0 = false } }
-        stopWorker()
-        do {
-            try keep(persistentXML.map { CarriedDefinition(xml: $0, autostart: autostart) })
-        } catch {
-            Log.error("\(name): \(error)")
-        }
-        if let definition = carried.read({ $0 }) {
-            do {
-                let defined = try environment.connect().define(xml: definition.xml)
-                if definition.autostart { try defined.setAutostart(true) }
-            } catch {
-                Log.error("\(name) runs here, but could not be defined persistently: \(error). Define it with `virsh define`")
-            }
-        }
-        do { try environment.records.write(record(.running)) } catch { Log.error("\(name): \(error)") }
-    }
-
-    /// Waits until the guest that runs here is an ordinary domain: with its definition, and with no record to be written any more that
-    /// would take the place of a later one.
-    func awaitSettled() {
-        _ = isSettling.wait(until: MonotonicTime.now.adding(milliseconds: 10_000)) { $0 ? nil : true }
     }
 
     // MARK: Ending
@@ -611,7 +429,7 @@ public final class ShadowProtection: @unchecked Sendable {
         }
     }
 
-    private func removeDomain() {
+    func removeDomain() {
         Self.removeShadowDomain(domain, environment)
         if let newNVRAM { unlink(newNVRAM) }
         newNVRAM = nil
@@ -637,7 +455,7 @@ public final class ShadowProtection: @unchecked Sendable {
         removeSocket(domain.uuid, environment)
     }
 
-    private static func removeSocket(_ uuid: String, _ environment: HostEnvironment) {
+    static func removeSocket(_ uuid: String, _ environment: HostEnvironment) {
         let folder = "\(environment.configuration.runtimeDirectory)/\(uuid)"
         unlink("\(folder)/incoming.sock")
         rmdir(folder)

@@ -59,11 +59,11 @@ public final class SourceWorker: @unchecked Sendable {
     private var orderedInterval: Double
     let header = Guarded<StreamHeader?>(nil)
     let hasStreamEnded = Guarded(false)
-    private let isOver = Guarded(false)
+    let isOver = Guarded(false)
     /// Commits of all shadows, to wait on.
     let commits = Guarded<UInt64>(0)
     /// QEMU's connection while the first copy is read, which may take minutes: what a stop order ends.
-    private let firstCopyConnection = Guarded<Int32?>(nil)
+    let firstCopyConnection = Guarded<Int32?>(nil)
 
     /// Past this many epochs on the way the interval is doubled; at 20 ms that is a lag of 160 ms.
     private static let mostUnsentEpochs = 8
@@ -170,7 +170,7 @@ public final class SourceWorker: @unchecked Sendable {
     }
 
     /// Not on the control thread: a mirror in the middle of a write is waited for.
-    private func followDisks() {
+    func followDisks() {
         startThread("disks-ready") { [self] in
             do {
                 try disks?.follow()
@@ -182,7 +182,7 @@ public final class SourceWorker: @unchecked Sendable {
     }
 
     /// The guest stands still, and its writes are complete.
-    private func cutDisksForGood() {
+    func cutDisksForGood() {
         do {
             if let disks {
                 let segment = try disks.cut()
@@ -201,70 +201,6 @@ public final class SourceWorker: @unchecked Sendable {
         // A parent that is gone is noticed by the control thread.
         try? parent.send(event)
     }
-
-    // MARK: Control
-
-    private func controlLoop() {
-        while true {
-            let message: (WorkerCommand, Int32)?
-            do { message = try parent.receive(WorkerCommand.self) } catch { message = nil }
-            guard let (command, fd) = message else {
-                orders.change { $0.orphaned = true }
-                endFirstCopy()
-                wake.signal()
-                return
-            }
-            if fd >= 0 { close(fd) }
-            orders.change { orders in
-                switch command.verb {
-                case .firstCopyDone: orders.firstCopyDone = true
-                case .hold:
-                    orders.hold = true
-                    orders.holdPeer = followers.indices.contains(command.peer ?? 0) ? command.peer ?? 0 : 0
-                    // A release that came before is for an earlier hold.
-                    orders.release = false
-                case .release:
-                    orders.release = true
-                    orders.hold = false
-                case .suspend: orders.suspended = true
-                case .resume: orders.suspended = false
-                case .standBack: orders.standBack = true
-                case .goOn: orders.standBack = false
-                case .setInterval: orders.intervalMs = command.intervalMs ?? orders.intervalMs
-                case .endStream: (orders.stop, orders.staysForMirrors) = (true, true)
-                case .stop: (orders.stop, orders.staysForMirrors) = (true, false)
-                case .takePass: (orders.pass, orders.passPeer, orders.isPassCancelled, orders.verdict) = (command.pass, command.peer, false, nil)
-                case .cancelPass: (orders.pass, orders.isPassCancelled) = (nil, true)
-                case .seal: orders.verdict = .seal(stoppedAt: command.stoppedAt ?? 0, resumedAt: command.resumedAt)
-                case .dropPass: orders.verdict = .drop
-                case .cutDisks, .disksReady, .dropPeer, .startSource, .startShadow, .connection, .activate: break
-                }
-            }
-            if command.verb == .cutDisks { cutDisksForGood() }
-            if command.verb == .disksReady { followDisks() }
-            if command.verb == .dropPeer, let peer = command.peer, followers.indices.contains(peer) { drop(followers[peer]) }
-            if command.verb == .stop || command.verb == .endStream { endFirstCopy() }
-            wake.signal()
-        }
-    }
-
-    /// A connection of QEMU's whose end leaves the guest running, or nil: it is not to be ended.
-    func mayBreak(_ fd: Int32?) {
-        firstCopyConnection.change { $0 = fd }
-        if fd != nil, isToldToEnd { endFirstCopy() }
-    }
-
-    /// A migration that breaks in its first copy leaves the guest running.
-    private func endFirstCopy() {
-        firstCopyConnection.read { fd in
-            if let fd { shutdown(fd, Int32(SHUT_RDWR)) }
-        }
-    }
-
-    /// Also when this worker ends by itself: its mirrors are waited for, and must not wait for anything themselves.
-    var isEnding: Bool { isToldToEnd || isOver.read { $0 } }
-
-    var isToldToEnd: Bool { orders.read { $0.stop || $0.orphaned } }
 
     // MARK: Stream
 

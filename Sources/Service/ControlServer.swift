@@ -52,6 +52,7 @@ final class ControlServer: Sendable {
             do {
                 let request = try ControlCodec.decode(ControlRequest.self, from: line)
                 let progress: @Sendable (ControlResponse.Progress) -> Void = { [self] progress in send(ControlResponse(progress: progress), channel) }
+                if Self.changing.contains(request.verb) { try awaitTakenUp(progress) }
                 if request.verb == .swap, let host = request.to, !isToShadow(request, host) {
                     response = try migrate(request, to: host, channel, progress)
                 } else if request.verb == .drain || request.verb == .undrain {
@@ -74,6 +75,21 @@ final class ControlServer: Sendable {
             channel.shutDown()
         } catch {
             Log.debug("A control connection ended: \(error)")
+        }
+    }
+
+    /// What is done to guests waits until it is known what an earlier service left. One that is in doubt would be protected anew, and run, though its new host
+    /// may run it.
+    private static let changing: Set<ControlRequest.Verb> = [.protect, .unprotect, .swap, .failover, .drain, .undrain]
+    private static let takeUpMs = 30_000.0
+
+    private func awaitTakenUp(_ progress: (ControlResponse.Progress) -> Void) throws {
+        let limit = MonotonicTime.now.adding(milliseconds: Self.takeUpMs)
+        while !registry.isTakenUp(by: min(limit, MonotonicTime.now.adding(milliseconds: 2000))) {
+            guard limit > .now else {
+                throw ControlFailure("\(configuration.hostName)'s service has just started and does not know yet what it left", advice: "Is libvirt there? Look at the service's log, then try again")
+            }
+            progress(ControlResponse.Progress("Waiting until the service, which has just started, knows what it left"))
         }
     }
 

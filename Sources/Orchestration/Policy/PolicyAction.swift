@@ -86,7 +86,10 @@ struct PolicyAction {
             return .done
         }
         if keeper.entry(uuid).isBeginning, let step = try beginning(protection) { return step }
-        if let host = keeper.entry(uuid).leaves, protection.slot(host) != nil { return try leave(host, protection, policy, domain) }
+        if let host = keeper.entry(uuid).leaves {
+            if protection.slot(host) != nil { return try leave(host, protection, policy, domain) }
+            keeper.change(uuid) { $0.leaves = nil }
+        }
         guard let difference = protection.difference(from: policy) else { return try complete(protection, policy, domain) }
         try end(protection, "its policy has changed (\(difference)): it begins anew")
         return .again(milliseconds: 0)
@@ -113,7 +116,6 @@ struct PolicyAction {
 
     /// The shadow's host is being emptied. Not before another one is known that takes it.
     private func leave(_ old: String, _ protection: PrimaryProtection, _ policy: DomainPolicy, _ domain: Domain) throws -> PolicyKeeper.Step {
-        keeper.change(uuid) { $0.leaves = nil }
         guard protection.keptSlots.count == 1 else {
             // The others go on without a break.
             Log.info("\(domain.name): \(old) is being drained; its shadow there goes")

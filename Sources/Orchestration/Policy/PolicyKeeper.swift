@@ -128,8 +128,9 @@ public final class PolicyKeeper: @unchecked Sendable {
         let uuid = String(xml[begin.upperBound..<end.lowerBound])
         switch call.operation {
         case .started, .attach, .reconnect: domainStarted(uuid)
-        case .stopped, .release: domainStopped(uuid)
-        case .prepare, .start, .migrate, .restore: break
+        // An end is told by libvirt's events, which keep their order. Calls come on connections of their own: one about the end that is overtaken by the next
+        // start would take away what that start has asked for.
+        case .stopped, .release, .prepare, .start, .migrate, .restore: break
         }
     }
 

@@ -33,6 +33,8 @@ extension PolicyKeeper {
     func hostIsAvailable(_ host: String) {
         changeWaiting { entry in
             entry.suspects[host] = nil
+            // It is drained no more, and a shadow that could not leave it yet may stay.
+            if entry.leaves == host { entry.leaves = nil }
             // Its libvirt may be a while in giving its first answer: the pauses begin anew.
             entry.failures = 1
             guard !entry.isBusy else { return entry.wasCalled = true }

@@ -184,18 +184,19 @@ extension Registry {
     func moveShadow(_ request: PeerRequest) throws -> PeerResponse {
         let uuid = (request.uuid ?? "").lowercased()
         guard let protection = primary(uuid), protection.board.state != .failedOver else { throw ControlFailure("\(environment.hostName) does not protect this domain") }
-        guard protection.slot(request.host) != nil else { return PeerResponse() }
+        // By the name that it has here, which is what placement and the keeper compare.
+        guard let host = protection.slot(request.host)?.peer.name else { return PeerResponse() }
         let domain = try environment.connect().lookup(uuid: uuid)
         guard let policy = try PolicyStore(domain: domain).read(), policy.isEnabled else {
             throw ControlFailure("\(domain.name) has no policy, so nobody knows where its shadow may go instead",
                                  advice: "On \(environment.hostName): `shadow-virt unprotect \(domain.name)`, then `shadow-virt protect \(domain.name)`")
         }
-        if let other = protection.keptSlots.first(where: { $0.peer.name != request.host }) {
-            keeper.leave(uuid, request.host)
+        if let other = protection.keptSlots.first(where: { $0.peer.name != host }) {
+            keeper.leave(uuid, host)
             return PeerResponse(state: other.peer.name)
         }
-        let host = try Placement(environment: environment).choose(domain, policy: policy, ProtectRequest(policy), excluded: [request.host: "The shadow is to leave it"])
-        keeper.leave(uuid, request.host)
-        return PeerResponse(state: host)
+        let next = try Placement(environment: environment).choose(domain, policy: policy, ProtectRequest(policy), excluded: [host: "The shadow is to leave it"])
+        keeper.leave(uuid, host)
+        return PeerResponse(state: next)
     }
 }

@@ -262,5 +262,5 @@ extension PrimaryProtection {
         }
     }
 
-    func giveBackClaim(_ host: String) { claimant.change { if $0 == host { $0 = nil } } }
+    func giveBackClaim(_ host: String) { claimant.change { if $0.map({ HostName.isSame($0, host) }) == true { $0 = nil } } }
 }

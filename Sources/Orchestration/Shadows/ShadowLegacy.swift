@@ -28,11 +28,19 @@ struct WaitingDomain: Codable, Sendable, Equatable {
     /// Whether a shadow of this definition, with these replicas, would be created just like it.
     func fits(xml: String, images paths: [String]) -> Bool { self.xml == xml && images == Self.identities(paths) }
 
-    /// Its QEMU is there, and nobody has fed or resumed it.
+    /// Its QEMU is there, and nobody has fed or resumed it. One that does not answer is of no use either: libvirt would wait for its answer for ever, and
+    /// all that is to be prepared on this host behind it.
     func isThere(_ domain: LocalDomain, socket: String) -> Bool {
         guard access(socket, F_OK) == 0 else { return false }
-        return (try? domain.processID() == processID && domain.handle().state().state == .paused && domain.monitor(QueryStatus()).status == "inmigrate") == true
+        let answer = Guarded<Bool?>(nil)
+        startThread("shadow-there") { [processID] in
+            let isThere = (try? domain.processID() == processID && domain.handle().state().state == .paused && domain.monitor(QueryStatus()).status == "inmigrate") == true
+            answer.change { $0 = isThere }
+        }
+        return answer.wait(until: MonotonicTime.now.adding(milliseconds: Self.answerMs)) { $0 } ?? false
     }
+
+    private static let answerMs = 5000.0
 }
 
 /// What a shadow leaves to one of a later session of the same guest: its QEMU, with memory that is mostly what the guest still has.

@@ -90,14 +90,15 @@ extension Registry {
 
     func answerClaim(_ request: PeerRequest) throws -> PeerResponse {
         guard let protection = primary((request.uuid ?? "").lowercased()) else { return PeerResponse() }
+        guard request.verb == .claim else {
+            // Also of a host whose shadow was taken away meanwhile: nobody else would give it back.
+            protection.giveBackClaim(request.host)
+            return PeerResponse()
+        }
         // By the name that it has here: the two must be one claimant when this service is about to order the same host.
         guard let host = protection.slot(request.host)?.peer.name else {
             throw ControlFailure("\(request.host) has no shadow of \(protection.domain.name) any more, as \(environment.hostName) sees it: what it holds is out of date",
                                  advice: "`shadow-virt status \(protection.domain.name)` on \(environment.hostName) shows where its shadows are")
-        }
-        guard request.verb == .claim else {
-            protection.giveBackClaim(host)
-            return PeerResponse()
         }
         guard protection.claim(host) else {
             throw ControlFailure("\(environment.hostName) has ordered \(protection.claimant.read { $0 } ?? "another host") to run \(protection.domain.name)",

@@ -14,6 +14,18 @@ final class ShadowCommandTests: HostsTestCase {
         try goesOn(guest, since: mark)
     }
 
+    /// The shadow's QEMU answers nobody any more, and its session ends: libvirt would wait for its answer for ever.
+    func testQEMUStopped() throws {
+        let guest = try protectedGuest()
+        try guest.waitUntilWholeAgain()
+        let shadow = try XCTUnwrap(try hosts.qemu(guest.home.other, guest.name))
+        let mark = guest.serial.mark
+        kill(shadow, SIGSTOP)
+        try hosts.service(guest.home).workers.forEach { kill($0, SIGKILL) }
+        try waitUntil("it is made anew", limit: 30) { try hosts.qemu(guest.home.other, guest.name).map { $0 != shadow } ?? false }
+        try goesOn(guest, since: mark)
+    }
+
     func testResume() throws { try onShadow(["resume", "ledger"]) }
     func testReset() throws { try onShadow(["reset", "ledger"]) }
     func testSave() throws { try onShadow(["save", "ledger", "/var/lib/libvirt/images/shadow.save"]) }

@@ -15,7 +15,7 @@ extension TwoHosts {
     private func traces(_ host: Host) -> [String] {
         func files(_ folder: String) -> [String] { ((try? FileManager.default.contentsOfDirectory(atPath: root(host) + folder)) ?? []).map { "\(host.name):\(folder)/\($0)" } }
         let workers = service(host).workers.map { "\(host.name): worker \($0)" }
-        // The journal of events and the series of measurements are the host's, not a protection's.
-        return files("/var/lib/shadow-virt").filter { !$0.hasSuffix("/events.jsonl") && !$0.hasSuffix("/telemetry") && !$0.hasSuffix("/drift") } + files("/run/shadow-virt").filter { !$0.hasSuffix("/control.sock") } + workers
+        // The journal of events, the series of measurements and who came here are the host's, not a protection's.
+        return files("/var/lib/shadow-virt").filter { !$0.hasSuffix("/events.jsonl") && !$0.hasSuffix("/telemetry") && !$0.hasSuffix("/drift") && !$0.hasSuffix("/host") } + files("/run/shadow-virt").filter { !$0.hasSuffix("/control.sock") } + workers
     }
 }
