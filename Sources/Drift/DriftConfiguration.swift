@@ -16,6 +16,8 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     public var memorySamples = 1500.0
     /// The largest lag of the shadow that is looked for, in samples.
     public var maximumLag = 4
+    /// Samples over which the agreement at each lag is remembered.
+    public var lagSamples = 500.0
     /// Smallest noise believed, as a relative change: less than this is no reason to move a guest.
     public var smallestSpread = 0.045
     /// The same where both sides idle, and how fast it fades with the level.
@@ -36,6 +38,10 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     public var precisionPower = 0.0
     /// How differently two healthy hosts may react to load outside what has been seen: relative change per e-fold of load.
     public var reaction = 0.4
+    /// How much is unknown of the scatter of a KPI that works in bursts, in variances at the first burst, and the busy samples that tell as much as another
+    /// burst: samples of one burst are alike, so few bursts say little, however many samples they have.
+    public var burstDoubt = 10.0
+    public var burstSamples = 20.0
     /// Share of a common fast move of both sides that is believed to be timing.
     public var transientShare = 0.2
     /// Score above which a KPI's baseline stands still, the speed it keeps (share of the normal; the second for the tails), and the seconds, but at
@@ -59,13 +65,13 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     public var clip = 3.0
     public var slowClip = 2.5
     /// -ln of the tail probability at which one KPI alone alarms.
-    public var surprise = 11.5
+    public var surprise = 10.6
     /// Share of a KPI's past that counts as its tail, how many standard deviations of a normal distribution that is, and what is believed of the tail before
     /// it was seen: mean excess beyond the normal's, in standard deviations, and its weight in exceedances; one exceedance counts for at most `tailCap` mean excesses.
     public var tailShare = 0.15
     public var tailQuantile = 1.44
     public var tailPrior = 0.25
-    public var tailPriorWeight = 20.0
+    public var tailPriorWeight = 30.0
     public var tailCap = 1.5
     /// What is believed of the scatter of each mean before it was seen, as a multiple of what independent noise would give: a median scatters less,
     /// longer means more, because healthy hosts wander, and the longest has seen too few of its own time scales to have learned that by itself.
@@ -81,6 +87,11 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     public var spikePrior = 0.006
     public var spikeLeast = 0.006
     public var spikeMargin = 1.7
+    /// What is believed of the mean excess of spikes beyond the level before some were seen, in standard deviations; the largest size that counts, in mean
+    /// excesses; and what is taken off the log likelihood ratio of a size, because it is that of the best of many hypotheses.
+    public var spikeExcess = 1.0
+    public var spikeCap = 4.0
+    public var spikeDoubt = 0.4
     /// Times the mean peak of its natural excursions that the ratio has to reach.
     public var spikePeaks = 1.8
     /// Standardised residual below which a sample is calm; from four calm ones on the evidence shrinks by this factor a sample.

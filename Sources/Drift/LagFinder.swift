@@ -18,7 +18,8 @@ struct LagFinder: Codable, Sendable, Equatable {
             used = true
         }
         guard used else { return }
-        weight = min(weight + 1, settings.memorySamples)
+        // Forgets sooner than the baseline: a lag that was taken from idle noise goes with the first work that shows another.
+        weight = min(weight + 1, settings.lagSamples)
         for lag in costs.indices { costs[lag] += (sums[lag] - costs[lag]) / weight }
         guard weight >= 20, let best = costs.indices.min(by: { costs[$0] < costs[$1] }) else { return }
         // 3 %: without movement all lags are alike, and noise must not choose.
