@@ -18,45 +18,21 @@ public struct CloseReason: NamedNumber {
     public static let names: [Int32: String] = [0: "error", 1: "end of file", 2: "keepalive timeout", 3: "closed by client"]
 }
 
-/// The close callback's context: held by libvirt from registration until it calls `release`, without holding the connection.
+/// The close callback's context, which does not hold the connection.
 final class CloseBox: @unchecked Sendable {
     private let lock = NSLock()
     private weak var target: Connection?
-    private var isRetained = false
 
     var connection: Connection? {
         get { lock.lock(); defer { lock.unlock() }; return target }
         set { lock.lock(); defer { lock.unlock() }; target = newValue }
-    }
-
-    func retained() -> UnsafeMutableRawPointer {
-        lock.lock()
-        defer { lock.unlock() }
-        isRetained = true
-        return Unmanaged.passRetained(self).toOpaque()
-    }
-
-    /// Gives back the reference that libvirt holds, once.
-    func releaseIfRetained() {
-        lock.lock()
-        let release = isRetained
-        isRetained = false
-        lock.unlock()
-        if release { Unmanaged.passUnretained(self).release() }
-    }
-
-    /// The `virFreeCallback`.
-    static let release: @convention(c) (UnsafeMutableRawPointer?) -> Void = { opaque in
-        guard let opaque else { return }
-        Unmanaged<CloseBox>.fromOpaque(opaque).takeUnretainedValue().releaseIfRetained()
     }
 }
 
 /// The `virConnectCloseFunc`. libvirt holds a lock around it that unregistering takes as well: handlers must not close from here, which is
 /// why `Connection.close` goes elsewhere when it finds itself on the event loop.
 let closeCallback: @convention(c) (OpaquePointer?, Int32, UnsafeMutableRawPointer?) -> Void = { _, reason, opaque in
-    guard let opaque else { return }
-    Unmanaged<CloseBox>.fromOpaque(opaque).takeUnretainedValue().connection?.lost(CloseReason(rawValue: reason))
+    CallbackContext.object(opaque, as: CloseBox.self)?.connection?.lost(CloseReason(rawValue: reason))
 }
 
 extension Connection {

@@ -69,7 +69,7 @@ extension Connection {
         return try subscribe("virConnectDomainQemuMonitorEventRegister", source, remove: virConnectDomainQemuMonitorEventDeregister,
                              handler) { connection, opaque in
             withExtendedLifetime(domain) {
-                virConnectDomainQemuMonitorEventRegister(connection, domain?.pointer, pattern, monitorCallback, opaque, AnyEventHub.release,
+                virConnectDomainQemuMonitorEventRegister(connection, domain?.pointer, pattern, monitorCallback, opaque, CallbackContext.free,
                                                          flags.rawValue)
             }
         }
@@ -107,7 +107,7 @@ extension Connection {
         return try subscribe("virConnectDomainEventRegisterAny", EventSource(id: id, domainUUID: domain?.uuid),
                              remove: virConnectDomainEventDeregisterAny, handler) { connection, opaque in
             withExtendedLifetime(domain) {
-                virConnectDomainEventRegisterAny(connection, domain?.pointer, id, callback, opaque, AnyEventHub.release)
+                virConnectDomainEventRegisterAny(connection, domain?.pointer, id, callback, opaque, CallbackContext.free)
             }
         }
     }

@@ -22,7 +22,8 @@ public final class Connection: @unchecked Sendable {
     let state: Locked<State>
     /// Held while an event source is registered or taken back, the call to the daemon included.
     let registrationLock = NSLock()
-    private let closeBox: CloseBox
+    private let closeBox = CloseBox()
+    private let closeContext: CallbackContext
 
     /// Opens a connection (`virConnectOpen`, `virConnectOpenReadOnly`, `virConnectSetKeepAlive`). Starts the event loop if need be.
     ///
@@ -42,9 +43,9 @@ public final class Connection: @unchecked Sendable {
             let error = LibvirtError.last("virConnectSetKeepAlive")
             if !error.isNotSupported { throw error }
         }
-        if virConnectRegisterCloseCallback(pointer, closeCallback, connection.closeBox.retained(), CloseBox.release) < 0 {
+        if virConnectRegisterCloseCallback(pointer, closeCallback, connection.closeContext.opaque, CallbackContext.free) < 0 {
             let error = LibvirtError.last("virConnectRegisterCloseCallback")
-            connection.closeBox.releaseIfRetained()
+            connection.closeContext.release()
             throw error
         }
         return connection
@@ -58,7 +59,7 @@ public final class Connection: @unchecked Sendable {
 
     private init(_ pointer: OpaquePointer) {
         state = Locked(State(pointer: pointer))
-        closeBox = CloseBox()
+        closeContext = CallbackContext(holding: closeBox)
         closeBox.connection = self
     }
 
@@ -70,7 +71,7 @@ public final class Connection: @unchecked Sendable {
     }
 
     /// Ends all subscriptions, tells `onClose` handlers and `closeEvents` `.client`, and closes (`virConnectClose`). Calls that run on other
-    /// threads end first. Closing twice does nothing. On the event loop's thread it returns at once and closes elsewhere.
+    /// threads end first, and so does a handler, unless it takes longer than two seconds. Closing twice does nothing. On the event loop's thread it returns at once and closes elsewhere.
     public func close() {
         guard let remains = takeApart() else { return }
         lost(.client)
@@ -119,7 +120,7 @@ public final class Connection: @unchecked Sendable {
         state.withLock { state in
             guard let pointer = state.pointer else { return nil }
             defer { (state.pointer, state.registrations) = (nil, [:]) }
-            return Remains(pointer: pointer, registrations: Array(state.registrations.values), closeBox: closeBox)
+            return Remains(pointer: pointer, registrations: Array(state.registrations.values), closeBox: closeBox, closeContext: closeContext)
         }
     }
 
@@ -128,13 +129,21 @@ public final class Connection: @unchecked Sendable {
         let pointer: OpaquePointer
         let registrations: [EventRegistration]
         let closeBox: CloseBox
+        let closeContext: CallbackContext
+
+        /// A handler that takes longer holds up the closing no more.
+        private static let dispatchLimitNanoseconds: UInt64 = 2_000_000_000
 
         func close() {
             closeBox.connection = nil
             for registration in registrations { registration.deregister(pointer) }
+            // Where events are being handed out libvirt keeps its references until that is over. The last one must not go there: the event loop would then
+            // wait for the daemon's answer to the farewell, with the lock held that each event to come needs.
+            let end = monotonicNanoseconds() + Self.dispatchLimitNanoseconds
+            for registration in registrations { _ = registration.context.waitUntilReleased(by: end) }
             virConnectUnregisterCloseCallback(pointer, closeCallback)
             // Drivers without a close event accept the callback, and never free it.
-            closeBox.releaseIfRetained()
+            closeContext.release()
             virConnectClose(pointer)
         }
     }

@@ -35,12 +35,6 @@ struct EventSource: Hashable {
 /// What the connection needs of a hub, whatever its events.
 class AnyEventHub: @unchecked Sendable {
     var isEmpty: Bool { true }
-
-    /// The `virFreeCallback`: libvirt holds one reference to a hub from registration until it calls this.
-    static let release: @convention(c) (UnsafeMutableRawPointer?) -> Void = { opaque in
-        guard let opaque else { return }
-        Unmanaged<AnyEventHub>.fromOpaque(opaque).release()
-    }
 }
 
 /// The context of one C callback: hands each event to its handlers.
@@ -71,8 +65,7 @@ final class EventHub<Event>: AnyEventHub, @unchecked Sendable {
     }
 
     static func deliver(_ event: Event, to opaque: UnsafeMutableRawPointer?) {
-        guard let opaque else { return }
-        Unmanaged<EventHub<Event>>.fromOpaque(opaque).takeUnretainedValue().deliver(event)
+        CallbackContext.object(opaque, as: EventHub<Event>.self)?.deliver(event)
     }
 }
 
@@ -82,9 +75,11 @@ struct EventRegistration: @unchecked Sendable {
     typealias Remove = @convention(c) (OpaquePointer?, Int32) -> Int32
 
     let hub: AnyEventHub
+    let context: CallbackContext
     let id: Int32
     let remove: Remove
 
+    /// libvirt gives the context back at once, or, when it hands out events at this moment, afterwards.
     func deregister(_ connection: OpaquePointer) { _ = remove(connection, id) }
 }
 
@@ -93,7 +88,7 @@ extension Connection {
     /// and returns a callback number.
     func subscribe<Event>(_ name: String, _ source: EventSource, remove: @escaping EventRegistration.Remove,
                           _ handler: @escaping @Sendable (Event) -> Void,
-                          _ register: (OpaquePointer, UnsafeMutableRawPointer) -> Int32) throws(LibvirtError) -> EventSubscription {
+                          _ register: (OpaquePointer, UnsafeMutableRawPointer?) -> Int32) throws(LibvirtError) -> EventSubscription {
         // One thread at a time: two must not register the same source, or one take it away while another joins it.
         registrationLock.lock()
         defer { registrationLock.unlock() }
@@ -102,15 +97,15 @@ extension Connection {
         }
         let hub = EventHub<Event>()
         let slot = hub.add(handler)
-        let context = Unmanaged<AnyEventHub>.passRetained(hub)
+        let context = CallbackContext(holding: hub)
         let isOpen: Bool
         do throws(LibvirtError) {
             isOpen = try call(name) { pointer -> Bool? in
-                guard let id = ok(register(pointer, context.toOpaque())) else { return nil }
-                return track(EventRegistration(hub: hub, id: id, remove: remove), source, pointer)
+                guard let id = ok(register(pointer, context.opaque)) else { return nil }
+                return track(EventRegistration(hub: hub, context: context, id: id, remove: remove), source, pointer)
             }
         } catch {
-            // libvirt calls the free function only for what it registered.
+            // libvirt calls the free function only for what it registered, or so it says.
             context.release()
             throw error
         }

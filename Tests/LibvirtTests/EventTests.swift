@@ -1,3 +1,4 @@
+import CLibvirt
 import XCTest
 @testable import Libvirt
 
@@ -127,6 +128,41 @@ final class EventTests: XCTestCase {
             _ = try? connection.onMonitorEvent { _ in handler(LifecycleEvent(domainName: "", domainUUID: "", event: .crashed(detail: 0),
                                                                              receivedNanoseconds: 0)) }
         })
+    }
+
+    /// libvirt says of a registration that failed that it does not free it. It does all the same when it hands out events meanwhile, and may call back once more.
+    func testRegistrationThatFailsMayBeFreedTwice() throws {
+        let events = Recorder<LifecycleEvent>()
+        let kept = Locked<UnsafeMutableRawPointer?>(nil)
+        let error = libvirtError {
+            _ = try connection.subscribe("register", EventSource(id: 4711), remove: virConnectDomainEventDeregisterAny, { events.append($0) }) { _, opaque in
+                kept.withLock { $0 = opaque }
+                CallbackContext.free(opaque)
+                return -1
+            }
+        }
+        XCTAssertEqual(error?.call, "register")
+        let opaque = try XCTUnwrap(kept.withLock { $0 })
+        CallbackContext.free(opaque)
+        EventHub.deliver(LifecycleEvent(domainName: "late", domainUUID: "", event: .crashed(detail: 0), receivedNanoseconds: 0), to: opaque)
+        XCTAssertEqual(events.all, [])
+    }
+
+    /// libvirt holds the connection for a callback as long as it hands out events: were the last reference there, the event loop would have to close.
+    func testClosingWaitsForAHandler() throws {
+        let other = try Connection.open("test:///default")
+        let begun = Recorder<LifecycleEvent>()
+        let subscription = try other.onLifecycle { event in
+            begun.append(event)
+            usleep(300_000)
+        }
+        let contexts = other.state.withLock { $0.registrations.values.map(\.context) }
+        try connection.create(xml: testDomainXML(name: "slow handler")).destroy()
+        XCTAssertNotNil(begun.first { _ in true })
+        XCTAssertEqual(contexts.map(\.isHeld), [true])
+        other.close()
+        XCTAssertEqual(contexts.map(\.isHeld), [false])
+        subscription.cancel()
     }
 
     func testStream() async throws {

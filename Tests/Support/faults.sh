@@ -11,8 +11,11 @@
 #   disk REQUESTS      its processes have so many reads and as many writes a second of the disk that `own-disk` made (control group; default 20)
 #   loss PERCENT       of its packets are lost, each way (iptables; default 10)
 #   rate RATE          its line takes so much each way (as tc has it; default 20mbit)
+#   delay 'MS JITTER'  its line takes MS milliseconds each way, JITTER more or less (tc with netem; where the kernel has none, delay.c; default '20 10')
+#   nbd REQUESTS       the same of the storage behind the disk that `own-nbd` made (default 20)
 #   own-disk           no fault: its guests' images are on a disk of its own (a loop device), before the first guest. On a file system that the hosts share, what
 #                      one of them waits for holds up the others: they have one journal
+#   own-nbd            the same, but the loop device lies on a file that nbdfuse serves from an NBD server (qemu-storage-daemon) with a throttle
 #
 # Several at a time add up, but for one control group of a kind. What runs on the host later is not limited before the next `begin`, except what
 # processes that are limited start.
@@ -55,15 +58,44 @@ make_group() { # cpu|io
   mkdir -p "$group" 2>/dev/null || { why="no control group can be made below ${group%/*}"; return 1; }
 }
 
-own_disk() {
+own_disk() { # [nbd]
   local file=$dir/$host/disk
   # Written in full: whatever is not yet allocated would be a matter of the journal below.
   dd if=/dev/zero of="$file" bs=1M count="$disk_mib" conv=fsync status=none
-  PATH=$PATH:/usr/sbin mkfs.ext4 -q -F -O ^has_journal -E lazy_itable_init=0 "$file"
+  if [[ ${1:-} == nbd ]]; then serve_over_nbd "$file"; fi
+  on env "PATH=$PATH:/usr/sbin" mkfs.ext4 -q -F -O ^has_journal -E lazy_itable_init=0 "$file"
   # With its namespaces the mount goes, and with that the device.
   # shellcheck disable=SC2016
   on bash -euc 'mkdir -p "$2.new"; mount -o loop "$1" "$2.new"; cp --sparse=always "$2"/* "$2.new" 2>/dev/null || true; mount --move "$2.new" "$2"; rmdir "$2.new"' \
     own-disk "$file" $images
+}
+
+serve_over_nbd() { # FILE; $file is then what comes back through the server
+  local folder=$dir/$host/nbd turns=100
+  mkdir -p "$folder"
+  : >"$folder/disk"
+  # What runs there, so that it ends with the host.
+  on qemu-storage-daemon --daemonize --object throttle-group,id=throttle --blockdev "file,filename=$1,node-name=file" \
+    --blockdev throttle,throttle-group=throttle,file=file,node-name=disk --nbd-server "addr.type=unix,addr.path=$folder/nbd.sock" \
+    --export nbd,id=disk,node-name=disk,name=disk,writable=on \
+    --chardev "socket,path=$folder/qmp.sock,server=on,wait=off,id=qmp" --monitor chardev=qmp
+  "$hosts" exec "$dir" "$host" setsid nbdfuse "$folder/disk" "nbd+unix:///disk?socket=$folder/nbd.sock" </dev/null >"$folder/nbdfuse.out" 2>&1 &
+  disown
+  until [[ $(on stat -f -c %T "$folder/disk" 2>/dev/null) == fuse* ]]; do
+    ((turns-- > 0)) || fail "The file of host$host's disk is not served: $(<"$folder/nbdfuse.out")"
+    sleep 0.05
+  done
+  file=$folder/disk
+}
+
+limit_nbd() { # REQUESTS; 0: none
+  local socket=$dir/$host/nbd/qmp.sock
+  [[ -S $socket ]] || { why="host$host has no disk behind an NBD server"; return 1; }
+  perl -MIO::Socket::UNIX -e '
+    alarm 10; my $qmp = IO::Socket::UNIX->new(shift) or die "No QMP: $!\n"; $qmp->autoflush; my $answer = <$qmp>;
+    for (@ARGV) { print $qmp "$_\n"; $answer = <$qmp>; $answer =~ /"return"/ or die $answer }' "$socket" '{"execute": "qmp_capabilities"}' \
+    "{\"execute\": \"qom-set\", \"arguments\": {\"path\": \"/objects/throttle\", \"property\": \"limits\",
+      \"value\": {\"iops-read\": $1, \"iops-write\": $1}}}" || { why="The NBD server of host$host's disk takes no limit"; return 1; }
 }
 
 device() { # MAJOR:MINOR of the host's own disk
@@ -153,9 +185,65 @@ slow_line() { # RATE
   "$hosts" slow "$dir" "$host" "$1"
 }
 
+delay_line() { # 'MS JITTER'
+  local switch time jitter
+  read -r time jitter <<<"$1"
+  switch=$(<"$dir/switch/ready")
+  if has_netem; then
+    on tc qdisc replace dev cable root netem delay "${time}ms" "${jitter:-0}ms"
+    nsenter --target "$switch" --net -- tc qdisc replace dev "port$host" root netem delay "${time}ms" "${jitter:-0}ms"
+    return
+  fi
+  build_relay "$dir/delay" || fail "$why"
+  ! relay_runs || fail "The line of host$host takes its time already"
+  # Away from the switch first: for as long as both ways are there, frames go round in circles.
+  in_switch ip link set "port$host" nomaster
+  # No function: its pid would be that of a shell around it.
+  nsenter --target "$switch" --net -- "$dir/delay" "port$host" "late$host" "$time" "${jitter:-0}" "$switch" </dev/null >"$dir/$host/delay.out" 2>&1 &
+  echo $! >"$dir/$host/delay.pid"
+  disown
+  for _ in {1..100}; do [[ ! -s $dir/$host/delay.out ]] || break; sleep 0.02; done
+  [[ $(<"$dir/$host/delay.out") == ready ]] || relay_failed
+  in_switch ip link set "late$host" master switch up || relay_failed
+}
+
+relay_failed() {
+  local said
+  said=$(<"$dir/$host/delay.out")
+  prompt_line
+  fail "The relay for host$host's line does not run: $said"
+}
+
+prompt_line() { # ends what delay_line began
+  local pid turns=100
+  [[ -s $dir/switch/ready ]] || return 0
+  if pid=$(relay_runs); then
+    kill -TERM "$pid"
+    while relay_runs >/dev/null; do ((turns-- > 0)) || fail "The relay of host$host's line (pid $pid) outlives SIGTERM"; sleep 0.02; done
+  fi
+  rm -f "$dir/$host"/delay.{pid,out}
+  in_switch ip link set "port$host" master switch
+}
+
+relay_runs() { # prints its pid
+  local pid
+  [[ -s $dir/$host/delay.pid ]] && read -r pid <"$dir/$host/delay.pid" && [[ $(readlink "/proc/$pid/exe") == "$dir/delay" ]] && echo "$pid"
+}
+
+in_switch() { nsenter --target "$(<"$dir/switch/ready")" --net -- "$@"; }
+
+has_netem() { PATH=$PATH:/usr/sbin unshare -n tc qdisc replace dev lo root netem delay 1ms 1ms 2>/dev/null; }
+
+build_relay() { # FILE
+  command -v gcc >/dev/null || { why="the kernel has no netem, and gcc is not there to build delay.c"; return 1; }
+  [[ -c /dev/net/tun ]] || { why="the kernel has neither netem nor tap devices"; return 1; }
+  [[ -x $1 ]] || gcc -std=gnu11 -Wall -Wextra -Werror -O2 -o "$1" "${BASH_SOURCE[0]%/*}/delay.c" 2>/dev/null || { why="delay.c does not compile"; return 1; }
+}
+
 # --- commands -------------------------------------------------------------------------------------------------------
 
 possible() { # FAULT; tried where it does no harm
+  local tool
   why=''
   case $1 in
   cpu) limit_cpu 50 || true; leave_group cpu ;;
@@ -163,9 +251,12 @@ possible() { # FAULT; tried where it does no harm
     if make_group io; then [[ -e $group/io.max || -e $group/blkio.throttle.write_iops_device ]] || why="the kernel limits no disk by control group here"; fi
     leave_group io
     [[ -e /dev/loop-control ]] || why="no loop devices" ;;
+  nbd) for tool in qemu-storage-daemon nbdfuse; do command -v "$tool" >/dev/null || why="no $tool (Debian: apt install qemu-system-common libnbd-bin)"; done
+    [[ -c /dev/fuse && -e /dev/loop-control ]] || why="no FUSE or no loop devices" ;;
   loss) PATH=$PATH:/usr/sbin unshare -n iptables -w 5 -A INPUT -m statistic --mode random --probability 0.5 -j DROP 2>/dev/null ||
     why="iptables with the match \`statistic\` is needed to lose packets (Debian: apt install iptables)" ;;
   rate) PATH=$PATH:/usr/sbin unshare -n tc qdisc replace dev lo root tbf rate 1mbit burst 32kbit latency 400ms 2>/dev/null || why="tc with tbf is needed" ;;
+  delay) has_netem || build_relay "$dir/delay" || true ;;
   *) usage ;;
   esac
   [[ -z $why ]] || { echo "$why"; exit 1; }
@@ -175,10 +266,13 @@ begin() { # FAULT [AMOUNT]
   case $1 in
   cpu) limit_cpu "${2:-20}" || fail "$why"; hog; join_group ;;
   own-disk) own_disk ;;
+  own-nbd) own_disk nbd ;;
+  nbd) limit_nbd "${2:-20}" || fail "$why" ;;
   disk) limit_disk "${2:-20}" || fail "$why"; join_group ;;
   neighbour) writers "${2:-8}"; group=$(group_of io); join_group ;;
   loss) lose "${2:-10}" ;;
   rate) slow_line "${2:-20mbit}" ;;
+  delay) delay_line "${2:-20 10}" ;;
   *) usage ;;
   esac
 }
@@ -188,10 +282,12 @@ end() {
   for pid in $(crowd_of); do kill -KILL "$pid" 2>/dev/null || true; done
   leave_group cpu
   leave_group io
+  [[ ! -S $dir/$host/nbd/qmp.sock ]] || limit_nbd 0 2>/dev/null || true
   # Only those of this host's namespace: nobody else has rules there.
   on iptables -w 5 -F 2>/dev/null || true
   on tc qdisc del dev cable root 2>/dev/null || true
   "$hosts" slow "$dir" "$host" 2>/dev/null || true
+  prompt_line
 }
 
 (($# >= 3)) || usage

@@ -21,6 +21,7 @@ class DriftTestCase: HostsTestCase {
             }
             var domain: String
             var learning: Bool
+            var samples: Int
             var score: Double?
             var side: String?
             var contributions: [Contribution]
