@@ -30,8 +30,8 @@ public struct DriftAnalyzer: Codable, Sendable {
     /// `step` in seconds, greater than 0 (anything else counts as 1).
     public init(step: Double, configuration: DriftConfiguration = .init()) {
         self.step = step.isFinite && step > 0 ? step : 1
-        settings = configuration
         blockSamples = max(1, min((configuration.blockSeconds / self.step).rounded(), 1e6))
+        settings = blockSamples > 1 ? configuration.forBlocks : configuration
         lagFinder = LagFinder(settings)
     }
 

@@ -38,10 +38,6 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     public var precisionPower = 0.0
     /// How differently two healthy hosts may react to load outside what has been seen: relative change per e-fold of load.
     public var reaction = 0.4
-    /// How much is unknown of the scatter of a KPI that works in bursts, in variances at the first burst, and the busy samples that tell as much as another
-    /// burst: samples of one burst are alike, so few bursts say little, however many samples they have.
-    public var burstDoubt = 10.0
-    public var burstSamples = 20.0
     /// Share of a common fast move of both sides that is believed to be timing.
     public var transientShare = 0.2
     /// Score above which a KPI's baseline stands still, the speed it keeps (share of the normal; the second for the tails), and the seconds, but at
@@ -92,6 +88,13 @@ public struct DriftConfiguration: Codable, Sendable, Equatable {
     public var spikeExcess = 1.0
     public var spikeCap = 4.0
     public var spikeDoubt = 0.4
+
+    /// The same for blocks of several samples: a block is as large as the worst second in it, so its size tells nothing of the others.
+    var forBlocks: DriftConfiguration {
+        var settings = self
+        (settings.spikeCap, settings.spikeDoubt) = (1, 0)
+        return settings
+    }
     /// Times the mean peak of its natural excursions that the ratio has to reach.
     public var spikePeaks = 1.8
     /// Standardised residual below which a sample is calm; from four calm ones on the evidence shrinks by this factor a sample.

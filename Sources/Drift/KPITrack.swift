@@ -16,8 +16,6 @@ struct KPITrack: Codable, Sendable, Equatable {
     private var evidence: Evidence
     private var movement = Movement()
     private var samples = 0.0, activeSamples = 0.0, frozenFor = 0.0
-    /// Times that work began after a pause, and samples without work since the last.
-    private var bursts = 0.0, pause = 0.0
     /// The last values as measured, newest last.
     private(set) var primaryHistory: [Double?] = [], shadowHistory: [Double?] = []
     private(set) var worse = Evidence.Reading(), better = Evidence.Reading()
@@ -78,14 +76,14 @@ struct KPITrack: Codable, Sendable, Equatable {
         let residual = target - fade * prediction.value
         let idle = settings.idleSpread * exp(-settings.idleFade * abs(x))
         let sigma = spread.sigma(x, prior: settings.binPrior, floor: (settings.smallestSpread * settings.smallestSpread + idle * idle).squareRoot())
-        let own = sigma * (1 + burstDoubt(settings) + fade * fade * prediction.leverage).squareRoot()
+        let own = sigma * (1 + fade * fade * prediction.leverage).squareRoot()
         let timing = settings.transientShare * max(0, min(range(primaryHistory, settings), range(shadowHistory, settings)) - 4 * sigma)
         let beyond = settings.reaction * (levels.excess(x) + loads.excess(load))
         let z = residual / (own * own + timing * timing + beyond * beyond).squareRoot()
 
         let active = max(abs(x), abs(y)) > settings.activeLevel
         samples += 1
-        count(active)
+        if active { activeSamples += 1 }
         // Errors are rare by nature: that there were none is all there is to learn.
         isReady = samples >= settings.learningSamples && (activeSamples >= settings.learningSamples || kind == .errors)
         let judged = isReady && spread.weight(x) >= settings.binSamples
@@ -106,21 +104,6 @@ struct KPITrack: Codable, Sendable, Equatable {
         if judged, active { evidence.learn(speed: frozen ? settings.frozenTailSpeed : 1, settings) }
         learn(x: x, load: load, target: target, fade: fade, residual: residual, scale: own, active: active,
               speed: frozen ? settings.frozenSpeed : 1, accepted: accepted, settings)
-    }
-
-    /// What is unknown of the scatter because few bursts were seen, as a share of its variance. A KPI that never pauses has none, and errors pause by nature.
-    private func burstDoubt(_ settings: DriftConfiguration) -> Double {
-        bursts > 0 && kind != .errors ? settings.burstDoubt / (bursts + activeSamples / settings.burstSamples) : 0
-    }
-
-    private mutating func count(_ active: Bool) {
-        guard active else {
-            pause += 1
-            return
-        }
-        // Three samples: what dips for a moment goes on with the same work.
-        if pause >= 3 { bursts += 1 }
-        (activeSamples, pause) = (activeSamples + 1, 0)
     }
 
     private mutating func learn(x: Double, load: Double, target: Double, fade: Double, residual: Double, scale: Double, active: Bool,

@@ -18,7 +18,7 @@ struct LagFinder: Codable, Sendable, Equatable {
             used = true
         }
         guard used else { return }
-        // Forgets sooner than the baseline: a lag that was taken from idle noise goes with the first work that shows another.
+        // Forgets sooner than the baseline: how the two sides' clocks and caches lie to each other is not for ever.
         weight = min(weight + 1, settings.lagSamples)
         for lag in costs.indices { costs[lag] += (sums[lag] - costs[lag]) / weight }
         guard weight >= 20, let best = costs.indices.min(by: { costs[$0] < costs[$1] }) else { return }
