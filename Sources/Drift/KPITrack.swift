@@ -16,6 +16,8 @@ struct KPITrack: Codable, Sendable, Equatable {
     private var evidence: Evidence
     private var movement = Movement()
     private var samples = 0.0, activeSamples = 0.0, frozenFor = 0.0
+    /// The lag that was judged with, and samples of the primary that it shows a second time since it grew: what was evidence once is none again.
+    private var judgedLag = 0, repeated = 0
     /// The last values as measured, newest last.
     private(set) var primaryHistory: [Double?] = [], shadowHistory: [Double?] = []
     private(set) var worse = Evidence.Reading(), better = Evidence.Reading()
@@ -64,6 +66,8 @@ struct KPITrack: Codable, Sendable, Equatable {
 
     /// Judges the newest sample of the shadow with the primary's of `lag` samples ago, then learns from it.
     mutating func judge(time: Double, step: Double, lag: Int, load: Double, _ settings: DriftConfiguration) {
+        repeated = max(0, repeated - 1) + max(0, lag - judgedLag)
+        judgedLag = lag
         guard let p = primary(lag: lag), let s = shadow else {
             evidence.miss(settings)
             read(time, settings)
@@ -86,7 +90,7 @@ struct KPITrack: Codable, Sendable, Equatable {
         if active { activeSamples += 1 }
         // Errors are rare by nature: that there were none is all there is to learn.
         isReady = samples >= settings.learningSamples && (activeSamples >= settings.learningSamples || kind == .errors)
-        let judged = isReady && spread.weight(x) >= settings.binSamples
+        let judged = isReady && spread.weight(x) >= settings.binSamples && repeated == 0
         if judged { evidence.add(z, settings) } else { evidence.miss(settings) }
         residualMean += 0.2 * (max(-5, min(5, residual)) - residualMean)
         read(time, settings)

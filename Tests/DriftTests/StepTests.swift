@@ -119,3 +119,20 @@ final class SpikeTestTests: XCTestCase {
         XCTAssertGreaterThanOrEqual(highest([10: 3.5, 16: 3.5, 22: 3.5, 28: 3.5]), 1, "four of natural size")
     }
 }
+
+final class RepeatedSampleTests: XCTestCase {
+    /// A lag that grows shows samples of the primary a second time: a hiccup that was judged is not judged again.
+    func testAHiccupIsOneWhenTheLagGrows() {
+        let settings = DriftConfiguration()
+        func highest(lagAfter: Int) -> Double {
+            var track = KPITrack(name: "disk_latency_ms", settings), noise = Noise(5), best = 0.0
+            for index in 0..<420 {
+                track.take(primary: index == 400 ? 40 : exp(0.1 * noise.normal()), shadow: 1.2, settings)
+                track.judge(time: Double(index) * 60, step: 60, lag: index > 400 ? lagAfter : 0, load: 1, settings)
+                if index >= 400 { best = max(best, track.score) }
+            }
+            return best
+        }
+        XCTAssertEqual(highest(lagAfter: 4), highest(lagAfter: 0), accuracy: 0.05)
+    }
+}
