@@ -4,7 +4,8 @@ import Platform
 /// while one run hangs no other is begun, so a dead thing costs one thread, however long it stays dead.
 public final class Probe<Value: Sendable>: Sendable {
     private enum State {
-        case idle, busy
+        case idle
+        case busy(since: MonotonicTime)
         /// Nil: it found nothing.
         case done(Value?)
     }
@@ -24,7 +25,7 @@ public final class Probe<Value: Sendable>: Sendable {
     public func start(_ work: @escaping @Sendable () -> Value?) -> Bool {
         let isFree = state.change { state in
             if case .busy = state { return false }
-            state = .busy
+            state = .busy(since: .now)
             return true
         }
         guard isFree else { return false }
@@ -37,6 +38,9 @@ public final class Probe<Value: Sendable>: Sendable {
 
     /// A run is under way.
     public var isBusy: Bool { state.read { if case .busy = $0 { true } else { false } } }
+
+    /// How long the run that is under way has taken so far, milliseconds; nil: none is.
+    public var busyMs: Double? { state.read { if case .busy(let since) = $0 { MonotonicTime.now.milliseconds(since: since) } else { nil } } }
 
     /// The result of the run, handed out once; nil when there is none by the deadline.
     public func take(until deadline: MonotonicTime) -> Value? {

@@ -25,9 +25,11 @@ final class ProbeTests: XCTestCase {
         XCTAssertNil(probe.take(until: soon(50)))
         XCTAssertLessThan(MonotonicTime.now.milliseconds(since: begin), 3000)
         XCTAssertTrue(probe.isBusy)
+        XCTAssertGreaterThanOrEqual(probe.busyMs ?? 0, 50, "how long it has taken so far is known")
         XCTAssertFalse(probe.start { 2 })
         gate.change { $0 = true }
         XCTAssertEqual(probe.take(until: soon(5000)), 1, "late, but nothing was begun since")
+        XCTAssertNil(probe.busyMs)
     }
 
     func testWorkOfAllThreadsIsCounted() throws {

@@ -3,8 +3,11 @@ import Platform
 
 /// Measures this host; the same code on both sides of a protection. What can hang hangs on a thread of its own.
 public final class HostCollector: @unchecked Sendable {
-    /// A storage that takes longer is reported with nothing: how it is then is for the epochs and the guests to say.
+    /// A look waits for the storage so long. One that takes longer is reported with what it has taken so far: at least that, and a host whose storage
+    /// hardly answers any more is the very one to be noticed.
     private static let storageLimitMs = 2000.0
+    /// What is longer says no more.
+    private static let mostStorageMs = 60_000.0
     /// What was found of the disks stands for as long as two looks.
     private static let smartLastsMs = 2 * DiskHealth.toolEveryMs
     private static let foldersEveryMs = 60_000.0
@@ -56,7 +59,10 @@ public final class HostCollector: @unchecked Sendable {
         values.merge(diskHealth(now)) { _, new in new }
         let limit = min(deadline, now.adding(milliseconds: Self.storageLimitMs))
         for folder in knownFolders {
-            guard let latency = storage[folder]?.take(until: limit) else { continue }
+            guard let latency = storage[folder]?.take(until: limit) else {
+                values.noteWorst("host_storage_write_ms", of: folder, storage[folder]?.busyMs.map { min($0, Self.mostStorageMs) })
+                continue
+            }
             values.noteWorst("host_storage_write_ms", of: folder, latency.writeMs)
             values.noteWorst("host_storage_read_ms", of: folder, latency.readMs)
         }

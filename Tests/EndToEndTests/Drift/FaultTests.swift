@@ -141,7 +141,7 @@ final class FaultTests: DriftTestCase {
         try skipUnlessPossible("nbd")
         (haveOwnDisks, kindOfDisk) = ([.a], "own-nbd")
         let guest = try learnedGuest()
-        try leaves(guest, Fault(name: "nbd", amount: "10", kpis: ["host_storage_write_ms", "host_storage_read_ms"], limit: 100))
+        try leaves(guest, Fault(name: "nbd", amount: "3", kpis: ["host_storage_write_ms", "host_storage_read_ms"], limit: 100))
     }
 
     /// The disk of the control group, of which others take what they can get.
