@@ -16,44 +16,16 @@ public final class HostMarks: Sendable {
 
     private static let mostSuspects = 256, mostSwaps = 4096
 
-    private let folder: String
-    private var path: String { "\(folder)/marks.json" }
-    /// Nil: not read yet.
-    private let content = Guarded<Content?>(nil)
+    private let file: HostFile<Content>
 
-    init(stateDirectory: String) { folder = "\(stateDirectory)/host" }
-
-    private func load() -> Content {
-        guard let data = FileManager.default.contents(atPath: path) else { return Content() }
-        do {
-            return try JSONDecoder().decode(Content.self, from: data)
-        } catch {
-            Log.error("Cannot read \(path): \(error). No host counts as suspect until somebody marks it again; remove the file")
-            return Content()
-        }
+    init(stateDirectory: String) {
+        file = HostFile("marks.json", stateDirectory: stateDirectory, empty: Content(),
+                        whenUnreadable: "No host counts as suspect until somebody marks it again")
     }
 
-    private func read<R>(_ body: (Content) -> R) -> R {
-        content.change { content in
-            let current = content ?? load()
-            content = current
-            return body(current)
-        }
-    }
+    private func read<R>(_ body: (Content) -> R) -> R { file.read(body) }
 
-    private func change(_ body: (inout Content) -> Void) throws {
-        let error: (any Error)? = content.change { content in
-            var current = content ?? load()
-            body(&current)
-            content = current
-            do {
-                try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
-                try DurableFile.write(json: current, to: path)
-                return nil
-            } catch { return error }
-        }
-        if let error { throw error }
-    }
+    private func change(_ body: (inout Content) -> Void) throws { try file.change(keeping: true, body) }
 
     // MARK: Suspects
 

@@ -7,7 +7,7 @@ import Platform
 /// order. By the time it can ask, the guest may be protected from here, have gone on or have ended, and nothing else tell of the session any more; "unknown"
 /// would let its old copy run.
 public final class TakenSessions: Sendable {
-    private struct Content: Codable {
+    private struct Content: Codable, Sendable {
         var version = 1
         /// The latest last.
         var sessions: [UUID] = []
@@ -16,51 +16,25 @@ public final class TakenSessions: Sendable {
     /// Primaries in doubt ask twice a second: what is older than so many hand-overs nobody waits for.
     static let most = 1024
 
-    private let folder: String
-    private var path: String { "\(folder)/taken.json" }
-    /// Nil: not read yet.
-    private let content = Guarded<Content?>(nil)
+    private let file: HostFile<Content>
 
-    init(stateDirectory: String) { folder = "\(stateDirectory)/host" }
-
-    private func load() -> Content {
-        guard let data = FileManager.default.contents(atPath: path) else { return Content() }
-        do {
-            return try JSONDecoder().decode(Content.self, from: data)
-        } catch {
-            Log.error("Cannot read \(path): \(error). Which guests came here before is not known; remove the file")
-            return Content()
-        }
+    init(stateDirectory: String) {
+        file = HostFile("taken.json", stateDirectory: stateDirectory, empty: Content(), whenUnreadable: "Which guests came here before is not known")
     }
 
     /// At once, for whoever asks; `keep` is for the service's successor.
     func note(_ session: UUID) {
-        content.change { content in
-            var current = content ?? load()
-            if !current.sessions.contains(session) { current.sessions = (current.sessions + [session]).suffix(Self.most) }
-            content = current
+        // Nothing is written, so nothing fails.
+        try? file.change(keeping: false) { content in
+            if !content.sessions.contains(session) { content.sessions = (content.sessions + [session]).suffix(Self.most) }
         }
     }
 
     func keep() {
-        content.change { content in
-            guard let current = content else { return }
-            do {
-                try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
-                try DurableFile.write(json: current, to: path)
-            } catch {
-                Log.error("Which guests came here cannot be kept in \(path): \(error)")
-            }
-        }
+        do { try file.change(keeping: true) { _ in } } catch { Log.error("Which guests came here cannot be kept in \(file.path): \(error)") }
     }
 
-    func contains(_ session: UUID) -> Bool {
-        content.change { content in
-            let current = content ?? load()
-            content = current
-            return current.sessions.contains(session)
-        }
-    }
+    func contains(_ session: UUID) -> Bool { file.read { $0.sessions.contains(session) } }
 }
 
 extension Registry {
