@@ -43,12 +43,7 @@ final class DoubtTests: HostsTestCase {
         XCTAssertTrue(refused.err.contains("is in doubt"), refused.summary)
         usleep(1_000_000)
         XCTAssertEqual(guest.serial.mark, mark, "It stands still")
-        try hosts.service(.a).stop()
-        try configuration.write(toFile: path, atomically: true, encoding: .utf8)
-        try hosts.service(.a).start()
-        try guest.waitUntilWholeAgain(limit: 30)
-        try guest.checkBooks()
-        try guest.checkNeverTwice()
+        try listPeersAgain(configuration, guest)
     }
 
     /// The same while no order went out: the guest runs, held or not, and the service serves.
@@ -61,15 +56,21 @@ final class DoubtTests: HostsTestCase {
         try guest.waitForTicks(100, limit: 20)
         XCTAssertNil(try hosts.status(.a, guest.name), "Nobody protects it")
         try waitUntil("the service knows what there is", limit: 10) { try hosts.shadowVirt(.a, "unprotect", guest.name, limit: 15).err.contains("is not protected") }
-        try hosts.service(.a).stop()
+        try listPeersAgain(configuration, guest)
+    }
+
+    // MARK: Parts
+
+    /// The guest is protected again, and ran once only.
+    private func listPeersAgain(_ configuration: String, _ guest: LedgerGuest) throws {
+        let service = try hosts.service(.a)
+        try service.stop()
         try configuration.write(toFile: path, atomically: true, encoding: .utf8)
-        try hosts.service(.a).start()
+        try service.start()
         try guest.waitUntilWholeAgain(limit: 30)
         try guest.checkBooks()
         try guest.checkNeverTwice()
     }
-
-    // MARK: Parts
 
     private var path: String { get throws { try hosts.root(.a) + "/etc/shadow-virt/shadow-virt.conf" } }
 
