@@ -20,9 +20,7 @@ private final class FanRig {
         proxies = try shadows.map { try Proxy(to: $0.port) }
         parent = try Parent()
         let path = NSTemporaryDirectory() + "sv-\(getpid())-\(UUID().uuidString.prefix(8)).sock"
-        let peers = zip(zip(shadows, proxies), multiples).enumerated().map { index, pair in
-            SourcePeer(session: pair.0.0.session, peer: "host-\(index)", address: "127.0.0.1", port: pair.0.1.port, multiple: pair.1)
-        }
+        let peers = sourcePeers(shadows, proxies, multiples)
         let options = SourceWorkerOptions(domain: "rig", host: "host-a", peers: peers, secret: Data("rig".utf8), streamPath: path, streamOwner: getuid(), streamGroup: getgid(),
                                           intervalMs: 1, intervalLimitMs: 20, ceilingBytes: ceilingBytes, keepaliveMs: 50, peerTimeoutMs: 2000)
         let file = try memoryFile("rig-statistics", bytes: SharedStatistics.bytes)

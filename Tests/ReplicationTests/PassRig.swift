@@ -32,9 +32,7 @@ final class PassRig {
         proxies = try shadows.map { try Proxy(to: $0.port) }
         parent = try Parent()
         path = NSTemporaryDirectory() + "sv-\(getpid())-\(UUID().uuidString.prefix(8)).sock"
-        let peers = zip(zip(shadows, proxies), multiples).enumerated().map { index, pair in
-            SourcePeer(session: pair.0.0.session, peer: "host-\(index)", address: "127.0.0.1", port: pair.0.1.port, multiple: pair.1)
-        }
+        let peers = sourcePeers(shadows, proxies, multiples)
         var options = SourceWorkerOptions(domain: "rig", host: "host-a", peers: peers, secret: Data("rig".utf8), streamPath: path, streamOwner: getuid(), streamGroup: getgid(),
                                           intervalMs: 1000, intervalLimitMs: 2000, ceilingBytes: ceilingBytes, keepaliveMs: 50, peerTimeoutMs: 2000)
         options.engine = .periodic

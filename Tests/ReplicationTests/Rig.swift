@@ -314,6 +314,13 @@ final class Proxy: @unchecked Sendable {
     }
 }
 
+/// Several shadows, each behind a network of its own, as a source worker is told of them.
+func sourcePeers(_ shadows: [ShadowHost], _ proxies: [Proxy], _ multiples: [Int]) -> [SourcePeer] {
+    multiples.indices.map { index in
+        SourcePeer(session: shadows[index].session, peer: "host-\(index)", address: "127.0.0.1", port: proxies[index].port, multiple: multiples[index])
+    }
+}
+
 /// A source worker with its QEMU, a network, and a shadow.
 final class Rig {
     let shadow: ShadowHost
